@@ -1,0 +1,1 @@
+//! Decoder-only transformers from Hugging Face folders: packed forward, key-value cache, saving

@@ -1,0 +1,1 @@
+//! SFT and DPO losses as pure functions over per-item terms

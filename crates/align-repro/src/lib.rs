@@ -1,0 +1,1 @@
+//! Reproductions of alignment papers as experiments that can fail

@@ -1,0 +1,1 @@
+//! Toy models with exact gradients, fixture loader and tolerance asserts for the align workspace

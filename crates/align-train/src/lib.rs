@@ -1,0 +1,1 @@
+//! Optimiser, schedule, accumulation, checkpoints with exact resume and the run folder

@@ -1,0 +1,318 @@
+//! Configurations of every method, with the defaults of the papers or of TRL where users know them.
+//!
+//! Each is a plain struct with public fields; build one with `..Default::default()` and call `validate()`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Checks that a number is finite and inside a range.
+pub(crate) fn check(key: &'static str, value: f64, ok: bool, expected: &'static str) -> Result<()> {
+    if ok && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Config { key, value: value.to_string(), expected })
+}
+
+/// How tokens are sampled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplingConfig {
+    /// Samples per prompt.
+    pub num_completions: usize,
+    /// Most tokens of a completion, stop token included.
+    pub max_new_tokens: usize,
+    /// Divides the logits before the softmax; > 0.
+    pub temperature: f64,
+    /// Keeps the smallest set of tokens whose probability reaches this; in (0, 1], 1 keeps all.
+    pub top_p: f64,
+    /// Keeps this many of the most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Takes the most likely token instead of drawing; ties go to the smaller id.
+    pub greedy: bool,
+    /// Strings that end a completion when its text contains them.
+    pub stop: Vec<String>,
+    /// Seed of the streams the samples are drawn from.
+    pub seed: u64,
+}
+
+impl Default for SamplingConfig {
+    fn default() -> Self {
+        Self {
+            num_completions: 1,
+            max_new_tokens: 128,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            greedy: false,
+            stop: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+impl SamplingConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first value outside its range.
+    pub fn validate(&self) -> Result<()> {
+        check(
+            "temperature",
+            self.temperature,
+            self.temperature > 0.0,
+            "a number above 0 (use greedy for 0)",
+        )?;
+        check("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a number in (0, 1]")?;
+        check("num-completions", self.num_completions as f64, self.num_completions > 0, "at least 1")?;
+        check("max-new-tokens", self.max_new_tokens as f64, self.max_new_tokens > 0, "at least 1")?;
+        if self.stop.iter().any(String::is_empty) {
+            return Err(Error::Config {
+                key: "stop",
+                value: "\"\"".into(),
+                expected: "a string of at least one character",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Over what the token losses of SFT are averaged (the aggregation modes of DAPO, 2503.14476, section 3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// Sum over all tokens of the optimiser batch / number of those tokens.
+    #[default]
+    TokenMean,
+    /// Mean over sequences of each sequence's token mean.
+    SeqMeanMean,
+}
+
+/// Supervised fine-tuning (behaviour cloning).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SftConfig {
+    /// Over what token losses are averaged.
+    pub aggregation: Aggregation,
+}
+
+/// The losses of the DPO family by their names in TRL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DpoLossType {
+    /// Direct preference optimisation, 2305.18290 eq. 7; with label smoothing the conservative form.
+    #[default]
+    Sigmoid,
+}
+
+/// Direct preference optimisation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DpoConfig {
+    /// Strength of the pull to the reference; > 0. 0.1 as in 2305.18290 appendix B.
+    pub beta: f64,
+    /// Which loss of the family.
+    pub loss_type: DpoLossType,
+    /// Probability that a label is wrong; in [0, 0.5).
+    pub label_smoothing: f64,
+    /// Leaves the reference out: its log-probabilities count as 0.
+    pub reference_free: bool,
+}
+
+impl Default for DpoConfig {
+    fn default() -> Self {
+        Self { beta: 0.1, loss_type: DpoLossType::Sigmoid, label_smoothing: 0.0, reference_free: false }
+    }
+}
+
+impl DpoConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first value outside its range.
+    pub fn validate(&self) -> Result<()> {
+        check("beta", self.beta, self.beta > 0.0, "a finite number above 0")?;
+        let smoothing = self.label_smoothing;
+        check("label-smoothing", smoothing, (0.0..0.5).contains(&smoothing), "a number in [0, 0.5)")
+    }
+}
+
+/// Shape of the learning rate over the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// The same rate after warm-up.
+    Constant,
+    /// Falls linearly to 0.
+    #[default]
+    Linear,
+    /// Falls as half a cosine to 0.
+    Cosine,
+}
+
+/// AdamW (1711.05101) with gradient clipping and a schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Peak learning rate; > 0.
+    pub learning_rate: f64,
+    /// Shape of the learning rate.
+    pub lr_scheduler: Schedule,
+    /// Steps over which the rate rises linearly from 0.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay of matrices and embeddings (not of norms and biases); >= 0.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; 0 switches clipping off.
+    pub max_grad_norm: f64,
+    /// Decay of the first moment; in [0, 1).
+    pub adam_beta1: f64,
+    /// Decay of the second moment; in [0, 1).
+    pub adam_beta2: f64,
+    /// Added to the root of the second moment; > 0.
+    pub adam_epsilon: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-6,
+            lr_scheduler: Schedule::Linear,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first value outside its range.
+    pub fn validate(&self) -> Result<()> {
+        check("learning-rate", self.learning_rate, self.learning_rate > 0.0, "a finite number above 0")?;
+        check("weight-decay", self.weight_decay, self.weight_decay >= 0.0, "a number of at least 0")?;
+        check("max-grad-norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "at least 0 (0: no clipping)")?;
+        check("adam-beta1", self.adam_beta1, (0.0..1.0).contains(&self.adam_beta1), "a number in [0, 1)")?;
+        check("adam-beta2", self.adam_beta2, (0.0..1.0).contains(&self.adam_beta2), "a number in [0, 1)")?;
+        check("adam-epsilon", self.adam_epsilon, self.adam_epsilon > 0.0, "a finite number above 0")
+    }
+}
+
+/// The part of a training run that no method changes: batches, length, saving.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Seed of every random stream of the run.
+    pub seed: u64,
+    /// Prompt groups per optimiser step.
+    pub batch_size: usize,
+    /// Upper bound of flat tokens in one forward pass; never changes the result.
+    pub micro_batch_tokens: usize,
+    /// Optimiser steps; wins over `epochs`.
+    pub max_steps: Option<u64>,
+    /// Passes over the data; > 0.
+    pub epochs: f64,
+    /// Steps between checkpoints; 0 saves at the end and on interruption only.
+    pub save_every: u64,
+    /// Checkpoints that are kept.
+    pub keep_checkpoints: usize,
+    /// Steps between logged lines.
+    pub log_every: u64,
+    /// Steps between evaluations on held-out rows; 0 evaluates at the end only.
+    pub eval_every: u64,
+    /// Compute threads.
+    pub threads: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            batch_size: 8,
+            micro_batch_tokens: 4096,
+            max_steps: None,
+            epochs: 1.0,
+            save_every: 100,
+            keep_checkpoints: 2,
+            log_every: 10,
+            eval_every: 0,
+            threads: 1,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first value outside its range.
+    pub fn validate(&self) -> Result<()> {
+        let at_least_one = |key, value: usize| check(key, value as f64, value > 0, "at least 1");
+        at_least_one("batch-size", self.batch_size)?;
+        at_least_one("micro-batch-tokens", self.micro_batch_tokens)?;
+        at_least_one("threads", self.threads)?;
+        at_least_one("keep-checkpoints", self.keep_checkpoints)?;
+        check("log-every", self.log_every as f64, self.log_every > 0, "at least 1")?;
+        check("epochs", self.epochs, self.epochs > 0.0, "a finite number above 0")?;
+        match self.max_steps {
+            Some(0) => Err(Error::Config { key: "max-steps", value: "0".into(), expected: "at least 1" }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts the optimiser steps of a run over `rows` rows: `max_steps`, or `epochs` passes with a last
+    /// smaller batch per pass.
+    ///
+    /// A pass takes ceil(rows / batch size) steps; a fraction of a pass is rounded up to whole steps.
+    pub fn total_steps(&self, rows: usize) -> u64 {
+        let per_epoch = rows.div_ceil(self.batch_size.max(1)) as f64;
+        self.max_steps.unwrap_or_else(|| (per_epoch * self.epochs).ceil() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        SamplingConfig::default().validate().unwrap();
+        DpoConfig::default().validate().unwrap();
+        OptimizerConfig::default().validate().unwrap();
+        TrainConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn values_outside_their_range_are_named() {
+        for beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let error = DpoConfig { beta, ..Default::default() }.validate().unwrap_err().to_string();
+            assert!(error.contains("beta") && error.contains("above 0"), "{error}");
+        }
+        assert!(DpoConfig { label_smoothing: 0.5, ..Default::default() }.validate().is_err());
+        assert!(OptimizerConfig { learning_rate: f64::NAN, ..Default::default() }.validate().is_err());
+        assert!(OptimizerConfig { adam_beta2: 1.0, ..Default::default() }.validate().is_err());
+        assert!(SamplingConfig { top_p: 0.0, ..Default::default() }.validate().is_err());
+        assert!(SamplingConfig { stop: vec![String::new()], ..Default::default() }.validate().is_err());
+        assert!(TrainConfig { max_steps: Some(0), ..Default::default() }.validate().is_err());
+        assert!(TrainConfig { batch_size: 0, ..Default::default() }.validate().is_err());
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let error = serde_json::from_str::<DpoConfig>(r#"{"betta": 0.1}"#).unwrap_err().to_string();
+        assert!(error.contains("betta") && error.contains("beta"), "{error}");
+    }
+
+    #[test]
+    fn steps_count_a_last_smaller_batch() {
+        let config = TrainConfig { batch_size: 4, ..Default::default() };
+        assert_eq!(config.total_steps(10), 3);
+        assert_eq!(TrainConfig { epochs: 1.5, ..config.clone() }.total_steps(10), 5);
+        assert_eq!(TrainConfig { max_steps: Some(7), ..config }.total_steps(10), 7);
+    }
+}
