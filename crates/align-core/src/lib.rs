@@ -1,1 +1,32 @@
-//! Packed batches, token log-probabilities, KL estimators and the tensor traits that alignment algorithms share
+//! The tensor side of the `align` workspace: what alignment algorithms share.
+//!
+//! * [`PackedBatch`] lays prompt groups out as one flat stream of tokens, each prompt once, without padding.
+//! * [`TokenLogProbs`] holds the log-probabilities of completion tokens with offsets per completion.
+//! * [`CausalLm`], [`CachedLm`] and [`Objective`] are the seams between models, losses and the training loop.
+//! * [`kl`] and [`stats`] hold the estimators that every algorithm needs.
+//!
+//! A model from another project that only knows padded `[B, T]` input is served by [`PaddedBatch`].
+//!
+//! `tch` is re-exported, so that a user can always name the version this crate was built with.
+
+mod error;
+mod grad;
+pub mod kl;
+mod logprobs;
+mod model;
+mod objective;
+mod packed;
+mod padded;
+pub mod stats;
+pub mod storage;
+pub mod threads;
+
+pub use align_types;
+pub use error::{Error, Result, expect_shape};
+pub use grad::{clear_gradients, no_grad};
+pub use logprobs::{TokenLogProbs, gather_log_probs};
+pub use model::{CachedLm, CausalLm, KvCache, LayerCache, Parameter};
+pub use objective::{LossComponent, LossOutput, MetricTerm, Objective};
+pub use packed::{GroupSpan, PackedBatch};
+pub use padded::PaddedBatch;
+pub use tch;

@@ -1,0 +1,35 @@
+use tch::{NoGradGuard, Tensor};
+
+use crate::Result;
+
+/// Switches gradient recording off on this thread while the guard lives.
+///
+/// Bind it to a named variable. The closure form of `tch` does not restore the mode after a caught panic, and
+/// the mode belongs to one thread: each worker takes its own guard.
+///
+/// ```
+/// # use align_core::{no_grad, tch::Tensor};
+/// let weight = Tensor::from_slice(&[2.0f32]).f_set_requires_grad(true)?;
+/// let _guard = no_grad();
+/// assert!(!weight.f_mul(&weight)?.requires_grad());
+/// # Ok::<(), align_core::Error>(())
+/// ```
+#[must_use = "the mode is restored when the guard is dropped"]
+pub fn no_grad() -> NoGradGuard {
+    tch::no_grad_guard()
+}
+
+/// Drops the gradients of leaves, so that the next backward pass starts from none.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn clear_gradients<'a>(leaves: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
+    for leaf in leaves {
+        let mut gradient = leaf.f_grad()?;
+        // `zero_` on an undefined gradient is an error with a C++ trace.
+        if gradient.defined() {
+            let _ = gradient.f_detach_()?.f_zero_()?;
+        }
+    }
+    Ok(())
+}
