@@ -19,7 +19,7 @@ pub fn no_grad() -> NoGradGuard {
     tch::no_grad_guard()
 }
 
-/// Drops the gradients of leaves, so that the next backward pass starts from none.
+/// Sets the gradients of leaves to zero where there are any, so that the next backward pass starts anew.
 ///
 /// # Errors
 /// libtorch refuses.

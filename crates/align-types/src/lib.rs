@@ -15,6 +15,10 @@
 //! assert_eq!(pair.flat_tokens(), 3 + 2 + 3);
 //! ```
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod completion;
 pub mod config;
 mod error;

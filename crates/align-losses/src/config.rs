@@ -1,0 +1,3 @@
+//! The configurations live in `align-types`, so that they can be read and checked without libtorch.
+
+pub use align_core::align_types::config::{Aggregation, DpoConfig, DpoLossType, SftConfig};
