@@ -1,0 +1,112 @@
+//! The order of rows: shuffled passes, and rows held out.
+
+use std::sync::Arc;
+
+use align_types::{PromptGroup, PromptSource, Purpose, RngStream};
+
+use crate::{Error, Result};
+
+/// Rows in a new order each epoch, in batches.
+///
+/// The rows of a step are a pure function of (rows, batch size, seed, step), so a resumed run sees the same
+/// ones and nothing has to be saved. The last batch of an epoch is smaller when the rows do not divide evenly.
+/// Rows are taken again until the steps are done.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use align_data::ShuffledRows;
+/// use align_types::{PromptGroup, PromptSource};
+/// let rows: Vec<_> = (0..5).map(|i| PromptGroup::new(vec![i], vec![])).collect();
+/// let mut source = ShuffledRows::new(rows, 2, 0, 6)?;
+/// assert_eq!(source.batch(2)?.len(), 1);
+/// assert_eq!(source.batch(4)?, source.batch(4)?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ShuffledRows {
+    rows: Arc<[PromptGroup]>,
+    batch_size: usize,
+    seed: u64,
+    steps: u64,
+    /// The epoch whose order was made last, and the order.
+    order: Option<(u64, Vec<usize>)>,
+}
+
+impl ShuffledRows {
+    /// Takes the rows of a run with `steps` steps of `batch_size` rows.
+    ///
+    /// # Errors
+    /// No rows, or a batch of size 0.
+    pub fn new(
+        rows: impl Into<Arc<[PromptGroup]>>,
+        batch_size: usize,
+        seed: u64,
+        steps: u64,
+    ) -> Result<Self> {
+        let rows = rows.into();
+        if rows.is_empty() {
+            return Err(Error::NothingLeft { rows: 0, bad: 0, no_room: 0 });
+        }
+        if batch_size == 0 {
+            return Err(Error::Config {
+                key: "batch-size".into(),
+                value: "0".into(),
+                expected: "at least 1".into(),
+            });
+        }
+        Ok(Self { rows, batch_size, seed, steps, order: None })
+    }
+
+    /// Counts the steps of one epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.rows.len().div_ceil(self.batch_size) as u64
+    }
+
+    /// Returns the indices of the rows of a step (from 0).
+    pub fn indices(&mut self, step: u64) -> Vec<usize> {
+        let per_epoch = self.steps_per_epoch();
+        let (epoch, batch) = (step / per_epoch, (step % per_epoch) as usize);
+        let (len, seed) = (self.rows.len(), self.seed);
+        let order = match self.order.take() {
+            Some((made, order)) if made == epoch => order,
+            _ => shuffled(len, &mut RngStream::new(seed, Purpose::DataOrder, epoch, 0)),
+        };
+        let indices = order.iter().skip(batch * self.batch_size).take(self.batch_size).copied().collect();
+        self.order = Some((epoch, order));
+        indices
+    }
+}
+
+impl PromptSource for ShuffledRows {
+    fn batch(&mut self, step: u64) -> align_types::Result<Vec<PromptGroup>> {
+        let indices = self.indices(step);
+        Ok(indices.into_iter().filter_map(|i| self.rows.get(i).cloned()).collect())
+    }
+
+    fn steps(&self) -> Option<u64> {
+        Some(self.steps)
+    }
+}
+
+/// Holds out `held_out` rows chosen by the seed; returns (rest, held out), both in their old order.
+///
+/// At least one row stays in the rest.
+pub fn hold_out<T>(rows: Vec<T>, held_out: usize, seed: u64) -> (Vec<T>, Vec<T>) {
+    let order = shuffled(rows.len(), &mut RngStream::new(seed, Purpose::Split, 0, 0));
+    let mut out = vec![false; rows.len()];
+    for index in order.into_iter().take(held_out.min(rows.len().saturating_sub(1))) {
+        if let Some(flag) = out.get_mut(index) {
+            *flag = true;
+        }
+    }
+    let (out, rest): (Vec<_>, Vec<_>) = rows.into_iter().zip(out).partition(|(_, held)| *held);
+    let plain = |list: Vec<(T, bool)>| list.into_iter().map(|(row, _)| row).collect();
+    (plain(rest), plain(out))
+}
+
+fn shuffled(len: usize, rng: &mut RngStream) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    rng.shuffle(&mut order);
+    order
+}

@@ -1,0 +1,174 @@
+use std::path::PathBuf;
+
+use align_types::{PromptGroup, Source};
+use serde::{Deserialize, Serialize};
+
+use crate::format::Format;
+
+/// How many bad rows a report shows; the others are counted.
+pub(crate) const SHOWN: usize = 10;
+
+/// A row that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRow {
+    /// Where the row is.
+    pub source: Source,
+    /// What is wrong with it, and what to do where that is not plain.
+    pub problem: String,
+}
+
+impl std::fmt::Display for BadRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.source, self.problem)
+    }
+}
+
+/// What was found in one file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FileReport {
+    /// The file.
+    pub path: PathBuf,
+    /// The layout of its rows.
+    pub format: Format,
+    /// Whether the rows hold message lists rather than text.
+    pub conversational: bool,
+    /// Rows read, bad ones included.
+    pub rows: usize,
+}
+
+/// Distribution of a length in tokens over the kept rows or answers; all 0 where there are none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct LengthStats {
+    /// How many were measured.
+    pub count: usize,
+    /// The shortest.
+    pub min: usize,
+    /// The arithmetic mean.
+    pub mean: f64,
+    /// The median (the upper one of an even number).
+    pub median: usize,
+    /// The 95th percentile (nearest rank).
+    pub p95: usize,
+    /// The longest.
+    pub max: usize,
+}
+
+impl LengthStats {
+    /// Measures a list of lengths.
+    pub fn of(mut lengths: Vec<usize>) -> Self {
+        lengths.sort_unstable();
+        let count = lengths.len();
+        let at = |index: usize| lengths.get(index.min(count.saturating_sub(1))).copied().unwrap_or(0);
+        let sum: usize = lengths.iter().sum();
+        Self {
+            count,
+            min: at(0),
+            mean: if count == 0 { 0.0 } else { sum as f64 / count as f64 },
+            median: at(count / 2),
+            p95: at((count * 95).div_ceil(100).saturating_sub(1)),
+            max: at(count.saturating_sub(1)),
+        }
+    }
+}
+
+/// Lengths in tokens after cutting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lengths {
+    /// Prompts.
+    pub prompt: LengthStats,
+    /// Single answers.
+    pub completion: LengthStats,
+    /// A prompt with its longest answer.
+    pub total: LengthStats,
+}
+
+impl Lengths {
+    /// Measures prompt groups.
+    pub fn of(groups: &[PromptGroup]) -> Self {
+        let answers = |g: &PromptGroup| g.completions.iter().map(|c| c.token_ids.len()).collect::<Vec<_>>();
+        Self {
+            prompt: LengthStats::of(groups.iter().map(|g| g.prompt.len()).collect()),
+            completion: LengthStats::of(groups.iter().flat_map(answers).collect()),
+            total: LengthStats::of(
+                groups.iter().map(|g| g.prompt.len() + answers(g).into_iter().max().unwrap_or(0)).collect(),
+            ),
+        }
+    }
+}
+
+/// Something that happened to several rows, with the first of them as an example.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counted {
+    /// How many rows.
+    pub count: usize,
+    /// The first of them, with `file:row` and what happened there.
+    pub example: Option<String>,
+}
+
+impl Counted {
+    pub(crate) fn add(&mut self, example: impl FnOnce() -> String) {
+        self.count += 1;
+        self.example.get_or_insert_with(example);
+    }
+}
+
+/// What happened to the rows on the way to token ids.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataReport {
+    /// The files and what their rows are.
+    pub files: Vec<FileReport>,
+    /// Rows read, bad ones included.
+    pub rows: usize,
+    /// Rows returned.
+    pub kept: usize,
+    /// Bad rows.
+    pub bad_count: usize,
+    /// The first ten bad rows.
+    pub bad: Vec<BadRow>,
+    /// Kept rows that lost tokens to `max_length` or `max_prompt_length`.
+    pub cut: usize,
+    /// Rows dropped because their prompt left no room for an answer.
+    pub dropped_no_room: usize,
+    /// Rows whose answer starts inside the prompt, because tokens merge over the boundary or the chat template
+    /// writes the prompt differently when an answer follows.
+    pub merged_boundary: Counted,
+    /// Rows with an answer that has no end-of-sequence token: the model does not learn to stop from it.
+    pub without_eos: Counted,
+    /// Rows whose answers are all the same.
+    pub identical_answers: Counted,
+    /// Columns that nothing reads; they travel along in `PromptGroup::columns`.
+    pub ignored_columns: Vec<String>,
+    /// How the rows were read where that is not plain from their columns.
+    pub notices: Vec<String>,
+    /// Lengths in tokens of what was kept.
+    pub lengths: Lengths,
+}
+
+impl DataReport {
+    pub(crate) fn add_bad(&mut self, bad: BadRow) {
+        self.bad_count += 1;
+        if self.bad.len() < SHOWN {
+            self.bad.push(bad);
+        }
+    }
+
+    pub(crate) fn notice(&mut self, text: String) {
+        if !self.notices.contains(&text) {
+            self.notices.push(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_measured() {
+        let stats = LengthStats::of((1..=100).rev().collect());
+        assert_eq!((stats.count, stats.min, stats.median, stats.p95, stats.max), (100, 1, 51, 95, 100));
+        assert_eq!(stats.mean, 50.5);
+        assert_eq!(LengthStats::of(vec![]), LengthStats::default());
+        assert_eq!(LengthStats::of(vec![7]).p95, 7);
+    }
+}
