@@ -1,0 +1,247 @@
+//! `cargo xtask bench`: runs the criterion benches and shows what they measured.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use crate::process;
+use crate::{ALL_CRATES, ALL_PROGRAMS, Error, Metadata, Result, Workspace, setup};
+
+/// The flags of `cargo xtask bench`.
+#[derive(Debug, Default, clap::Args)]
+pub struct Options {
+    /// Write the results as JSON to stdout
+    #[arg(long)]
+    json: bool,
+    /// Only benches whose name contains this
+    #[arg(value_name = "FILTER")]
+    filter: Option<String>,
+}
+
+/// What criterion measured for one bench, in nanoseconds per iteration.
+#[derive(Debug, Clone, PartialEq)]
+struct Measure {
+    id: String,
+    median: f64,
+    /// Bounds of the 95 % interval of the median.
+    low: f64,
+    high: f64,
+    /// What one iteration works through, for example ("elements", 4096).
+    throughput: Option<(String, f64)>,
+}
+
+/// Runs the benches and prints a table, or JSON.
+///
+/// # Errors
+/// Those of the set-up and of the benches, [`Error::Usage`] when the filter matches nothing.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    setup::ensure(workspace, &ALL_PROGRAMS)?;
+    let metadata = workspace.metadata()?;
+    let Some(mut command) = command(workspace, &metadata) else {
+        return Err(Error::usage("the workspace has no benches", []));
+    };
+    command.arg("--").args(&options.filter);
+    // One thread, because numbers of two that share a memory bus say more about the machine than about the code.
+    if std::env::var_os("OMP_NUM_THREADS").is_none() {
+        command.env("OMP_NUM_THREADS", "1");
+    }
+    let start = SystemTime::now();
+    process::run_talking(&mut command)?;
+
+    let folder = std::env::var_os("CRITERION_HOME").map(PathBuf::from);
+    let mut measures = Vec::new();
+    collect(&folder.unwrap_or_else(|| metadata.target_directory.join("criterion")), start, &mut measures)?;
+    measures.sort_by(|a, b| a.id.cmp(&b.id));
+    if measures.is_empty() {
+        let filter = options.filter.as_deref().unwrap_or_default();
+        return Err(Error::usage(format!("no bench has {filter:?} in its name"), []));
+    }
+    let machine = Machine::this();
+    if options.json {
+        println!("{:#}", machine.json(&measures))
+    } else {
+        print!("{}", machine.table(&measures))
+    }
+    Ok(())
+}
+
+/// The command that builds and runs every criterion bench, or `None` if there is none.
+///
+/// The benches are named one by one: without that, `cargo bench` would also run the unit tests of every crate.
+/// The bench profile inherits the release profile, so nothing is compiled a second time.
+pub(crate) fn command(workspace: &Workspace, metadata: &Metadata) -> Option<Command> {
+    let mut names: Vec<_> = metadata.targets("bench").map(|(_, name)| name).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() {
+        return None;
+    }
+    let mut command = workspace.cargo("bench");
+    command.args(ALL_CRATES).args(names.iter().flat_map(|name| ["--bench", name]));
+    Some(command)
+}
+
+/// Reads criterion's files that are newer than `start`.
+fn collect(dir: &Path, start: SystemTime, measures: &mut Vec<Measure>) -> Result<()> {
+    let estimates = dir.join("new/estimates.json");
+    let fresh = fs::metadata(&estimates).and_then(|m| m.modified()).is_ok_and(|written| written >= start);
+    if fresh {
+        let read = |path: &Path| -> Result<Value> {
+            let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+            serde_json::from_str(&text)
+                .map_err(|error| Error::environment(format!("{}: {error}", path.display()), []))
+        };
+        let benchmark = read(&dir.join("new/benchmark.json"))?;
+        measures.extend(measure(&benchmark, &read(&estimates)?));
+    }
+    for child in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&child.path(), start, measures)?;
+        }
+    }
+    Ok(())
+}
+
+fn measure(benchmark: &Value, estimates: &Value) -> Option<Measure> {
+    let median = estimates.get("median")?;
+    let interval = median.get("confidence_interval")?;
+    let throughput = benchmark.get("throughput").and_then(Value::as_object).and_then(|object| {
+        let (unit, amount) = object.iter().next()?;
+        Some((unit.to_lowercase(), amount.as_f64()?))
+    });
+    Some(Measure {
+        id: benchmark.get("full_id")?.as_str()?.to_owned(),
+        median: median.get("point_estimate")?.as_f64()?,
+        low: interval.get("lower_bound")?.as_f64()?,
+        high: interval.get("upper_bound")?.as_f64()?,
+        throughput,
+    })
+}
+
+/// What a number needs beside it to mean something.
+struct Machine {
+    processor: String,
+    threads: String,
+}
+
+impl Machine {
+    fn this() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        Self {
+            processor: model.map_or(std::env::consts::ARCH, |(_, name)| name).to_owned(),
+            threads: std::env::var("OMP_NUM_THREADS").unwrap_or_else(|_| "1".to_owned()),
+        }
+    }
+
+    fn json(&self, measures: &[Measure]) -> Value {
+        let results: Vec<Value> = measures
+            .iter()
+            .map(|m| {
+                let mut value =
+                    json!({ "id": m.id, "median_ns": m.median, "low_ns": m.low, "high_ns": m.high });
+                if let (Some((unit, amount)), Some(object)) = (&m.throughput, value.as_object_mut()) {
+                    object.insert(format!("{unit}_per_second"), (amount * 1e9 / m.median).into());
+                }
+                value
+            })
+            .collect();
+        json!({
+            "schema": 1,
+            "processor": self.processor,
+            "threads": self.threads,
+            "libtorch": setup::VERSION,
+            "results": results,
+        })
+    }
+
+    fn table(&self, measures: &[Measure]) -> String {
+        let width = measures.iter().map(|m| m.id.len()).max().unwrap_or(0).max("bench".len());
+        let mut text =
+            format!("{}, {} thread(s), libtorch {}\n\n", self.processor, self.threads, setup::VERSION);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:width$} {:>11}   95 % interval", "bench", "median");
+        for m in measures {
+            let rate = m
+                .throughput
+                .as_ref()
+                .map(|(unit, amount)| format!("   {:.3e} {unit}/s", amount * 1e9 / m.median));
+            let interval = format!("{} .. {}", duration(m.low), duration(m.high));
+            let line = format!(
+                "{:width$} {:>11}   {interval:24}{}",
+                m.id,
+                duration(m.median),
+                rate.unwrap_or_default()
+            );
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
+        text
+    }
+}
+
+/// Nanoseconds with a unit that leaves one to three digits before the point.
+fn duration(nanoseconds: f64) -> String {
+    match nanoseconds {
+        ns if ns < 1e3 => format!("{ns:.1} ns"),
+        ns if ns < 1e6 => format!("{:.2} us", ns / 1e3),
+        ns if ns < 1e9 => format!("{:.2} ms", ns / 1e6),
+        ns => format!("{:.2} s", ns / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, id: &str, median: f64) {
+        let new = dir.join(id).join("new");
+        fs::create_dir_all(&new).unwrap();
+        let benchmark = json!({ "full_id": id, "throughput": { "Elements": 1000 } });
+        let interval =
+            json!({ "confidence_level": 0.95, "lower_bound": median - 1.0, "upper_bound": median + 1.0 });
+        let estimates = json!({ "median": { "confidence_interval": interval, "point_estimate": median } });
+        fs::write(new.join("benchmark.json"), benchmark.to_string()).unwrap();
+        fs::write(new.join("estimates.json"), estimates.to_string()).unwrap();
+    }
+
+    #[test]
+    fn results_of_this_run_are_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "gae", 500.0);
+        let mut measures = Vec::new();
+        collect(dir.path(), SystemTime::UNIX_EPOCH, &mut measures).unwrap();
+        assert_eq!(measures.len(), 1);
+        assert_eq!((measures[0].median, measures[0].low, measures[0].high), (500.0, 499.0, 501.0));
+
+        let later = SystemTime::now() + std::time::Duration::from_secs(60);
+        let mut old = Vec::new();
+        collect(dir.path(), later, &mut old).unwrap();
+        assert_eq!(old, [], "files of an earlier run are not results of this one");
+    }
+
+    #[test]
+    fn rates_are_items_over_seconds() {
+        let measure = Measure {
+            id: "x".into(),
+            median: 500.0,
+            low: 499.0,
+            high: 501.0,
+            throughput: Some(("elements".into(), 1000.0)),
+        };
+        let machine = Machine { processor: "P".into(), threads: "1".into() };
+        // 1000 elements in 500 ns are two in a nanosecond, 2e9 in a second.
+        assert_eq!(machine.json(std::slice::from_ref(&measure))["results"][0]["elements_per_second"], 2e9);
+        let table = machine.table(&[measure]);
+        assert!(table.contains("500.0 ns") && table.contains("2.000e9 elements/s"), "{table}");
+    }
+
+    #[test]
+    fn durations_have_fitting_units() {
+        let shown = [999.0, 1e3, 2.5e6, 3e9].map(duration);
+        assert_eq!(shown, ["999.0 ns", "1.00 us", "2.50 ms", "3.00 s"]);
+    }
+}
