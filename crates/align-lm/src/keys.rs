@@ -1,0 +1,83 @@
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// Typed access to the keys of a JSON object; every error names the file, the key and the value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keys<'a> {
+    path: &'a Path,
+    parent: &'a str,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Keys<'a> {
+    pub(crate) fn new(path: &'a Path, map: &'a Map<String, Value>) -> Self {
+        Self { path, parent: "", map }
+    }
+
+    /// The object under a key, if it is there and not empty.
+    pub(crate) fn object(&self, key: &'a str) -> Result<Option<Self>> {
+        match self.map.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(map)) if map.is_empty() => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Self { path: self.path, parent: key, map })),
+            Some(_) => Err(self.refuse(key, "an object")),
+        }
+    }
+
+    /// The value of a key; `null` counts as absent.
+    pub(crate) fn get<T: DeserializeOwned>(&self, key: &str, expected: &str) -> Result<Option<T>> {
+        match self.map.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => T::deserialize(value.clone()).map(Some).map_err(|_| self.refuse(key, expected)),
+        }
+    }
+
+    /// A number of things from 1 to `most`; absent only where there is a default.
+    pub(crate) fn size(&self, key: &str, most: usize, default: Option<usize>) -> Result<usize> {
+        let expected = format!("a whole number from 1 to {most}");
+        match self.get::<usize>(key, &expected)?.or(default) {
+            Some(n) if (1..=most).contains(&n) => Ok(n),
+            _ => Err(self.refuse(key, &expected)),
+        }
+    }
+
+    /// A finite number above 0; absent only where there is a default.
+    pub(crate) fn positive(&self, key: &str, default: Option<f64>) -> Result<f64> {
+        let expected = "a finite number above 0";
+        match self.get::<f64>(key, expected)?.or(default) {
+            Some(x) if x > 0.0 && x.is_finite() => Ok(x),
+            _ => Err(self.refuse(key, expected)),
+        }
+    }
+
+    pub(crate) fn flag(&self, key: &str) -> Result<bool> {
+        Ok(self.get(key, "true or false")?.unwrap_or(false))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.path
+    }
+
+    /// The error for a value that cannot be used.
+    pub(crate) fn refuse(&self, key: &str, expected: &str) -> Error {
+        let value = self.map.get(key).map_or_else(|| "missing".to_owned(), shortened);
+        let key = if self.parent.is_empty() { key.to_owned() } else { format!("{}.{key}", self.parent) };
+        Error::Config { path: self.path.to_owned(), key, value, expected: expected.to_owned() }
+    }
+}
+
+fn shortened(value: &Value) -> String {
+    const MOST: usize = 60;
+    let text = value.to_string();
+    if text.chars().count() <= MOST { text } else { text.chars().take(MOST).chain(['…']).collect() }
+}
+
+/// Reads a JSON object from a file.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read(path).map_err(Error::io(path, "cannot be read"))?;
+    serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_owned(), source })
+}

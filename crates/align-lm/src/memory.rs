@@ -1,0 +1,63 @@
+use crate::Result;
+use crate::config::{FamilyConfig, LlamaConfig, ModelConfig};
+use crate::model::Model;
+
+const F32: usize = 4;
+
+/// An estimate of the memory that training takes, in bytes.
+///
+/// Weights, gradients and optimiser state follow from the shapes. The activations are what the backward pass keeps,
+/// counted from the formulas of the architecture; allocator and attention buffers come on top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryEstimate {
+    /// Number of parameters, a tied matrix once.
+    pub parameters: usize,
+    /// Float32 weights.
+    pub weights: usize,
+    /// Float32 gradients, once per training thread.
+    pub gradients: usize,
+    /// The two moments of Adam.
+    pub optimizer: usize,
+    /// Kept for the backward pass per token of the flat stream.
+    pub activations_per_token: usize,
+    /// Kept for the backward pass per completion token: its logits and their log-softmax.
+    pub activations_per_completion_token: usize,
+}
+
+impl ModelConfig {
+    /// Counts the parameters of a model of this configuration, a tied matrix once.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn parameter_count(&self) -> Result<usize> {
+        let count = |shape: &Vec<i64>| shape.iter().map(|n| *n as usize).product::<usize>();
+        Ok(Model::plan(self)?.tensors.iter().map(|(_, shape, _)| count(shape)).sum())
+    }
+
+    /// Estimates the memory of training a model of this configuration in full.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn memory_estimate(&self) -> Result<MemoryEstimate> {
+        let parameters = self.parameter_count()?;
+        let FamilyConfig::Llama(llama) = self.family();
+        Ok(MemoryEstimate {
+            parameters,
+            weights: parameters * F32,
+            gradients: parameters * F32,
+            optimizer: 2 * parameters * F32,
+            activations_per_token: llama_activations(llama) * F32,
+            activations_per_completion_token: (2 * llama.vocab_size + llama.hidden_size) * F32,
+        })
+    }
+}
+
+/// Numbers per token that autograd keeps: each block its two norm inputs and outputs, rotated queries and keys,
+/// values, the attention output, and four widths of the feed-forward layer (gate, up, SiLU of gate, product).
+fn llama_activations(config: &LlamaConfig) -> usize {
+    let queries = config.num_attention_heads * config.head_dim;
+    let keys = config.num_key_value_heads * config.head_dim;
+    let block = 4 * config.hidden_size + 2 * queries + 2 * keys + 4 * config.intermediate_size;
+    config.num_hidden_layers * block + 2 * config.hidden_size
+}
