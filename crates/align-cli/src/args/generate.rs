@@ -1,0 +1,83 @@
+use std::path::PathBuf;
+
+use align_types::config::SamplingConfig;
+use clap::{ArgAction, Args, ValueHint};
+
+use super::{ModelArgs, values};
+
+/// `align generate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Writes one JSON object per row: row, prompt, completions [{text, token_ids, logprobs, finish_reason}].
+
+Example:
+  align generate --model runs/dpo/model --prompts prompts.jsonl --output answers.jsonl --num-completions 4")]
+pub struct GenerateArgs {
+    /// Model: a Hugging Face folder
+    #[arg(long, value_name = "DIR", required = true, value_hint = ValueHint::DirPath)]
+    pub model: PathBuf,
+    /// Rows with prompts; answers in them are not read
+    #[arg(long, value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    pub prompts: PathBuf,
+    /// File to write; an existing one is replaced when all is done
+    #[arg(long, value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// Keep the whole rows that are in the output already and append the rest
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub resume: bool,
+    /// Names of columns: prompt=question
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = values::column)]
+    pub columns: Vec<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: SamplingArgs,
+    /// What every command with a model has.
+    #[command(flatten)]
+    pub machine: ModelArgs,
+}
+
+/// How tokens are drawn.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Completions of each prompt
+    #[arg(long, value_name = "K", default_value = "1", value_parser = values::size, allow_hyphen_values = true)]
+    pub num_completions: usize,
+    /// Most tokens of a completion, stop token included
+    #[arg(long, value_name = "N", default_value = "128", value_parser = values::size, allow_hyphen_values = true)]
+    pub max_new_tokens: usize,
+    /// Divides the logits before the softmax
+    #[arg(long, value_name = "X", default_value = "1", value_parser = values::number, allow_hyphen_values = true)]
+    pub temperature: f64,
+    /// Keep the fewest tokens whose probability reaches this
+    #[arg(long, value_name = "X", default_value = "1", value_parser = values::number, allow_hyphen_values = true)]
+    pub top_p: f64,
+    /// Keep this many of the most likely tokens; 0: all
+    #[arg(long, value_name = "N", default_value = "0", value_parser = values::size, allow_hyphen_values = true)]
+    pub top_k: usize,
+    /// A string that ends a completion (repeatable)
+    #[arg(long, value_name = "STR", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+    /// Take the most likely token instead of drawing
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub greedy: bool,
+    /// Seed of the samples
+    #[arg(long, value_name = "N", default_value = "0", value_parser = values::count, allow_hyphen_values = true)]
+    pub seed: u64,
+}
+
+impl SamplingArgs {
+    /// Makes the configuration of the sampler.
+    pub fn config(&self) -> SamplingConfig {
+        SamplingConfig {
+            num_completions: self.num_completions,
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            greedy: self.greedy,
+            stop: self.stop.clone(),
+            seed: self.seed,
+        }
+    }
+}

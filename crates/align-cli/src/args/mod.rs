@@ -1,0 +1,133 @@
+//! The flags of every command, one file per command.
+
+mod dpo;
+mod generate;
+mod logprobs;
+mod model;
+mod sft;
+mod train;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
+
+pub use dpo::DpoArgs;
+pub use generate::GenerateArgs;
+pub use logprobs::LogprobsArgs;
+pub use model::{DeviceName, Dtype, ModelArgs};
+pub use sft::{AggregationName, SftArgs};
+pub use train::{BadRowsName, ScheduleName, TrainArgs, TruncationName};
+
+/// Commands that are promised but not written yet.
+pub(crate) const NOT_YET: &[&str] =
+    &["reward", "kto", "una", "ppo", "rest", "cgpo", "eval", "merge", "report", "score"];
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the run finished but failed its criterion
+  2    usage or configuration
+  3    environment: libtorch, device, memory, disk
+  4    data and models
+  130  interrupted, after a checkpoint was written";
+
+/// Aligns language models with human preferences.
+#[derive(Debug, Parser)]
+#[command(
+    name = "align",
+    version,
+    after_help = EXIT_CODES,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what libtorch, which devices, threads and memory there are; what is missing and how to get it
+    Doctor(DoctorArgs),
+    /// Look at data before training on them
+    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
+    Data(DataCommand),
+    /// Compute the log-probability of every token of the completions of a file
+    Logprobs(LogprobsArgs),
+    /// Sample completions of prompts
+    Generate(GenerateArgs),
+    /// Fine-tune on texts, conversations or prompts with their answers
+    Sft(SftArgs),
+    /// Train on preference pairs with direct preference optimisation
+    Dpo(DpoArgs),
+    /// Write a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+impl Command {
+    /// Says whether the command needs libtorch.
+    pub fn needs_torch(&self) -> bool {
+        !matches!(self, Self::Data(_) | Self::Completions(_))
+    }
+}
+
+/// `align doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Write the findings as one JSON object to stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `align data ...`.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Show format, counts, lengths and every problem of data files
+    Check(DataCheckArgs),
+}
+
+/// `align data check`.
+#[derive(Debug, Args)]
+pub struct DataCheckArgs {
+    /// Data files
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// Folder whose tokenizer and chat template are used: counts tokens and shows rows as the model reads them
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub model: Option<PathBuf>,
+    /// Names of columns, `prompt=question,completion=answer`
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = values::column)]
+    pub columns: Vec<String>,
+    /// Write the findings as one JSON object to stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `align completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// Builds the command line with the defaults that differ from command to command.
+pub fn command() -> clap::Command {
+    let rate = |rate: &'static str| {
+        move |command: clap::Command| {
+            command.mut_arg("learning_rate", |arg| arg.required(false).default_value(rate))
+        }
+    };
+    Cli::command().mut_subcommand("sft", rate("2e-5")).mut_subcommand("dpo", rate("1e-6"))
+}
+
+/// Makes the map of column names from `NAME=COLUMN` entries, which are well formed because clap read them.
+pub fn columns(entries: &[String]) -> std::collections::BTreeMap<String, String> {
+    let split =
+        |entry: &String| entry.split_once('=').map(|(name, column)| (name.to_owned(), column.to_owned()));
+    entries.iter().filter_map(split).collect()
+}

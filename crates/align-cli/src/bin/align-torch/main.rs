@@ -1,0 +1,3 @@
+//! `align-torch`: the commands that need tensors.
+
+fn main() {}

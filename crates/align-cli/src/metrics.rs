@@ -1,0 +1,226 @@
+//! Every number that a run shows, in one table: `docs/metrics.md` is made from it, and tests hold runs to it.
+
+use std::fmt::Write;
+
+/// Where a number is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// `metrics.jsonl` of every training command.
+    Training,
+    /// `metrics.jsonl` of `align sft`.
+    Sft,
+    /// `metrics.jsonl` of `align dpo`.
+    Dpo,
+    /// `summary.json`.
+    Summary,
+}
+
+impl Place {
+    /// All places, in the order of the page.
+    pub const ALL: [Self; 4] = [Self::Training, Self::Sft, Self::Dpo, Self::Summary];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Training => "`metrics.jsonl`, every training command",
+            Self::Sft => "`metrics.jsonl`, `align sft`",
+            Self::Dpo => "`metrics.jsonl`, `align dpo`",
+            Self::Summary => "`summary.json`",
+        }
+    }
+}
+
+/// The definition of one number.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Where it is found.
+    pub place: Place,
+    /// Its name there.
+    pub name: &'static str,
+    /// How it is computed.
+    pub formula: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// What is usual.
+    pub expected: &'static str,
+    /// What another value means.
+    pub otherwise: &'static str,
+}
+
+const fn metric(
+    place: Place,
+    name: &'static str,
+    formula: &'static str,
+    unit: &'static str,
+    expected: &'static str,
+    otherwise: &'static str,
+) -> Metric {
+    Metric { place, name, formula, unit, expected, otherwise }
+}
+
+/// The table.
+pub const METRICS: &[Metric] = &[
+    metric(
+        Place::Training,
+        "step",
+        "number of the optimiser step, from 1; the other values are those before its update",
+        "steps",
+        "rises by `--log-every`",
+        "a gap means lines were lost",
+    ),
+    metric(
+        Place::Training,
+        "loss",
+        "Σ weight · Σ terms / denominator of the whole optimiser batch",
+        "nats",
+        "falls, with noise",
+        "rising: the learning rate is too large; not finite: the run stops",
+    ),
+    metric(
+        Place::Training,
+        "learning_rate",
+        "peak rate × schedule(step), warm-up included",
+        "1",
+        "as `--lr-scheduler` has it",
+        "0 at the start means warm-up",
+    ),
+    metric(
+        Place::Training,
+        "grad_norm",
+        "√Σ g² over all trained weights, before clipping",
+        "nats per unit of weight",
+        "0.1 to 10, falling",
+        "far above `--max-grad-norm` at every step: every update is clipped; 0: nothing is learned",
+    ),
+    metric(
+        Place::Training,
+        "tokens",
+        "tokens of prompts and answers of the step's rows, each prompt once",
+        "tokens",
+        "batch size × mean row length",
+        "small: rows are cut or empty",
+    ),
+    metric(
+        Place::Training,
+        "tokens_per_second",
+        "tokens / wall seconds since the last logged step",
+        "tokens / s",
+        "steady",
+        "falling: the machine is shared or swaps",
+    ),
+    metric(
+        Place::Training,
+        "peak_rss_mb",
+        "largest resident memory of the process so far",
+        "MB (10⁶ bytes)",
+        "flat after the first steps",
+        "rising: a leak",
+    ),
+    metric(
+        Place::Training,
+        "time",
+        "wall time since this process started the run",
+        "s",
+        "rises",
+        "starts again after `--resume`",
+    ),
+    metric(
+        Place::Sft,
+        "groups_per_second",
+        "rows / wall seconds since the last logged step",
+        "rows / s",
+        "steady",
+        "as tokens_per_second",
+    ),
+    metric(
+        Place::Sft,
+        "logps/completion",
+        "mean over answers of Σ log π(token)",
+        "nats per answer",
+        "rises towards 0",
+        "falling: the model forgets the answers",
+    ),
+    metric(
+        Place::Dpo,
+        "pairs_per_second",
+        "pairs / wall seconds since the last logged step",
+        "pairs / s",
+        "steady",
+        "as tokens_per_second",
+    ),
+    metric(
+        Place::Dpo,
+        "rewards/chosen",
+        "mean of β (log π(chosen) − log π_ref(chosen))",
+        "nats",
+        "0 at step 1, then around 0",
+        "strongly negative: the chosen answers become unlikely too; lower the learning rate or add SFT",
+    ),
+    metric(
+        Place::Dpo,
+        "rewards/rejected",
+        "mean of β (log π(rejected) − log π_ref(rejected))",
+        "nats",
+        "0 at step 1, then falls",
+        "rising: labels may be swapped",
+    ),
+    metric(
+        Place::Dpo,
+        "rewards/margins",
+        "mean of rewards/chosen − rewards/rejected of each pair",
+        "nats",
+        "0 at step 1, then rises",
+        "falling or stuck at 0: nothing is learned",
+    ),
+    metric(
+        Place::Dpo,
+        "rewards/accuracies",
+        "share of pairs with a chosen reward strictly above the rejected one",
+        "share, 0 to 1",
+        "0 at step 1 (ties), then above 0.5",
+        "1.0 on training and 0.5 on held-out rows: overfitting",
+    ),
+    metric(
+        Place::Dpo,
+        "logps/chosen",
+        "mean of log π(chosen), summed over the answer's tokens",
+        "nats per answer",
+        "negative, slowly changing",
+        "falling fast: the policy leaves the data",
+    ),
+    metric(
+        Place::Dpo,
+        "logps/rejected",
+        "mean of log π(rejected), summed over the answer's tokens",
+        "nats per answer",
+        "negative, falls",
+        "rising: labels may be swapped",
+    ),
+];
+
+/// Writes the table as a Markdown page.
+pub fn markdown() -> String {
+    let mut page = "\
+# Metrics
+
+Every number that a run shows. Made from the table in `crates/align-cli/src/metrics.rs`, and a test keeps the two equal.
+Values of a step are those before its update. Nothing depends on `--micro-batch-tokens`: sums and counts are combined over
+the whole optimiser batch before they are divided. Values on held-out rows have `eval_` before their name.
+"
+    .to_owned();
+    for place in Place::ALL {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            page,
+            "\n## {}\n\n| name | formula | unit | expected | otherwise |\n| --- | --- | --- | --- | --- |\n",
+            place.title()
+        );
+        for m in METRICS.iter().filter(|m| m.place == place) {
+            let _ = writeln!(
+                page,
+                "| `{}` | {} | {} | {} | {} |",
+                m.name, m.formula, m.unit, m.expected, m.otherwise
+            );
+        }
+    }
+    page
+}

@@ -1,0 +1,295 @@
+//! From the words of the command line, and a configuration file, to checked settings.
+
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
+
+use clap::{ArgMatches, FromArgMatches, ValueHint, parser::ValueSource};
+
+use crate::{
+    Error, Result,
+    args::{self, Cli, Command, TrainArgs},
+    config_file, usage,
+};
+
+/// A command line that was read and found in order.
+#[derive(Debug)]
+pub struct Settings {
+    /// The command with its flags.
+    pub command: Command,
+    /// Every setting of the command, as `config.toml` has them.
+    pub resolved: toml::Table,
+}
+
+/// Flags that say what to do with a run folder and not what the run is; they are not in `config.toml`.
+const NOT_OF_THE_RUN: &[&str] = &["config", "help", "resume", "overwrite", "dry_run", "json", "no_progress"];
+
+/// Reads a command line, with the file of `--config` where there is one, and checks every range.
+///
+/// Nothing is opened but the configuration file.
+///
+/// # Errors
+/// [`Error::Usage`] names the flag, or the file, line and key; [`Error::Answered`] when help was asked for.
+pub fn parse(argv: &[OsString]) -> Result<Settings> {
+    let root = args::command();
+    let mut matches =
+        root.clone().try_get_matches_from(argv).map_err(|error| usage::explain(&error, argv))?;
+    let mut places = BTreeMap::new();
+    if let Some((name, path)) = config_of(&matches) {
+        let mut root = root.clone();
+        root.build();
+        let command = root.find_subcommand(&name).cloned().unwrap_or_default();
+        let mut words: Vec<OsString> = argv.iter().take(2).cloned().collect();
+        for entry in config_file::read(&path, &command)? {
+            if !is_on_command_line(&matches, &entry.flag) {
+                places.insert(entry.flag, format!("{}:{}", path.display(), entry.line));
+                words.extend(entry.words);
+            }
+        }
+        words.extend(argv.iter().skip(2).cloned());
+        matches =
+            args::command().try_get_matches_from(&words).map_err(|error| usage::explain(&error, argv))?;
+    }
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| usage::explain(&error, argv))?;
+    check(&cli.command).map_err(|error| place(error, &places))?;
+    let resolved = resolve(&matches, &cli.command);
+    Ok(Settings { command: cli.command, resolved })
+}
+
+fn config_of(matches: &ArgMatches) -> Option<(String, PathBuf)> {
+    let (name, given) = matches.subcommand()?;
+    let path = given.try_get_one::<PathBuf>("config").ok().flatten()?;
+    Some((name.to_owned(), path.clone()))
+}
+
+fn is_on_command_line(matches: &ArgMatches, flag: &str) -> bool {
+    let given = matches.subcommand().map(|(_, given)| given);
+    given.and_then(|given| given.value_source(&flag.replace('-', "_"))) == Some(ValueSource::CommandLine)
+}
+
+fn check(command: &Command) -> Result<()> {
+    match command {
+        Command::Sft(sft) => check_training(&sft.train),
+        Command::Dpo(dpo) => {
+            dpo.dpo_config().validate()?;
+            check_training(&dpo.train)
+        }
+        Command::Generate(generate) => {
+            generate.sampling.config().validate()?;
+            check_threads(&generate.machine)?;
+            check_columns(&generate.columns)
+        }
+        Command::Logprobs(logprobs) => {
+            check_threads(&logprobs.machine)?;
+            at_least_one("micro-batch-tokens", logprobs.micro_batch_tokens)?;
+            let config = align_data::DataConfig {
+                max_length: logprobs.max_length,
+                columns: args::columns(&logprobs.columns),
+                ..Default::default()
+            };
+            config.validate().map_err(data_config)
+        }
+        Command::Data(args::DataCommand::Check(check)) => check_columns(&check.columns),
+        Command::Doctor(_) | Command::Completions(_) => Ok(()),
+    }
+}
+
+fn check_training(train: &TrainArgs) -> Result<()> {
+    check_threads(&train.machine)?;
+    train.train_config().validate()?;
+    train.optimizer_config().validate()?;
+    train.data_config().validate().map_err(data_config)?;
+    let missing = |flag: &str, what: &str, key: &str, value: &str| {
+        let hint = format!("give {flag}, or `{key} = {value}` in the file of --config");
+        Err(Error::usage(format!("{flag} is missing: {what}"), [hint]))
+    };
+    if train.model.is_none() {
+        return missing("--model DIR", "the model to train", "model", "\"DIR\"");
+    }
+    if train.data.is_empty() {
+        return missing("--data FILE", "the rows to train on", "data", "[\"FILE\"]");
+    }
+    if train.output_dir.is_none() && !train.dry_run {
+        return missing("--output-dir DIR", "the folder of the run", "output_dir", "\"DIR\"");
+    }
+    if train.watch.eval_data.is_empty() && train.watch.eval_every > 0 {
+        return Err(Error::usage("--eval-every needs --eval-data FILE", []));
+    }
+    if train.watch.eval_data.is_empty() && train.watch.keep_best.is_some() {
+        return Err(Error::usage("--keep-best needs --eval-data FILE", []));
+    }
+    Ok(())
+}
+
+fn check_threads(machine: &args::ModelArgs) -> Result<()> {
+    match machine.threads {
+        Some(n) if n == 0 || n > 1024 => {
+            Err(Error::usage(format!("--threads {n}: expected a number of 1 to 1024"), []))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_columns(columns: &[String]) -> Result<()> {
+    let config = align_data::DataConfig { columns: args::columns(columns), ..Default::default() };
+    config.validate().map_err(data_config)
+}
+
+fn at_least_one(flag: &str, value: usize) -> Result<()> {
+    if value > 0 { Ok(()) } else { Err(Error::usage(format!("--{flag} 0: expected at least 1"), [])) }
+}
+
+fn data_config(error: align_data::Error) -> Error {
+    match error {
+        align_data::Error::Config { key, value, expected } => {
+            Error::usage(format!("--{key} {value}: expected {expected}"), [])
+        }
+        other => Error::usage(other.to_string(), []),
+    }
+}
+
+/// Names the place in the configuration file where a refused value came from there.
+fn place(error: Error, places: &BTreeMap<String, String>) -> Error {
+    let Error::Usage { message, hints } = error else { return error };
+    let flag = message.strip_prefix("--").and_then(|rest| rest.split_once(' '));
+    match flag.and_then(|(flag, rest)| Some((flag.replace('-', "_"), places.get(flag)?, rest))) {
+        Some((key, place, rest)) => Error::usage(format!("{place}: {key} = {rest}"), hints),
+        None => Error::Usage { message, hints },
+    }
+}
+
+fn resolve(matches: &ArgMatches, command: &Command) -> toml::Table {
+    let root = args::command();
+    let mut table = toml::Table::new();
+    let Some((name, given)) = matches.subcommand() else { return table };
+    let Some(definition) = root.find_subcommand(name) else { return table };
+    for arg in definition.get_arguments() {
+        let id = arg.get_id().as_str();
+        if NOT_OF_THE_RUN.contains(&id) {
+            continue;
+        }
+        if let Some(value) = resolved_value(arg, given) {
+            table.insert(id.to_owned(), value);
+        }
+    }
+    let machine = match command {
+        Command::Sft(sft) => Some(&sft.train.machine),
+        Command::Dpo(dpo) => Some(&dpo.train.machine),
+        _ => None,
+    };
+    if let Some(machine) = machine {
+        table.insert("threads".to_owned(), toml::Value::Integer(machine.threads() as i64));
+    }
+    table
+}
+
+fn resolved_value(arg: &clap::Arg, given: &ArgMatches) -> Option<toml::Value> {
+    let id = arg.get_id().as_str();
+    if !arg.get_action().takes_values() {
+        return given.try_get_one::<bool>(id).ok().flatten().map(|on| toml::Value::Boolean(*on));
+    }
+    let is_path = matches!(arg.get_value_hint(), ValueHint::FilePath | ValueHint::DirPath);
+    let is_list = matches!(arg.get_action(), clap::ArgAction::Append);
+    let raw = given.try_get_raw(id).ok().flatten()?.map(|raw| {
+        if is_path {
+            // A run is run again from anywhere.
+            let path = std::path::absolute(raw).unwrap_or_else(|_| raw.into());
+            return toml::Value::String(path.to_string_lossy().into_owned());
+        }
+        let text = raw.to_string_lossy();
+        if is_list { toml::Value::String(text.into_owned()) } else { scalar(&text) }
+    });
+    let values: Vec<_> = raw.collect();
+    if is_list { Some(toml::Value::Array(values)) } else { values.into_iter().next() }
+}
+
+fn scalar(text: &str) -> toml::Value {
+    let text = text.trim();
+    if let Ok(number) = text.parse::<i64>() {
+        return toml::Value::Integer(number);
+    }
+    match text.parse::<f64>() {
+        // 1.0 and 1 are the same setting.
+        Ok(number) if number.fract() == 0.0 && number.abs() < 1e15 => toml::Value::Integer(number as i64),
+        Ok(number) => toml::Value::Float(number),
+        Err(_) => toml::Value::String(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, text).unwrap();
+        (folder, path.display().to_string())
+    }
+
+    fn refused(text: &str) -> Error {
+        let (_folder, path) = file(text);
+        parse(&words(&format!("align dpo --config {path}"))).unwrap_err()
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_lists_are_replaced() {
+        let (_folder, path) =
+            file("model = \"m\"\ndata = [\"a\", \"b\"]\noutput_dir = \"o\"\nbeta = 0.3\nbatch_size = 2\n");
+        let settings = parse(&words(&format!("align dpo --config {path} --beta 0.5 --data c"))).unwrap();
+        let Command::Dpo(dpo) = &settings.command else { panic!("not dpo") };
+        assert_eq!((dpo.method.beta, dpo.train.batch.batch_size), (0.5, 2));
+        assert_eq!(dpo.train.data, [PathBuf::from("c")]);
+    }
+
+    #[test]
+    fn the_resolved_settings_are_enough_to_run_again() {
+        let line = "align dpo --model m --data a --data b --output-dir o --beta 0.25 --reference-free --columns prompt=q";
+        let first = parse(&words(line)).unwrap();
+        let (_folder, path) = file(&first.resolved.to_string());
+        let second = parse(&words(&format!("align dpo --config {path}"))).unwrap();
+        assert_eq!(first.resolved, second.resolved);
+        assert!(first.resolved.contains_key("learning_rate") && first.resolved.contains_key("threads"));
+        assert!(!first.resolved.contains_key("resume") && !first.resolved.contains_key("config"));
+    }
+
+    #[test]
+    fn defaults_differ_by_command() {
+        let rate = |command: &str| {
+            let settings =
+                parse(&words(&format!("align {command} --model m --data a --output-dir o"))).unwrap();
+            settings.resolved.get("learning_rate").and_then(toml::Value::as_float).unwrap()
+        };
+        assert_eq!((rate("sft"), rate("dpo")), (2e-5, 1e-6));
+    }
+
+    #[test]
+    fn mistakes_in_the_file_are_named_by_their_place() {
+        for (text, message, hint) in [
+            ("\nbetta = 1\n", "run.toml:2: unknown key betta", "did you mean beta?"),
+            ("batch-size = 1\n", "run.toml:1: unknown key batch-size", "did you mean batch_size?"),
+            ("aggregation = \"x\"\n", "run.toml:1: unknown key aggregation", "a key of align sft"),
+            ("config = \"x\"\n", "run.toml:1: unknown key config", "--help"),
+            ("beta = \"x\"\n", "run.toml:1: beta = x: expected a number", ""),
+            ("beta = true\n", "run.toml:1: beta = true: expected a number or a string", ""),
+            ("resume = 3\n", "run.toml:1: resume = 3: expected true or false", ""),
+            ("[train]\nbeta = 1\n", "run.toml:1: unknown key train", ""),
+            ("seed = -1\n", "run.toml:1: seed = -1: expected a whole number", ""),
+            ("loss_type = \"ipo\"\n", "run.toml:1: loss_type = ipo: there is no such choice", "sigmoid"),
+            ("beta = 1\nbeta = 2\n", "run.toml:2: duplicate key", "TOML"),
+            ("beta 1\n", "run.toml:1:", "TOML"),
+            (
+                "beta = nan\nmodel = \"m\"\ndata = \"a\"\noutput_dir = \"o\"\n",
+                "run.toml:1: beta = NaN: expected a finite",
+                "",
+            ),
+        ] {
+            let error = refused(text);
+            assert_eq!(error.exit_code(), 2, "{text}");
+            assert!(error.to_string().contains(message), "{text}: {error}");
+            assert!(error.hints().join("\n").contains(hint), "{text}: {:?}", error.hints());
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The front program: what it answers without libtorch.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[allow(dead_code)]
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use support::{Answer, align, write};
+
+const COMMANDS: [&str; 8] =
+    ["doctor", "data", "data check", "logprobs", "generate", "sft", "dpo", "completions"];
+
+/// Copies `align` alone into an empty folder, and runs it there with an empty environment.
+struct Alone(tempfile::TempDir);
+
+impl Alone {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_align"), folder.path().join("align")).unwrap();
+        Self(folder)
+    }
+
+    fn run(&self, arguments: &str) -> Answer {
+        let mut command = Command::new(self.0.path().join("align"));
+        command.args(arguments.split_whitespace()).env_clear().current_dir(self.0.path());
+        Answer::of(&command.output().unwrap())
+    }
+}
+
+#[test]
+fn help_of_every_command_needs_no_libtorch() {
+    let align = Alone::new();
+    for command in COMMANDS {
+        let answer = align.run(&format!("{command} --help")).ok();
+        assert!(answer.stdout.contains("Usage: align"), "{command}: {}", answer.stdout);
+        assert_eq!(answer.stderr, "");
+    }
+    let answer = align.run("--version").ok();
+    assert!(answer.stdout.starts_with("align "), "{}", answer.stdout);
+    let answer = align.run("--help").ok();
+    assert!(answer.stdout.contains("130  interrupted"), "{}", answer.stdout);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_loader_is_asked_for_no_libtorch() {
+    let listed =
+        Command::new(env!("CARGO_BIN_EXE_align")).env("LD_TRACE_LOADED_OBJECTS", "1").output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("libc.so"), "{listed}");
+    for library in ["torch", "c10", "gomp"] {
+        assert!(!listed.contains(library), "{listed}");
+    }
+    let worker =
+        Command::new(env!("CARGO_BIN_EXE_align-torch")).env("LD_TRACE_LOADED_OBJECTS", "1").output().unwrap();
+    assert!(String::from_utf8_lossy(&worker.stdout).contains("torch"), "the check above could not fail");
+}
+
+#[test]
+fn wrong_flags_need_no_libtorch() {
+    let align = Alone::new();
+    let run = "--model m --data d --output-dir o";
+    for (line, texts) in [
+        ("dpo --betta 0.1", &["unknown flag --betta", "hint: did you mean --beta?"][..]),
+        ("sft --beta 0.1", &["unknown flag --beta", "hint: --beta is a flag of align dpo"]),
+        ("dpo --lora-rank 8", &["unknown flag --lora-rank"]),
+        ("trian", &["unknown command trian"]),
+        ("dop", &["unknown command dop", "hint: did you mean dpo?"]),
+        ("reward", &["align reward is not in this version yet"]),
+        ("ppo --model m", &["align ppo is not in this version yet"]),
+        ("", &["no command"]),
+        ("data", &["no command"]),
+        ("completions", &["SHELL", "is missing"]),
+        ("completions tcsh", &["tcsh", "hint: choices: bash"]),
+        ("logprobs --model m --data d", &["--output <FILE> is missing"]),
+        ("generate --model m --output o", &["--prompts <FILE> is missing"]),
+        ("dpo --data d --output-dir o", &["--model DIR is missing", "hint: give --model DIR"]),
+        ("dpo --model m --output-dir o", &["--data FILE is missing"]),
+        ("dpo --model m --data d", &["--output-dir DIR is missing"]),
+        ("dpo --beta", &["--beta needs a value"]),
+        ("dpo --resume --overwrite", &["exclude each other"]),
+        ("dpo --reference-free --ref-model r", &["exclude each other"]),
+        ("dpo --loss-type ipo", &["--loss-type ipo", "hint: choices: sigmoid"]),
+        ("dpo --dtype bf16", &["--dtype bf16", "not in this version yet"]),
+        ("dpo --device gpu", &["--device gpu", "expected auto, cpu, cuda or cuda:N"]),
+        ("dpo --columns prompt", &["expected NAME=COLUMN"]),
+    ] {
+        align.run(line).refused(2, texts);
+    }
+    for (flags, texts) in [
+        ("--beta 0", &["--beta 0: expected a finite number above 0"][..]),
+        ("--beta -1", &["--beta -1: expected a finite number above 0"]),
+        ("--beta nan", &["--beta NaN: expected a finite number above 0"]),
+        ("--beta inf", &["--beta inf: expected a finite number above 0"]),
+        ("--label-smoothing 0.5", &["--label-smoothing 0.5", "[0, 0.5)"]),
+        ("--learning-rate nan", &["--learning-rate NaN", "above 0"]),
+        ("--learning-rate -2e-5", &["--learning-rate -0.00002", "above 0"]),
+        ("--batch-size 0", &["--batch-size 0", "at least 1"]),
+        ("--batch-size -3", &["--batch-size -3", "whole number"]),
+        ("--batch-size 1.5", &["--batch-size 1.5", "whole number"]),
+        ("--max-steps 0", &["--max-steps 0", "at least 1"]),
+        ("--epochs inf", &["--epochs inf", "finite"]),
+        ("--adam-beta2 1", &["--adam-beta2 1", "[0, 1)"]),
+        ("--max-length 1", &["--max-length 1", "at least 2"]),
+        ("--threads 0", &["--threads 0"]),
+        ("--eval-every 5", &["--eval-every needs --eval-data"]),
+        ("--keep-best loss", &["--keep-best needs --eval-data"]),
+        ("--columns promt=q", &["--columns promt=q", "did you mean prompt?"]),
+    ] {
+        align.run(&format!("dpo {run} {flags}")).refused(2, texts);
+    }
+    let generate = "generate --model m --prompts p --output o";
+    for (flags, text) in [
+        ("--temperature 0", "--temperature 0"),
+        ("--top-p 1.5", "--top-p 1.5"),
+        ("--num-completions 0", "--num-completions 0"),
+        ("--stop=", "--stop"),
+    ] {
+        align.run(&format!("{generate} {flags}")).refused(2, &[text]);
+    }
+    let left: Vec<_> = std::fs::read_dir(align.0.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "nothing but the program is in the folder");
+}
+
+#[test]
+fn wrong_configuration_files_need_no_libtorch() {
+    let align = Alone::new();
+    let folder = align.0.path().to_owned();
+    for (text, texts) in [
+        ("model = \"m\"\nbetta = 1\n", &["run.toml:2: unknown key betta", "hint: did you mean beta?"][..]),
+        (
+            "learning_rat = 1\n",
+            &["run.toml:1: unknown key learning_rat", "hint: did you mean learning_rate?"],
+        ),
+        ("beta = \"much\"\n", &["run.toml:1: beta = much: expected a number"]),
+        (
+            "\n\nbeta = -1\nmodel = \"m\"\ndata = [\"d\"]\noutput_dir = \"o\"\n",
+            &["run.toml:3: beta = -1: expected"],
+        ),
+        ("batch_size 8\n", &["run.toml:1:"]),
+        ("model = \"m\"\n", &["--data FILE is missing", "data = "]),
+    ] {
+        write(&folder, "run.toml", text);
+        align.run("dpo --config run.toml").refused(2, texts);
+    }
+    align.run("dpo --config absent.toml").refused(2, &["cannot read --config absent.toml"]);
+}
+
+#[test]
+fn a_missing_second_program_is_the_environments_fault() {
+    let align = Alone::new();
+    let texts = ["align-torch is not there", "hint: build both programs: cargo build --release -p align-cli"];
+    align.run("dpo --model m --data d --output-dir o").refused(3, &texts);
+    align.run("doctor").refused(3, &texts);
+    let answer = align.run("doctor --json").refused(3, &texts);
+    let report: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    assert!(!align.0.path().join("o").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_missing_libtorch_is_named_with_what_to_do() {
+    // A copy of a program whose library does not exist: align-torch with the name of a library overwritten.
+    let align = Alone::new();
+    let mut bytes = std::fs::read(env!("CARGO_BIN_EXE_align-torch")).unwrap();
+    let name = b"libtorch_cpu.so\0";
+    let mut found = 0;
+    for start in 0..bytes.len() - name.len() {
+        if &bytes[start..start + name.len()] == name {
+            bytes[start + 3] = b'x';
+            found += 1;
+        }
+    }
+    assert!(found > 0, "align-torch needs libtorch_cpu.so");
+    let copy = write(align.0.path(), "align-torch", bytes);
+    std::fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    align
+        .run("doctor")
+        .refused(3, &["libxorch_cpu.so not found", "hint: ", "cargo xtask setup", "LD_LIBRARY_PATH"]);
+}
+
+#[test]
+fn completion_scripts_know_the_flags() {
+    let align = Alone::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = align.run(&format!("completions {shell}")).ok().stdout;
+        assert!(script.contains("micro-batch-tokens"), "{shell}");
+    }
+    if let Ok(mut bash) = Command::new("bash").arg("-n").stdin(std::process::Stdio::piped()).spawn() {
+        let script = align.run("completions bash").stdout;
+        std::io::Write::write_all(&mut bash.stdin.take().unwrap(), script.as_bytes()).unwrap();
+        assert!(bash.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_silent() {
+    let line = format!(
+        "{} completions bash | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_align")
+    );
+    let answer = Answer::of(&Command::new("bash").args(["-c", &line]).output().unwrap());
+    assert_eq!((answer.stdout.trim(), answer.stderr.as_str()), ("0", ""));
+}
+
+#[test]
+fn the_manual_pages_are_fresh() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    for (name, made) in
+        [("cli.md", align_cli::manual::markdown()), ("metrics.md", align_cli::metrics::markdown())]
+    {
+        let path = docs.join(name);
+        if std::env::var_os("ALIGN_BLESS").is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            kept, made,
+            "docs/{name} is old: ALIGN_BLESS=1 cargo test --release -p align-cli --test front"
+        );
+    }
+}
+
+#[test]
+fn data_check_counts_and_names_bad_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write(folder, "good.jsonl", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"cc\"}\n");
+    let answer = align(folder, "data check {good.jsonl}").ok();
+    assert!(
+        answer.stdout.contains("preference") && answer.stdout.contains("1 good, 0 bad"),
+        "{}",
+        answer.stdout
+    );
+    let json = align(folder, "data check {good.jsonl} --json").ok().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((json["report"]["kept"].as_u64(), json["unit"].as_str()), (Some(1), Some("bytes")));
+
+    write(folder, "bad.jsonl", "{\"text\":\"a b\"}\n{\"text\":\" \"}\n{broken\n");
+    let answer =
+        align(folder, "data check {bad.jsonl}").refused(4, &["2 of 3 rows cannot be used", "hint: "]);
+    assert!(
+        answer.stdout.contains("bad.jsonl:2:") && answer.stdout.contains("bad.jsonl:3:"),
+        "{}",
+        answer.stdout
+    );
+    align(folder, "data check {absent.jsonl}").refused(4, &["absent.jsonl"]);
+}
