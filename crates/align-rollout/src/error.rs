@@ -1,0 +1,98 @@
+/// An error of code that this crate calls without knowing it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can go wrong while completions are sampled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A sampling setting is outside its range.
+    #[error(transparent)]
+    Config(#[from] align_core::align_types::Error),
+    /// A prompt cannot be continued.
+    #[error("prompt {index}: {why}")]
+    Prompt {
+        /// Its place in the list of prompts, from 0.
+        index: usize,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// Stop strings were asked for, but tokens cannot be turned into text.
+    #[error("stop strings need text: give the generator a decoder, or stop at token ids only")]
+    NoDecoder,
+    /// The decoder refused the tokens of a sample.
+    #[error("prompt {prompt}, sample {sample}: the tokens cannot be decoded: {source}")]
+    Decode {
+        /// The prompt, from 0.
+        prompt: usize,
+        /// The sample of the prompt, from 0.
+        sample: usize,
+        /// What the decoder said.
+        #[source]
+        source: BoxError,
+    },
+    /// The logits of a row do not make a distribution.
+    #[error(
+        "prompt {prompt}: the logits after token {position} hold NaN or +inf, or nothing but -inf; \
+         the weights of the model are damaged or its training diverged"
+    )]
+    NonFinite {
+        /// The prompt, from 0.
+        prompt: usize,
+        /// Tokens before the row, prompt included.
+        position: usize,
+    },
+    /// The model failed.
+    #[error("{doing}: {source}")]
+    Model {
+        /// What it was asked to do.
+        doing: String,
+        /// What it said.
+        #[source]
+        source: align_core::Error,
+    },
+}
+
+/// The result of sampling.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<Error> for align_core::align_types::Error {
+    fn from(error: Error) -> Self {
+        let why = error.to_string();
+        let source: Option<BoxError> = match error {
+            Error::Config(inner) => return inner,
+            Error::Model { source, .. } => Some(Box::new(source)),
+            Error::Decode { source, .. } => Some(source),
+            Error::Prompt { .. } | Error::NoDecoder | Error::NonFinite { .. } => None,
+        };
+        Self::Seam { what: "sampling".to_owned(), why, source }
+    }
+}
+
+impl Error {
+    /// Makes the wrapper that says what the model was asked to do.
+    pub(crate) fn model(doing: impl Into<String>) -> impl FnOnce(align_core::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Model { doing, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_portable<T: Send + Sync + 'static>() {}
+
+    #[test]
+    fn errors_cross_threads() {
+        is_portable::<Error>();
+    }
+
+    #[test]
+    fn the_seam_keeps_what_happened_and_where() {
+        let error =
+            Error::Model { doing: "prompt 3".into(), source: align_core::Error::input("slot 0", "full") };
+        let seam = align_core::align_types::Error::from(error);
+        assert_eq!(seam.to_string(), "sampling: prompt 3: slot 0: full");
+        assert!(std::error::Error::source(&seam).is_some());
+    }
+}
