@@ -1,1 +1,43 @@
-//! Optimiser, schedule, accumulation, checkpoints with exact resume and the run folder
+//! The training loop of the `align` workspace: optimiser, schedule, accumulation by token budget, clipping,
+//! data-parallel threads, checkpoints with exact resume, and the run folder.
+//!
+//! It does not know which algorithm runs: a loss comes in as an [`align_core::Objective`], a model as an
+//! [`align_core::CausalLm`], rows as an [`align_core::align_types::PromptSource`].
+//!
+//! * [`train`] runs a whole job in a [`RunFolder`].
+//! * [`Engine`] does single optimiser steps without any file.
+//! * [`AdamW`], [`learning_rate`], [`gradient_norm`] are the parts it is made of.
+
+mod adamw;
+mod batch;
+mod checkpoint;
+mod clip;
+mod engine;
+mod environment;
+mod error;
+mod files;
+mod fingerprint;
+mod keep_best;
+mod metrics;
+mod optimizer_file;
+mod pace;
+mod parallel;
+mod progress;
+mod run_folder;
+mod schedule;
+mod settings;
+mod totals;
+mod train;
+
+pub use adamw::{AdamW, Update};
+pub use checkpoint::{Best, Checkpoint, SaveModel, TrainerState, WallTime};
+pub use clip::{clip_factor, gradient_norm};
+pub use engine::{BatchReport, Compute, Engine, EvalBatch};
+pub use environment::{Environment, peak_rss_mb};
+pub use error::{BoxError, Difference, Error, Result};
+pub use metrics::MetricsFile;
+pub use pace::Unit;
+pub use progress::{Position, Progress, Silent, Terminal};
+pub use run_folder::{OpenMode, Opened, RunFolder, Start};
+pub use schedule::learning_rate;
+pub use train::{Hooks, Outcome, TrainJob, train};

@@ -1,0 +1,125 @@
+use std::ops::Range;
+
+use align_core::align_types::PromptGroup;
+
+/// Shares items out among threads so that their weights are about equal: the heaviest item first, each to the
+/// thread with the least so far. Within a thread the items keep their order.
+///
+/// The result depends on the weights and the number of threads alone.
+pub(crate) fn share_out(weights: &[usize], threads: usize) -> Vec<Vec<usize>> {
+    let mut heaviest_first: Vec<usize> = (0..weights.len()).collect();
+    let weight = |index: &usize| weights.get(*index).copied().unwrap_or(0);
+    heaviest_first.sort_by_key(|index| std::cmp::Reverse(weight(index)));
+    let mut parts: Vec<(usize, Vec<usize>)> = vec![(0, Vec::new()); threads.max(1)];
+    for index in heaviest_first {
+        if let Some((load, part)) = parts.iter_mut().min_by_key(|(load, _)| *load) {
+            *load += weight(&index);
+            part.push(index);
+        }
+    }
+    parts
+        .into_iter()
+        .map(|(_, mut part)| {
+            part.sort_unstable();
+            part
+        })
+        .collect()
+}
+
+/// Cuts a row of items into runs of at most `limit` in weight; an item above the limit is a run of its own.
+pub(crate) fn cut(weights: &[usize], limit: usize) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    let (mut start, mut load) = (0, 0);
+    for (index, weight) in weights.iter().enumerate() {
+        if index > start && load + weight > limit {
+            runs.push(start..index);
+            (start, load) = (index, 0);
+        }
+        load += weight;
+    }
+    if start < weights.len() {
+        runs.push(start..weights.len());
+    }
+    runs
+}
+
+/// The groups that one thread computes, and how they are cut into forward passes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Part {
+    pub groups: Vec<PromptGroup>,
+    /// The name of each group for messages, by its place in the batch.
+    pub names: Vec<String>,
+    pub micro_batches: Vec<Range<usize>>,
+}
+
+/// Plans a batch: one part per thread (fewer when there are fewer groups), each cut by the token limit.
+///
+/// The split by tokens comes first, so that all threads work even when the batch fits one forward pass.
+pub(crate) fn arrange(groups: Vec<PromptGroup>, threads: usize, micro_batch_tokens: usize) -> Vec<Part> {
+    let tokens: Vec<usize> = groups.iter().map(PromptGroup::flat_tokens).collect();
+    let mut groups: Vec<Option<PromptGroup>> = groups.into_iter().map(Some).collect();
+    share_out(&tokens, threads)
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let taken: Vec<(String, PromptGroup)> = part
+                .iter()
+                .filter_map(|index| Some((*index, groups.get_mut(*index)?.take()?)))
+                .map(|(index, group)| (group.describe(index), group))
+                .collect();
+            let (names, groups): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
+            let weights: Vec<usize> = groups.iter().map(PromptGroup::flat_tokens).collect();
+            Part { groups, names, micro_batches: cut(&weights, micro_batch_tokens) }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use align_core::align_types::Completion;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_group_above_the_limit_runs_alone() {
+        assert_eq!(cut(&[3, 4, 9, 2, 2, 2], 6), [0..1, 1..2, 2..3, 3..6]);
+        assert_eq!(cut(&[9], 6), [0..1]);
+        assert!(cut(&[], 6).is_empty());
+    }
+
+    #[test]
+    fn both_threads_work_when_one_pass_would_do() {
+        let group = |n| PromptGroup::new(vec![0; n], vec![Completion::new(vec![1])]);
+        let parts = arrange(vec![group(1), group(2), group(3)], 2, 1000);
+        let tokens = |part: &Part| part.groups.iter().map(PromptGroup::flat_tokens).sum::<usize>();
+        assert_eq!(parts.iter().map(tokens).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!(parts[1].names, ["group 0", "group 1"]);
+        assert_eq!(arrange(vec![group(1)], 4, 1000).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_and_every_thread_is_busy(
+            weights in prop::collection::vec(1usize..50, 0..40),
+            threads in 1usize..5,
+            limit in 1usize..80,
+        ) {
+            let parts = share_out(&weights, threads);
+            prop_assert_eq!(parts.len(), threads);
+            let mut all: Vec<usize> = parts.concat();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..weights.len()).collect::<Vec<_>>());
+            let heaviest = weights.iter().max().copied().unwrap_or(0);
+            let loads: Vec<usize> = parts.iter().map(|p| p.iter().map(|i| weights[*i]).sum()).collect();
+            // The lightest thread got its last item while it was the lightest, so loads differ by one item.
+            prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= heaviest);
+            let runs = cut(&weights, limit);
+            prop_assert_eq!(runs.iter().cloned().flatten().collect::<Vec<_>>(), (0..weights.len()).collect::<Vec<_>>());
+            for run in runs {
+                let load: usize = weights[run.clone()].iter().sum();
+                prop_assert!(load <= limit || run.len() == 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BoxError, Error, Result, files};
+
+const STATE: &str = "trainer.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const MODEL: &str = "model";
+const PREFIX: &str = "step-";
+const FORMAT: u32 = 1;
+
+/// The best evaluation so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The metric, with its `eval/` prefix.
+    pub metric: String,
+    /// Its value.
+    pub value: f64,
+    /// The step after which it was measured; its checkpoint is kept.
+    pub step: u64,
+}
+
+/// Wall time by phase in seconds, over all the processes of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct WallTime {
+    /// Loss, gradient and update.
+    pub train: f64,
+    /// Waiting for rows.
+    pub data: f64,
+    /// Held-out rows.
+    pub eval: f64,
+    /// Writing checkpoints.
+    pub save: f64,
+    /// Everything, the three above included.
+    pub total: f64,
+}
+
+/// What a run knows besides weights and moments: the content of `trainer.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Version of this format.
+    pub format: u32,
+    /// Steps done.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// The batch to ask the prompt source for next.
+    pub next_batch: u64,
+    /// Seed of every random stream.
+    pub seed: u64,
+    /// Stands for the part of the configuration that shapes the result.
+    pub config_fingerprint: String,
+    /// Stands for the names, shapes and values of the trained parameters.
+    pub weights_fingerprint: String,
+    /// Compute threads.
+    pub threads: usize,
+    /// Rows trained on.
+    pub rows: u64,
+    /// Flat tokens trained on.
+    pub tokens: u64,
+    /// The best evaluation, when one is kept.
+    pub best: Option<Best>,
+    /// Wall time so far.
+    pub wall_time: WallTime,
+    /// The files of the checkpoint and their sizes, by which a torn copy is known.
+    pub files: Vec<(String, u64)>,
+}
+
+impl TrainerState {
+    /// Makes the state of a run that has not begun.
+    pub(crate) fn new(total_steps: u64, seed: u64, threads: usize, config_fingerprint: String) -> Self {
+        Self {
+            format: FORMAT,
+            step: 0,
+            total_steps,
+            next_batch: 0,
+            seed,
+            config_fingerprint,
+            weights_fingerprint: String::new(),
+            threads,
+            rows: 0,
+            tokens: 0,
+            best: None,
+            wall_time: WallTime::default(),
+            files: Vec::new(),
+        }
+    }
+}
+
+/// A whole checkpoint on disk: `model/`, `optimizer.safetensors`, `trainer.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// Its folder, `checkpoints/step-N`.
+    pub folder: PathBuf,
+    /// What the run knew.
+    pub state: TrainerState,
+}
+
+impl Checkpoint {
+    /// Reads a checkpoint's state and checks that it is whole.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] says which file is missing, cut short or unreadable.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(STATE);
+        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+        let state: TrainerState =
+            serde_json::from_slice(&text).map_err(|error| Error::checkpoint(&path, error))?;
+        if state.format != FORMAT {
+            let why = format!("format {} is not the format {FORMAT} of this version", state.format);
+            return Err(Error::checkpoint(&path, why));
+        }
+        for (name, bytes) in &state.files {
+            match fs::metadata(folder.join(name)) {
+                Ok(about) if about.len() == *bytes => {}
+                Ok(about) => {
+                    let why = format!("{name} has {} bytes instead of {bytes}", about.len());
+                    return Err(Error::checkpoint(folder, why));
+                }
+                Err(_) => return Err(Error::checkpoint(folder, format!("{name} is missing"))),
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), state })
+    }
+
+    /// Returns the folder that the caller's closure wrote the model to; load the weights from here.
+    pub fn model_dir(&self) -> PathBuf {
+        self.folder.join(MODEL)
+    }
+
+    /// Returns the file with the optimiser's moments.
+    pub fn optimizer_file(&self) -> PathBuf {
+        self.folder.join(OPTIMIZER)
+    }
+}
+
+/// The folder `checkpoints/` of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Checkpoints {
+    folder: PathBuf,
+}
+
+/// Writes the optimiser's moments to a file.
+pub(crate) type SaveOptimizer<'a> = &'a dyn Fn(&Path) -> Result<()>;
+/// Writes the model to a folder that does not exist yet or is empty.
+pub type SaveModel<'a> = &'a dyn Fn(&Path) -> Result<(), BoxError>;
+
+impl Checkpoints {
+    pub fn new(run: &Path) -> Self {
+        Self { folder: run.join("checkpoints") }
+    }
+
+    /// Removes what a kill left half-done.
+    pub fn sweep(&self) -> Result<()> {
+        files::sweep(&self.folder)
+    }
+
+    pub fn folder_of(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("{PREFIX}{step}"))
+    }
+
+    /// Lists the steps that have a folder, in order; whether it is whole is another question.
+    fn steps(&self) -> Result<Vec<u64>> {
+        let names = files::names_in(&self.folder)?;
+        let mut steps: Vec<u64> =
+            names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// Finds the newest whole checkpoint; the notices name torn ones that were passed over.
+    pub fn newest(&self) -> Result<(Option<Checkpoint>, Vec<String>)> {
+        let mut notices = Vec::new();
+        for step in self.steps()?.into_iter().rev() {
+            match Checkpoint::open(&self.folder_of(step)) {
+                Ok(checkpoint) => return Ok((Some(checkpoint), notices)),
+                Err(error) => notices.push(format!("passed over: {error}")),
+            }
+        }
+        Ok((None, notices))
+    }
+
+    /// Writes a checkpoint beside, makes it durable and gives it its name.
+    pub fn write(
+        &self,
+        state: &TrainerState,
+        save_model: SaveModel<'_>,
+        save_optimizer: SaveOptimizer<'_>,
+    ) -> Result<PathBuf> {
+        let folder = self.folder_of(state.step);
+        let draft = files::unfinished(&folder);
+        let written = self.write_draft(&draft, state, save_model, save_optimizer);
+        if let Err(error) = written {
+            // Best effort: on a full disk the draft only takes the room that others need.
+            let _ = files::delete(&draft);
+            return Err(error);
+        }
+        files::publish_folder(&draft, &folder)?;
+        Ok(folder)
+    }
+
+    fn write_draft(
+        &self,
+        draft: &Path,
+        state: &TrainerState,
+        save_model: SaveModel<'_>,
+        save_optimizer: SaveOptimizer<'_>,
+    ) -> Result<()> {
+        files::delete(draft)?;
+        fs::create_dir_all(draft).map_err(Error::io("create", draft))?;
+        files::sync_parent(&self.folder)?;
+        let model = draft.join(MODEL);
+        fs::create_dir(&model).map_err(Error::io("create", &model))?;
+        save_model(&model).map_err(|error| Error::save_model(&model, error))?;
+        save_optimizer(&draft.join(OPTIMIZER))?;
+        let state = TrainerState { files: files::list_files(draft)?, ..state.clone() };
+        let path = draft.join(STATE);
+        let text = serde_json::to_vec_pretty(&state).map_err(|error| Error::checkpoint(&path, error))?;
+        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        files::sync_tree(draft)
+    }
+
+    /// Removes all but the newest `keep` checkpoints and the best one.
+    pub fn prune(&self, keep: usize, best: Option<u64>) -> Result<()> {
+        let mut steps = self.steps()?;
+        steps.truncate(steps.len().saturating_sub(keep.max(1)));
+        steps
+            .into_iter()
+            .filter(|step| Some(*step) != best)
+            .try_for_each(|step| files::remove_folder(&self.folder_of(step)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(checkpoints: &Checkpoints, step: u64) -> PathBuf {
+        let state = TrainerState { step, ..TrainerState::new(9, 0, 1, "c".into()) };
+        let model = |folder: &Path| Ok(fs::write(folder.join("weights"), [1; 64])?);
+        let optimizer = |path: &Path| fs::write(path, [2; 32]).map_err(Error::io("write", path));
+        checkpoints.write(&state, &model, &optimizer).unwrap()
+    }
+
+    #[test]
+    fn the_newest_whole_checkpoint_is_found_and_torn_ones_are_named() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(run.path());
+        assert_eq!(checkpoints.newest().unwrap(), (None, vec![]));
+        let folders: Vec<PathBuf> = [2, 4, 10, 11].map(|step| write(&checkpoints, step)).into();
+        assert_eq!(checkpoints.newest().unwrap().0.unwrap().state.step, 11);
+        fs::write(folders[3].join("model/weights"), [1; 63]).unwrap();
+        fs::write(folders[2].join(STATE), "{\"format\": 1, \"st").unwrap();
+        fs::remove_file(folders[1].join(OPTIMIZER)).unwrap();
+        let (found, notices) = checkpoints.newest().unwrap();
+        assert_eq!(found.unwrap().state.step, 2);
+        assert_eq!(notices.len(), 3);
+        assert!(notices[0].contains("63 bytes instead of 64"), "{notices:?}");
+        assert!(notices[2].contains("optimizer.safetensors is missing"), "{notices:?}");
+    }
+
+    #[test]
+    fn pruning_keeps_the_newest_and_the_best() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(run.path());
+        [1, 2, 3, 4, 5].map(|step| write(&checkpoints, step));
+        checkpoints.prune(2, Some(2)).unwrap();
+        assert_eq!(checkpoints.steps().unwrap(), [2, 4, 5]);
+        checkpoints.prune(1, None).unwrap();
+        assert_eq!(checkpoints.steps().unwrap(), [5]);
+        assert_eq!(files::names_in(&run.path().join("checkpoints")).unwrap(), ["step-5"]);
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_checkpoint_before() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(run.path());
+        write(&checkpoints, 3);
+        let state = TrainerState { step: 6, ..TrainerState::new(9, 0, 1, "c".into()) };
+        let model = |folder: &Path| {
+            fs::write(folder.join("weights"), [1; 10])?;
+            Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into())
+        };
+        let error = checkpoints.write(&state, &model, &|_| Ok(())).unwrap_err();
+        assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+        assert_eq!(files::names_in(&run.path().join("checkpoints")).unwrap(), ["step-3"]);
+        assert_eq!(checkpoints.newest().unwrap().0.unwrap().state.step, 3);
+    }
+
+    #[test]
+    fn a_torn_checkpoint_is_replaced_when_its_step_comes_again() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(run.path());
+        let folder = write(&checkpoints, 3);
+        fs::remove_file(folder.join(STATE)).unwrap();
+        write(&checkpoints, 3);
+        assert_eq!(checkpoints.newest().unwrap().0.unwrap().state.step, 3);
+    }
+}

@@ -1,0 +1,258 @@
+use std::ops::Range;
+
+use align_core::{
+    CausalLm, Objective, PackedBatch, Parameter,
+    align_types::{PromptGroup, config::OptimizerConfig},
+    clear_gradients, no_grad,
+    tch::Tensor,
+};
+
+use crate::adamw::{AdamW, Update};
+use crate::batch::{Part, arrange};
+use crate::clip::{clip_factor, gradient_norm};
+use crate::totals::Totals;
+use crate::{Error, Result, parallel};
+
+/// How a batch is computed; nothing here changes the result beyond rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compute {
+    /// Compute threads, at least 1.
+    pub threads: usize,
+    /// Upper bound of flat tokens in one forward pass; a longer group runs alone.
+    pub micro_batch_tokens: usize,
+}
+
+/// Computes loss, gradient and update of whole optimiser batches over own compute threads.
+///
+/// Each thread has a replica of model and objective (weights exist once, gradients once per thread) and takes
+/// its share of the tokens. Every sum over threads and micro-batches runs in a fixed order, so equal inputs
+/// and thread counts give equal bits.
+pub struct Engine {
+    workers: Vec<Worker>,
+    optimizer: AdamW,
+    max_grad_norm: f64,
+    compute: Compute,
+    gradients: Option<Gradients>,
+}
+
+struct Worker {
+    model: Box<dyn CausalLm>,
+    objective: Box<dyn Objective>,
+    parameters: Vec<Parameter>,
+}
+
+struct Gradients {
+    tensors: Vec<Option<Tensor>>,
+    norm: f64,
+}
+
+/// What one batch gave, before its update.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchReport {
+    /// The loss of the whole batch.
+    pub loss: f64,
+    /// The global norm of the gradient before clipping; 0 for an evaluation.
+    pub grad_norm: f64,
+    /// The objective's metrics: Σ sums / Σ counts, in the order in which they first came.
+    pub metrics: Vec<(String, f64)>,
+    /// Prompt groups of the batch.
+    pub groups: usize,
+    /// Flat tokens of the batch.
+    pub tokens: usize,
+}
+
+/// Held-out rows, arranged once.
+pub struct EvalBatch {
+    parts: Vec<Part>,
+    denominators: Vec<f64>,
+}
+
+impl Engine {
+    /// Makes an engine that trains `model` (or the weights it shares, where it is a replica) on `objective`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a model without parameters; libtorch refuses to replicate.
+    pub fn new(
+        model: Box<dyn CausalLm>,
+        objective: Box<dyn Objective>,
+        optimizer: &OptimizerConfig,
+        compute: Compute,
+    ) -> Result<Self> {
+        optimizer.validate()?;
+        let replicas = (1..compute.threads.max(1))
+            .map(|_| Ok(Worker::new(model.replicate()?, objective.replicate()?)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut workers = vec![Worker::new(model, objective)];
+        workers.extend(replicas);
+        let parameters = workers.first().map(|w| w.parameters.as_slice()).unwrap_or_default();
+        if parameters.is_empty() {
+            return Err(Error::Config("the model has no trainable parameters".into()));
+        }
+        let adamw = AdamW::new(parameters, optimizer);
+        let max_grad_norm = optimizer.max_grad_norm;
+        Ok(Self { workers, optimizer: adamw, max_grad_norm, compute, gradients: None })
+    }
+
+    /// Returns the parameters that are trained, in the model's order.
+    pub fn parameters(&self) -> &[Parameter] {
+        self.workers.first().map(|worker| worker.parameters.as_slice()).unwrap_or_default()
+    }
+
+    /// Returns the objective.
+    pub fn objective(&self) -> Option<&dyn Objective> {
+        self.workers.first().map(|worker| worker.objective.as_ref())
+    }
+
+    /// Returns the optimiser.
+    pub fn optimizer(&self) -> &AdamW {
+        &self.optimizer
+    }
+
+    /// Reads the optimiser's moments from a file.
+    ///
+    /// # Errors
+    /// As [`AdamW::load`].
+    pub fn load_optimizer(&mut self, path: &std::path::Path) -> Result<()> {
+        let parameters = self.workers.first().map(|worker| worker.parameters.as_slice()).unwrap_or_default();
+        self.optimizer.load(path, parameters)
+    }
+
+    /// Computes loss, metrics and gradient of a batch and keeps the gradient for [`Self::apply`]. Weights and
+    /// moments do not change.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] names the rows whose loss or gradient is not a number, [`Error::Rows`] those that
+    /// the objective or the model cannot take, [`Error::Denominators`] an objective that contradicts itself.
+    pub fn compute(&mut self, groups: Vec<PromptGroup>) -> Result<BatchReport> {
+        self.gradients = None;
+        let names: Vec<String> = groups.iter().enumerate().map(|(index, g)| g.describe(index)).collect();
+        let denominators = self.denominators(&groups)?;
+        for worker in &self.workers {
+            clear_gradients(worker.parameters.iter().map(|p| &p.tensor))?;
+        }
+        let parts = arrange(groups, self.compute.threads, self.compute.micro_batch_tokens);
+        let totals = self.run(&parts, |worker, part| worker.run(part, &denominators, true))?;
+        totals.check_denominators(&denominators)?;
+        let used = parts.len();
+        let mut report = totals.report(&denominators);
+        let tensors = self.merge_gradients(used)?;
+        let norm = gradient_norm(&tensors, self.compute.threads)?;
+        if !norm.is_finite() {
+            return Err(Error::NonFinite { what: "the gradient norm", value: norm, rows: names });
+        }
+        report.grad_norm = norm;
+        self.gradients = Some(Gradients { tensors, norm });
+        Ok(report)
+    }
+
+    /// Clips the gradient of the last [`Self::compute`] and updates the weights. Without one it does nothing.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn apply(&mut self, learning_rate: f64) -> Result<()> {
+        let (Some(gradients), Some(master)) = (self.gradients.take(), self.workers.first_mut()) else {
+            return Ok(());
+        };
+        let scale = clip_factor(gradients.norm, self.max_grad_norm);
+        let update = Update { learning_rate, scale, threads: self.compute.threads };
+        self.optimizer.step(&mut master.parameters, &gradients.tensors, update)
+    }
+
+    /// Arranges held-out rows for [`Self::evaluate`].
+    ///
+    /// # Errors
+    /// A group that the objective cannot take.
+    pub fn prepare_evaluation(&self, groups: Vec<PromptGroup>) -> Result<EvalBatch> {
+        let denominators = self.denominators(&groups)?;
+        let parts = arrange(groups, self.compute.threads, self.compute.micro_batch_tokens);
+        Ok(EvalBatch { parts, denominators })
+    }
+
+    /// Computes loss and metrics of held-out rows without a gradient.
+    ///
+    /// # Errors
+    /// As [`Self::compute`].
+    pub fn evaluate(&mut self, batch: &EvalBatch) -> Result<BatchReport> {
+        let totals = self.run(&batch.parts, |worker, part| {
+            let _guard = no_grad();
+            worker.run(part, &batch.denominators, false)
+        })?;
+        totals.check_denominators(&batch.denominators)?;
+        Ok(totals.report(&batch.denominators))
+    }
+
+    fn denominators(&self, groups: &[PromptGroup]) -> Result<Vec<f64>> {
+        if groups.is_empty() {
+            return Err(align_core::Error::input("batch", "it has no rows").into());
+        }
+        match self.workers.first() {
+            Some(master) => Ok(master.objective.denominators(groups)?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn run(
+        &mut self,
+        parts: &[Part],
+        work: impl Fn(&mut Worker, &Part) -> Result<Totals> + Sync,
+    ) -> Result<Totals> {
+        let pairs: Vec<(&mut Worker, &Part)> = self.workers.iter_mut().zip(parts).collect();
+        let mut all = Totals::default();
+        for totals in parallel::map(pairs, |(worker, part)| work(worker, part))? {
+            all.add(totals?);
+        }
+        Ok(all)
+    }
+
+    /// Adds the gradients of the other workers to those of the first, in their order.
+    fn merge_gradients(&self, used: usize) -> Result<Vec<Option<Tensor>>> {
+        let _guard = no_grad();
+        let mut merged: Vec<Option<Tensor>> = Vec::new();
+        for worker in self.workers.iter().take(used) {
+            for (index, parameter) in worker.parameters.iter().enumerate() {
+                let gradient = parameter.tensor.f_grad()?;
+                let gradient = gradient.defined().then_some(gradient);
+                match (merged.get_mut(index), gradient) {
+                    (None, gradient) => merged.push(gradient),
+                    (Some(Some(sum)), Some(gradient)) => {
+                        let _ = sum.f_add_(&gradient)?;
+                    }
+                    (Some(sum @ None), gradient) => *sum = gradient,
+                    (Some(Some(_)), None) => {}
+                }
+            }
+        }
+        Ok(merged)
+    }
+}
+
+impl Worker {
+    fn new(model: Box<dyn CausalLm>, objective: Box<dyn Objective>) -> Self {
+        let parameters = model.parameters();
+        Self { model, objective, parameters }
+    }
+
+    fn run(&mut self, part: &Part, denominators: &[f64], backward: bool) -> Result<Totals> {
+        let mut totals = Totals::default();
+        for range in &part.micro_batches {
+            let groups = part.groups.get(range.clone()).unwrap_or_default();
+            let rows = |source| Error::Rows { rows: names_of(part, range), source };
+            let batch = PackedBatch::new(groups).map_err(rows)?;
+            let output = self.objective.loss(self.model.as_ref(), &batch, groups).map_err(rows)?;
+            let loss = output.scaled_sum(denominators).map_err(rows)?;
+            let value = loss.f_double_value(&[])?;
+            if !value.is_finite() {
+                return Err(Error::NonFinite { what: "the loss", value, rows: names_of(part, range) });
+            }
+            if backward {
+                loss.f_backward().map_err(|error| rows(error.into()))?;
+            }
+            totals.add_output(&output, value, &batch)?;
+        }
+        Ok(totals)
+    }
+}
+
+fn names_of(part: &Part, range: &Range<usize>) -> Vec<String> {
+    part.names.get(range.clone()).unwrap_or_default().to_vec()
+}
