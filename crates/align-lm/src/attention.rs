@@ -79,14 +79,14 @@ enum Plan {
 }
 
 impl Plan {
-    fn new(span: &GroupSpan, device: Device) -> Result<Self> {
+    fn new(span: &GroupSpan, scores_per_call: usize, device: Device) -> Result<Self> {
         if span.is_causal() {
             return Ok(Self::Causal);
         }
         let split: usize = span.completion_lens.iter().map(|len| len * (span.prompt_len + len)).sum();
         let split = span.prompt_len * span.prompt_len + split;
         let saved = (span.len() * span.len()).saturating_sub(split);
-        if saved < SCORES_PER_CALL * (span.completion_lens.len() + 1) {
+        if saved < scores_per_call * (span.completion_lens.len() + 1) {
             return Ok(Self::Tree(span.tree_mask(device)?.f_unsqueeze(0)?.f_unsqueeze(0)?));
         }
         let masks = span.completion_lens.iter().map(|len| continuation_mask(span.prompt_len, *len, device));
@@ -122,7 +122,17 @@ pub(crate) struct PackedAttention {
 impl PackedAttention {
     /// Builds the masks, once for all layers.
     pub(crate) fn new(batch: &PackedBatch, device: Device) -> Result<Self> {
-        let groups = batch.groups().iter().map(|span| Plan::new(span, device)).collect::<Result<Vec<_>>>()?;
+        Self::with_threshold(batch, SCORES_PER_CALL, device)
+    }
+
+    /// As [`Self::new`] with another price of a call.
+    pub(crate) fn with_threshold(
+        batch: &PackedBatch,
+        scores_per_call: usize,
+        device: Device,
+    ) -> Result<Self> {
+        let plan = |span| Plan::new(span, scores_per_call, device);
+        let groups = batch.groups().iter().map(plan).collect::<Result<Vec<_>>>()?;
         let pieces = groups.iter().zip(batch.groups()).flat_map(|(plan, span)| plan.pieces(span)).collect();
         Ok(Self { groups, pieces })
     }
@@ -186,7 +196,7 @@ mod tests {
     fn many_long_completions_are_attended_one_by_one() {
         let plan = |prompt_len, lens: &[usize]| {
             let span = GroupSpan { start: 0, prompt_len, completion_lens: lens.to_vec() };
-            Plan::new(&span, Device::Cpu).unwrap()
+            Plan::new(&span, SCORES_PER_CALL, Device::Cpu).unwrap()
         };
         assert!(matches!(plan(131, &[45]), Plan::Causal));
         assert!(matches!(plan(20, &[20; 8]), Plan::Tree(_)));

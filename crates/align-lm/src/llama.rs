@@ -154,3 +154,88 @@ impl Mlp {
         self.down.forward(&gated)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use align_core::{
+        PackedBatch,
+        align_types::{Completion, PromptGroup, Purpose, RngStream},
+        gather_log_probs,
+        tch::Kind,
+    };
+
+    use super::*;
+    use crate::attention::PackedAttention;
+    use crate::weights::{Plan, Source};
+    use crate::{Model, ModelConfig};
+
+    /// Hands out the tensors of a test by name, gradients included.
+    struct Given<'a>(HashMap<&'a str, &'a Tensor>);
+
+    impl Source for Given<'_> {
+        fn tensor(&mut self, name: &str, _: &[i64], _: Role) -> crate::Result<Tensor> {
+            Ok(self.0[name].shallow_clone())
+        }
+    }
+
+    fn micro() -> LlamaConfig {
+        LlamaConfig {
+            vocab_size: 5,
+            hidden_size: 4,
+            intermediate_size: 3,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 2,
+            attention_bias: true,
+            tie_word_embeddings: true,
+            ..LlamaConfig::default()
+        }
+    }
+
+    fn batch() -> PackedBatch {
+        let completions = [vec![1, 0], vec![4], vec![2, 2, 3]].map(Completion::new).to_vec();
+        let groups = [
+            PromptGroup::new(vec![3, 1], completions),
+            PromptGroup::new(vec![2], vec![Completion::new(vec![0, 4])]),
+        ];
+        PackedBatch::new(&groups).unwrap()
+    }
+
+    /// The gradient of a weighted sum of log-probabilities in every weight of a whole model, against central
+    /// differences in float64, for both ways to attend to siblings.
+    #[test]
+    fn gradients_are_those_of_finite_differences() {
+        // The threads of libtorch spin against those of the other tests.
+        align_core::tch::set_num_threads(1);
+        let config = micro();
+        let Plan { tensors } = Model::plan(&ModelConfig::llama(config.clone()).unwrap()).unwrap();
+        let mut rng = RngStream::new(5, Purpose::Synthetic, 0, 0);
+        let mut random = |shape: &Vec<i64>, role: &Role| {
+            let numbers: Vec<f64> = (0..shape.iter().product::<i64>()).map(|_| 0.7 * rng.normal()).collect();
+            let noise = Tensor::from_slice(&numbers).reshape(shape);
+            if *role == Role::Norm { noise * 0.3 + 1.0 } else { noise }
+        };
+        let weights: Vec<Tensor> = tensors.iter().map(|(_, shape, role)| random(shape, role)).collect();
+        let batch = batch();
+        for scores_per_call in [0, usize::MAX / 8] {
+            align_testkit::gradient_check(&weights, 1e-6, |weights| {
+                let named = tensors.iter().zip(weights).map(|((name, _, _), w)| (name.as_str(), w)).collect();
+                let mut source = Given(named);
+                let mut builder = Builder::new(&mut source, false);
+                let llama = Llama::build(&config, Device::Cpu, &mut builder).unwrap();
+                let mut attention =
+                    PackedAttention::with_threshold(&batch, scores_per_call, Device::Cpu).unwrap();
+                let tensor = |list: &[i64]| Tensor::from_slice(list);
+                let hidden =
+                    llama.hidden(&tensor(batch.ids()), &tensor(batch.positions()), &mut attention).unwrap();
+                let logits = llama.head(&hidden.index_select(0, &tensor(batch.predict_rows()))).unwrap();
+                let log_probs = gather_log_probs(&logits, &tensor(batch.targets()), 1.0).unwrap();
+                let factors: Vec<f64> = (0..batch.targets().len()).map(|i| 1.0 - 0.4 * i as f64).collect();
+                (log_probs * Tensor::from_slice(&factors)).sum(Kind::Double)
+            });
+        }
+    }
+}
