@@ -87,7 +87,7 @@ fn allows(from: &str, allowed: &[&str], to: &str, kind: DependencyKind) -> bool 
 fn wrong_arrows_are_caught() {
     let metadata = |from: &str, to: &str, kind| Metadata {
         target_directory: "/t".into(),
-        packages: [from, to].map(|name| package(name, (name == from).then(|| (to, kind)))).into(),
+        packages: [from, to].map(|name| package(name, (name == from).then_some((to, kind)))).into(),
     };
     let wrong = |from, to, kind| !problems(&metadata(from, to, kind)).is_empty();
     use DependencyKind::{Build, Dev, Normal};
