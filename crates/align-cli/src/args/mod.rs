@@ -36,6 +36,7 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(
     name = "align",
+    bin_name = "align",
     version,
     after_help = EXIT_CODES,
     arg_required_else_help = true,

@@ -1,0 +1,144 @@
+//! `align logprobs`: the log-probability of every token of the completions of a file.
+
+use std::{ops::Range, sync::atomic::Ordering};
+
+use align_cli::{Error, Result, args, args::LogprobsArgs, talk};
+use align_core::{CausalLm, PackedBatch, align_types::PromptGroup, no_grad};
+use align_data::{DataConfig, Kind, Truncation};
+use align_lm::Model;
+use serde_json::{Value, json};
+
+use crate::{computer, failure, interrupt, model, origin::Origin, output::Output, progress::Progress};
+
+/// Every kind of row that has completions.
+const KINDS: &[Kind] =
+    &[Kind::Language, Kind::PromptCompletion, Kind::Preference, Kind::Unpaired, Kind::Scored, Kind::Ranking];
+
+pub fn run(flags: &LogprobsArgs, settings: &toml::Table) -> Result<()> {
+    let device = computer::device(flags.machine.device)?;
+    let folder = model::open(&flags.model)?;
+    let context = folder.config.context_length();
+    let config = DataConfig {
+        max_length: Some(flags.max_length.map_or(context, |given| given.min(context))),
+        truncation: if flags.max_length.is_some() { Truncation::KeepStart } else { Truncation::Error },
+        columns: args::columns(&flags.columns),
+        ..DataConfig::default()
+    };
+    let data = std::slice::from_ref(&flags.data);
+    let (groups, report) =
+        align_data::load_rows(data, KINDS, &folder.tokenizer, folder.template.as_ref(), &config)?;
+    if report.cut + report.dropped_no_room > 0 {
+        talk::warn(&format!(
+            "--max-length: {} rows were cut, {} left no room for an answer and were dropped",
+            report.cut, report.dropped_no_room
+        ));
+    }
+    let rows: Vec<usize> = groups.iter().map(row_number).collect();
+    let mut replicas = model::load_replicas(&flags.model, device, flags.machine.threads())?;
+    let origin = Origin::new("logprobs", settings, &flags.model, &flags.data)?;
+    let stop = interrupt::flag()?;
+    let mut output = Output::begin(&flags.output, &origin, &rows, flags.resume)?;
+    let kept = output.kept();
+    let mut progress = Progress::new(groups.len(), kept, flags.machine.no_progress);
+
+    // Batches are those of the whole file, so that a continued file has the very numbers of an uninterrupted one.
+    let batches: Vec<Range<usize>> =
+        batches(&groups, flags.micro_batch_tokens).into_iter().filter(|batch| batch.end > kept).collect();
+    for round in batches.chunks(replicas.len()) {
+        if stop.load(Ordering::SeqCst) {
+            progress.finish();
+            return Err(Error::Interrupted {
+                step: 0,
+                hints: vec!["--resume continues after the last whole row".into()],
+            });
+        }
+        let results = computer::in_parallel(&mut replicas, round.iter().cloned(), |model, batch| {
+            score(model, groups.get(batch).unwrap_or_default())
+        })?;
+        for (batch, lines) in round.iter().zip(results) {
+            let new = lines.get(kept.saturating_sub(batch.start).min(lines.len())..).unwrap_or_default();
+            output.append(new)?;
+            progress.add(new.len());
+        }
+    }
+    progress.finish();
+    output.finish()?;
+    done(flags.machine.json, groups.len(), kept, &flags.output)
+}
+
+/// Says on stderr, or as JSON on stdout, what was written.
+pub fn done(as_json: bool, rows: usize, kept: usize, output: &std::path::Path) -> Result<()> {
+    if as_json {
+        return talk::data(&format!("{}\n", json!({"rows": rows, "kept": kept, "output": output})));
+    }
+    talk::say(&format!(
+        "{rows} rows in {}{}",
+        output.display(),
+        match kept {
+            0 => String::new(),
+            kept => format!(", {kept} of them from before"),
+        }
+    ));
+    Ok(())
+}
+
+/// Returns the number of a group's row in its file; every group that was read has one.
+pub fn row_number(group: &PromptGroup) -> usize {
+    group.source.as_ref().map_or(0, |source| source.row)
+}
+
+/// Cuts rows into runs of at most `limit` tokens; a longer row runs alone.
+fn batches(groups: &[PromptGroup], limit: usize) -> Vec<Range<usize>> {
+    let mut batches = Vec::new();
+    let (mut start, mut tokens) = (0, 0);
+    for (index, group) in groups.iter().enumerate() {
+        let more = group.flat_tokens();
+        if index > start && tokens + more > limit {
+            batches.push(start..index);
+            (start, tokens) = (index, 0);
+        }
+        tokens += more;
+    }
+    batches.push(start..groups.len());
+    batches
+}
+
+fn score(model: &Model, groups: &[PromptGroup]) -> Result<Vec<Value>> {
+    let _guard = no_grad();
+    let batch = PackedBatch::new(groups).map_err(failure::of)?;
+    let values = model.token_log_probs(&batch, 1.0).and_then(|logps| logps.to_vecs()).map_err(failure::of)?;
+    let mut values = values.into_iter();
+    groups.iter().map(|group| line(group, &mut values)).collect()
+}
+
+fn line(group: &PromptGroup, values: &mut impl Iterator<Item = Vec<f32>>) -> Result<Value> {
+    let mut completions = Vec::with_capacity(group.completions.len());
+    for (completion, logprobs) in group.completions.iter().zip(values) {
+        let sum: f64 = logprobs.iter().map(|value| f64::from(*value)).sum();
+        if !sum.is_finite() {
+            return Err(Error::data(
+                format!("{}: a log-probability is not finite", group.describe(0)),
+                ["the weights of the model are damaged, or its training diverged".to_owned()],
+            ));
+        }
+        let name = if completion.name.is_empty() { "completion" } else { &completion.name };
+        completions.push(json!({
+            "name": name, "token_ids": completion.token_ids, "logprobs": logprobs, "sum": sum,
+        }));
+    }
+    Ok(json!({"row": row_number(group), "prompt_tokens": group.prompt.len(), "completions": completions}))
+}
+
+#[cfg(test)]
+mod tests {
+    use align_core::align_types::Completion;
+
+    use super::*;
+
+    #[test]
+    fn a_long_row_runs_alone() {
+        let group = |n| PromptGroup::new(vec![0; n], vec![Completion::new(vec![1])]);
+        let groups = [group(2), group(3), group(20), group(1)];
+        assert_eq!(batches(&groups, 8), [0..2, 2..3, 3..4]);
+    }
+}

@@ -1,0 +1,89 @@
+//! Model folders: weights with their tokenizer and chat template.
+
+use std::path::Path;
+
+use align_cli::{Error, Result, talk};
+use align_core::{CausalLm, tch::Device};
+use align_data::{ChatTemplate, Tokenizer};
+use align_lm::{LoadOptions, Model, ModelConfig, Trainable};
+
+use crate::failure;
+
+/// What can be read of a model folder without its weights.
+#[derive(Debug)]
+pub struct Folder {
+    /// `config.json`.
+    pub config: ModelConfig,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The chat template, where there is one.
+    pub template: Option<ChatTemplate>,
+}
+
+/// Reads configuration, tokenizer and chat template of a model folder and checks that they belong together.
+///
+/// # Errors
+/// [`Error::Data`] for a folder that is none, an unknown architecture, a missing tokenizer, a tokenizer with tokens
+/// that the model does not have.
+pub fn open(folder: &Path) -> Result<Folder> {
+    if !folder.is_dir() {
+        let what =
+            if folder.exists() { "is a file, not a model folder" } else { "there is no such model folder" };
+        return Err(Error::data(
+            format!("{}: {what}", folder.display()),
+            ["a model folder holds config.json, *.safetensors and tokenizer.json".to_owned()],
+        ));
+    }
+    let config = ModelConfig::read(folder).map_err(failure::of)?;
+    let tokenizer = Tokenizer::from_folder(folder)?;
+    let template = ChatTemplate::from_folder(folder, tokenizer.special_tokens())?;
+    let (tokens, rows) = (tokenizer.vocab_size(), config.vocab_size());
+    if tokens > rows {
+        return Err(Error::data(
+            format!("{}: the tokenizer has {tokens} tokens, the model {rows}", folder.display()),
+            ["take the tokenizer that the model was trained with".to_owned()],
+        ));
+    }
+    Ok(Folder { config, tokenizer, template })
+}
+
+/// Loads the weights, and tells what a user should know of them.
+///
+/// # Errors
+/// [`Error::Data`] for damaged or contradictory weights, [`Error::Environment`] for want of memory.
+pub fn load(folder: &Path, device: Device, trainable: Trainable) -> Result<Model> {
+    let model = Model::load(folder, &LoadOptions { device, trainable }).map_err(failure::of)?;
+    model.notes().iter().for_each(|note| talk::warn(&format!("{}: {note}", folder.display())));
+    Ok(model)
+}
+
+/// Loads a model that is never trained, once for each thread over the same weights.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_replicas(folder: &Path, device: Device, threads: usize) -> Result<Vec<Model>> {
+    let model = load(folder, device, Trainable::No)?;
+    // A GPU does not get faster by being asked from several threads.
+    let more = if device == Device::Cpu { threads.saturating_sub(1) } else { 0 };
+    let mut replicas = (0..more).map(|_| model.replica().map_err(failure::of)).collect::<Result<Vec<_>>>()?;
+    replicas.push(model);
+    Ok(replicas)
+}
+
+/// Checks that two models speak of the same tokens.
+///
+/// # Errors
+/// [`Error::Data`] when their vocabularies differ in size.
+pub fn same_vocabulary(policy: &dyn CausalLm, reference: &ModelConfig, folder: &Path) -> Result<()> {
+    let (tokens, others) = (policy.vocab_size(), reference.vocab_size());
+    if tokens == others {
+        return Ok(());
+    }
+    Err(Error::data(
+        format!(
+            "--ref-model {}: its vocabulary has {others} tokens, that of --model {tokens}",
+            folder.display()
+        ),
+        ["policy and reference must share one tokenizer".to_owned()],
+    ))
+}

@@ -1,0 +1,113 @@
+//! What the rows of an output file were made with.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use align_cli::{Error, Result};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+/// Settings that change no row, so that a resumed command may have others.
+const ASIDE: [&str; 5] = ["output", "threads", "device", "micro_batch_tokens", "dtype"];
+
+/// Command, settings and content of model and data, by which rows made with others are known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Origin(Map<String, Value>);
+
+impl Origin {
+    /// Describes a command.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a file of model or data that cannot be read.
+    pub fn new(command: &str, settings: &toml::Table, model: &Path, data: &Path) -> Result<Self> {
+        let mut map = Map::new();
+        map.insert("command".into(), json!(command));
+        for (key, value) in settings.iter().filter(|(key, _)| !ASIDE.contains(&key.as_str())) {
+            map.insert(key.clone(), json!(value));
+        }
+        map.insert("model_sha256".into(), json!(digest(&model_files(model)?)?));
+        map.insert("data_sha256".into(), json!(digest(&[data.to_owned()])?));
+        Ok(Self(map))
+    }
+
+    /// Reads what was written by [`Self::text`]; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a file that is none of ours.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|error| unreadable(path, &error))?,
+        };
+        let map = serde_json::from_str(&text).map_err(|error| unreadable(path, &error))?;
+        Ok(Some(Self(map)))
+    }
+
+    /// Returns the description as text.
+    pub fn text(&self) -> String {
+        format!("{:#}\n", Value::Object(self.0.clone()))
+    }
+
+    /// Refuses rows that were made with something else.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] lists what differs.
+    pub fn check(&self, before: &Self, output: &Path) -> Result<()> {
+        let mut keys: Vec<&String> = before.0.keys().chain(self.0.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        let show = |map: &Map<String, Value>, key: &String| {
+            map.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string)
+        };
+        let differ: Vec<String> = keys
+            .into_iter()
+            .filter(|key| before.0.get(*key) != self.0.get(*key))
+            .map(|key| format!("{key} ({} there, {} now)", show(&before.0, key), show(&self.0, key)))
+            .collect();
+        if differ.is_empty() {
+            return Ok(());
+        }
+        Err(Error::usage(
+            format!("the rows of {} were made with other settings: {}", output.display(), differ.join(", ")),
+            ["repeat the old command with --resume, or leave --resume out to begin anew".to_owned()],
+        ))
+    }
+}
+
+/// Lists the files that decide what a model answers, sorted.
+fn model_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|error| unreadable(folder, &error))? {
+        let path = entry.map_err(|error| unreadable(folder, &error))?.path();
+        let decides = path.extension().is_some_and(|e| e == "safetensors" || e == "json" || e == "jinja");
+        if decides && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn digest(files: &[PathBuf]) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    for path in files {
+        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        loop {
+            let read = file.read(&mut buffer).map_err(|error| unreadable(path, &error))?;
+            match buffer.get(..read) {
+                Some(bytes) if !bytes.is_empty() => hash.update(bytes),
+                _ => break,
+            }
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::data(format!("cannot read {}: {error}", path.display()), [])
+}
