@@ -72,7 +72,7 @@ pub enum Error {
     },
     /// No row was left.
     #[error(
-        "nothing is left of {rows} rows: {bad} bad, {no_room} whose prompt leaves no room for an answer within max-length"
+        "nothing is left of {rows} rows: {bad} bad, {no_room} whose prompt leaves no room for an answer within max-length{}", example.as_ref().map(|e| format!("; the first: {e}")).unwrap_or_default()
     )]
     NothingLeft {
         /// Rows read.
@@ -81,6 +81,8 @@ pub enum Error {
         bad: usize,
         /// Rows dropped because of their length.
         no_room: usize,
+        /// The first bad row and what is wrong with it.
+        example: Option<String>,
     },
     /// A chat template cannot be parsed, or does not render a conversation.
     #[error("chat template{}: {message}", line.map(|l| format!(", line {l}")).unwrap_or_default())]

@@ -4,7 +4,7 @@ use align_types::{Columns, Source};
 use serde_json::{Value, json};
 
 use crate::{
-    format::{Format, Kind, is_label},
+    format::{Format, Kind, is_label, thumbs},
     implicit,
     reader::Row,
     sniff::json_kind,
@@ -50,8 +50,16 @@ impl Example {
     pub(crate) fn parse(row: Row, format: Format, chat: bool) -> Result<Self, String> {
         let value = &row.value;
         let (prompt, answers) = match format {
-            Format::Text => (None, vec![Answer::new("completion", answer(value, "text")?)]),
-            Format::Messages => (None, vec![Answer::new("completion", answer(value, "messages")?)]),
+            Format::Text => match answer(value, "text")? {
+                Content::Messages(_) => {
+                    return Err("`text` is a list; put message lists under `messages`".into());
+                }
+                text => (None, vec![Answer::new("completion", text)]),
+            },
+            Format::Messages => match answer(value, "messages")? {
+                Content::Text(_) => return Err("`messages` is text; a list of messages is expected".into()),
+                messages => (None, vec![Answer::new("completion", messages)]),
+            },
             Format::ShareGpt => {
                 let messages = share_gpt(value)?;
                 check_answer("conversations", &messages)?;
@@ -83,6 +91,13 @@ impl Example {
                 let output = turn(answer(value, "output")?, chat);
                 (Some(alpaca_prompt(value, chat)?), vec![Answer::new("completion", output)])
             }
+            Format::AlpacaUnpaired => {
+                let mut output = Answer::new("completion", turn(answer(value, "output")?, chat));
+                output.label = thumbs(value);
+                (Some(alpaca_prompt(value, chat)?), vec![output])
+            }
+            Format::MessagesUnpaired => last_turn(content(value, "messages")?, "messages", thumbs(value))?,
+            Format::ShareGptUnpaired => last_turn(share_gpt(value)?, "conversations", thumbs(value))?,
             Format::AlpacaPreference => {
                 let (chosen, rejected) =
                     (turn(answer(value, "chosen")?, chat), turn(answer(value, "rejected")?, chat));
@@ -128,7 +143,7 @@ impl Example {
         matches!(first, Some(Content::Messages(_)))
     }
 
-    /// Says what the example is for after [`Example::adapt`].
+    /// Makes an example of one kind one of another, where something else was asked for.
     pub(crate) fn adapt(mut self, kind: Kind, wanted: Kind) -> Self {
         match (kind, wanted) {
             (_, Kind::Prompt) => self.answers.clear(),
@@ -137,11 +152,31 @@ impl Example {
                 self.answers.iter_mut().for_each(|a| a.name = "completion");
             }
             (Kind::Scored, Kind::PromptCompletion) => {
-                self.answers.iter_mut().for_each(|a| a.score = None);
+                for score in self.answers.iter_mut().filter_map(|a| a.score.take()) {
+                    self.columns.insert("score".into(), json!(score));
+                }
             }
             _ => {}
         }
         self
+    }
+}
+
+/// Splits a conversation into its last turn, which the label is for, and what came before.
+fn last_turn(
+    whole: Content,
+    name: &str,
+    label: Option<bool>,
+) -> Result<(Option<Content>, Vec<Answer>), String> {
+    check_answer(name, &whole)?;
+    match whole {
+        Content::Messages(mut messages) if messages.len() > 1 => {
+            let last = messages.split_off(messages.len() - 1);
+            let answer = Answer { label, ..Answer::new("completion", Content::Messages(last)) };
+            Ok((Some(Content::Messages(messages)), vec![answer]))
+        }
+        Content::Messages(_) => Err(format!("`{name}` has one turn; a prompt and an answer are expected")),
+        Content::Text(_) => Err(format!("`{name}` is text; a list of messages is expected")),
     }
 }
 

@@ -84,6 +84,12 @@ pub enum Format {
     ShareGpt,
     /// `conversations` with `from` and `value`, `chosen`, `rejected`.
     ShareGptPreference,
+    /// `messages` with a boolean `label`, `kto_tag` or `tag` for the last of them.
+    MessagesUnpaired,
+    /// As Alpaca, with a boolean `label`, `kto_tag` or `tag`.
+    AlpacaUnpaired,
+    /// As ShareGPT, with a boolean `label`, `kto_tag` or `tag` for the last turn.
+    ShareGptUnpaired,
 }
 
 impl Format {
@@ -96,7 +102,10 @@ impl Format {
             | Format::ImplicitPreference
             | Format::AlpacaPreference
             | Format::ShareGptPreference => Kind::Preference,
-            Format::Unpaired => Kind::Unpaired,
+            Format::Unpaired
+            | Format::MessagesUnpaired
+            | Format::AlpacaUnpaired
+            | Format::ShareGptUnpaired => Kind::Unpaired,
             Format::Scored => Kind::Scored,
             Format::Ranking => Kind::Ranking,
             Format::PromptOnly => Kind::Prompt,
@@ -119,6 +128,9 @@ impl Format {
             Format::AlpacaPreference => (3, &["instruction", "chosen", "rejected", "input"]),
             Format::ShareGpt => (1, &["conversations", "system", "tools"]),
             Format::ShareGptPreference => (3, &["conversations", "chosen", "rejected", "system", "tools"]),
+            Format::MessagesUnpaired => (1, &["messages", "tools", "label", "kto_tag", "tag"]),
+            Format::AlpacaUnpaired => (2, &["instruction", "output", "input", "label", "kto_tag", "tag"]),
+            Format::ShareGptUnpaired => (1, &["conversations", "system", "tools", "label", "kto_tag", "tag"]),
         }
     }
 
@@ -139,6 +151,9 @@ impl Format {
             Format::AlpacaPreference => "Alpaca preference",
             Format::ShareGpt => "ShareGPT",
             Format::ShareGptPreference => "ShareGPT preference",
+            Format::MessagesUnpaired => "messages with thumbs up or down",
+            Format::AlpacaUnpaired => "Alpaca with thumbs up or down",
+            Format::ShareGptUnpaired => "ShareGPT with thumbs up or down",
         };
         format!("{name} ({})", columns.join(", "))
     }
@@ -155,6 +170,8 @@ pub struct Misfit {
     pub similar: Vec<(String, &'static str)>,
     /// The columns of the row.
     pub columns: Vec<String>,
+    /// Columns that hold something nested, and what.
+    pub nested: Vec<String>,
 }
 
 impl Misfit {
@@ -180,7 +197,13 @@ impl Misfit {
             let maps: Vec<_> = std::iter::once(map(first)).chain(rest.iter().map(map)).collect();
             text.push_str(&format!("; if these are meant, map them: columns {}", maps.join(",")));
         } else {
-            text.push_str("; rename or map the columns, or bring nested values to the top level");
+            text.push_str("; rename or map the columns");
+            if !self.nested.is_empty() {
+                text.push_str(&format!(
+                    ", or bring what is nested to the top level: {}",
+                    self.nested.join(", ")
+                ));
+            }
         }
         text
     }
@@ -212,6 +235,7 @@ pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfi
     let given = |key: &str| row.get(key).is_some_and(|v| !v.is_null());
     let list = |key: &str| row.get(key).is_some_and(Value::is_array);
     let pair = has("chosen") && has("rejected");
+    let thumbs = thumbs(row).is_some();
     Ok(match () {
         // Message lists of whole conversations begin with the prompt; a `prompt` text beside them repeats it.
         () if pair && list("chosen") && list("rejected") && !list("prompt") && !list("conversations") => {
@@ -236,8 +260,11 @@ pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfi
         }
         () if has("prompt") && has("completion") => Format::PromptCompletion,
         () if has("completion") => return Err(misfit(row, Format::PromptCompletion)),
+        () if has("messages") && thumbs => Format::MessagesUnpaired,
         () if has("messages") => Format::Messages,
+        () if list("conversations") && thumbs => Format::ShareGptUnpaired,
         () if list("conversations") => Format::ShareGpt,
+        () if has("instruction") && has("output") && thumbs => Format::AlpacaUnpaired,
         () if has("instruction") && has("output") => Format::Alpaca,
         () if has("prompt") => Format::PromptOnly,
         () if has("text") => Format::Text,
@@ -259,6 +286,12 @@ pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfi
     })
 }
 
+/// Finds thumbs up or down beside a conversation. Training on the bad ones would be silent harm, so such rows are
+/// a kind of their own.
+pub(crate) fn thumbs(row: &Columns) -> Option<bool> {
+    ["label", "kto_tag", "tag"].iter().find_map(|name| row.get(*name)?.as_bool())
+}
+
 /// Tells whether a value can be thumbs up or down.
 pub(crate) fn is_label(value: &Value) -> bool {
     value.is_boolean() || matches!(value.as_i64(), Some(0 | 1))
@@ -270,7 +303,28 @@ fn misfit(row: &Columns, nearest_format: Format) -> Misfit {
         columns.iter().take(required).copied().filter(|name| !row.contains_key(*name)).collect();
     let similar =
         missing.iter().filter_map(|name| alias_in(row, name).map(|column| (column, *name))).collect();
-    Misfit { nearest: nearest_format, missing, similar, columns: row.keys().cloned().collect() }
+    Misfit {
+        nearest: nearest_format,
+        missing,
+        similar,
+        columns: row.keys().cloned().collect(),
+        nested: nested(row),
+    }
+}
+
+/// Describes the columns that hold objects, or lists of them.
+fn nested(row: &Columns) -> Vec<String> {
+    let describe = |(name, value): (&String, &Value)| match value {
+        Value::Object(inner) if !inner.is_empty() => {
+            let keys: Vec<_> = inner.keys().take(6).map(String::as_str).collect();
+            Some(format!("`{name}` holds {}", keys.join(", ")))
+        }
+        Value::Array(list) if list.first().is_some_and(Value::is_object) => {
+            Some(format!("`{name}` is a list of {} objects", list.len()))
+        }
+        _ => None,
+    };
+    row.iter().filter_map(describe).take(4).collect()
 }
 
 /// Finds the column of a row that is probably meant by `name`: another word for it, or a slip of the pen.
@@ -325,6 +379,9 @@ mod tests {
             (r#"{"instruction":"a","output":"x","chosen":"b","rejected":"c"}"#, Format::AlpacaPreference),
             (r#"{"conversations":[]}"#, Format::ShareGpt),
             (r#"{"conversations":[],"chosen":{},"rejected":{}}"#, Format::ShareGptPreference),
+            (r#"{"messages":[],"label":false}"#, Format::MessagesUnpaired),
+            (r#"{"instruction":"a","output":"b","kto_tag":true}"#, Format::AlpacaUnpaired),
+            (r#"{"conversations":[],"kto_tag":true}"#, Format::ShareGptUnpaired),
         ];
         for (json, format) in cases {
             assert_eq!(detect(&row(json)), Ok(format), "{json}");
@@ -344,6 +401,8 @@ mod tests {
         assert!(error.hint().contains("prompt=question,completion=answer"), "{}", error.hint());
         let error = detect(&row(r#"{"Text":"a"}"#)).unwrap_err();
         assert!(error.hint().contains("text=Text"), "{}", error.hint());
+        let error = detect(&row(r#"{"sample":{"input":1,"outputs":[]},"examples":[{},{}]}"#)).unwrap_err();
+        assert!(error.hint().contains("`sample` holds input, outputs, `examples` is a list of 2 objects"));
         assert!(detect(&row("{}")).unwrap_err().found().contains("empty object"));
     }
 }

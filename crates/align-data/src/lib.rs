@@ -46,3 +46,8 @@ pub use reader::{Row, RowReader};
 pub use report::{BadRow, Counted, DataReport, FileReport, LengthStats, Lengths};
 pub use template::{ChatTemplate, RenderOptions, Rendered};
 pub use tokenizer::{SpecialTokens, Tokenizer};
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

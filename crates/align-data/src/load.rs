@@ -162,19 +162,22 @@ impl Loader<'_> {
 
     /// Gives columns the names that are read.
     fn rename(&self, mut row: Row) -> Result<Row, BadRow> {
-        for (name, column) in self.config.columns.iter().filter(|(name, column)| name != column) {
-            match row.value.shift_remove(column) {
-                Some(value) => {
-                    row.value.insert(name.clone(), value);
-                }
-                None => {
-                    let keys: Vec<_> = row.value.keys().map(String::as_str).collect();
-                    let problem =
-                        format!("no column `{column}` (mapped to `{name}`); the row has {}", keys.join(", "));
-                    return Err(BadRow { source: row.source, problem });
-                }
-            }
+        if let Some((name, column)) =
+            self.config.columns.iter().find(|(_, column)| !row.value.contains_key(*column))
+        {
+            let keys: Vec<_> = row.value.keys().map(|key| format!("`{key}`")).collect();
+            let problem =
+                format!("no column `{column}` (mapped to `{name}`); the row has {}", keys.join(", "));
+            return Err(BadRow { source: row.source, problem });
         }
+        // All are taken out before any is put back, so that two columns can change places.
+        let taken: Vec<_> = self
+            .config
+            .columns
+            .iter()
+            .filter_map(|(name, column)| Some((name.clone(), row.value.shift_remove(column)?)))
+            .collect();
+        row.value.extend(taken);
         Ok(row)
     }
 
@@ -303,7 +306,9 @@ impl Loader<'_> {
         if encoded.without_eos {
             report.without_eos.add(|| at.clone());
         }
-        if encoded.identical {
+        let answers = &encoded.group.completions;
+        let mut neighbours = answers.iter().zip(answers.iter().skip(1));
+        if answers.len() > 1 && neighbours.all(|(a, b)| a.token_ids == b.token_ids) {
             report.identical_answers.add(|| at.clone());
         }
         for column in encoded.group.columns.keys() {
@@ -350,6 +355,7 @@ impl Loader<'_> {
                 rows: report.rows,
                 bad: report.bad_count,
                 no_room: report.dropped_no_room,
+                example: report.bad.first().map(ToString::to_string),
             });
         }
         report.kept = kept.len();

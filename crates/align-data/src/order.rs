@@ -46,7 +46,7 @@ impl ShuffledRows {
     ) -> Result<Self> {
         let rows = rows.into();
         if rows.is_empty() {
-            return Err(Error::NothingLeft { rows: 0, bad: 0, no_room: 0 });
+            return Err(Error::NothingLeft { rows: 0, bad: 0, no_room: 0, example: None });
         }
         if batch_size == 0 {
             return Err(Error::Config {

@@ -134,7 +134,7 @@ pub struct DataReport {
     pub merged_boundary: Counted,
     /// Rows with an answer that has no end-of-sequence token: the model does not learn to stop from it.
     pub without_eos: Counted,
-    /// Rows whose answers are all the same.
+    /// Kept rows whose answers are all the same tokens, perhaps after cutting: nothing is learned from a pair of them.
     pub identical_answers: Counted,
     /// Columns that nothing reads; they travel along in `PromptGroup::columns`.
     pub ignored_columns: Vec<String>,

@@ -16,7 +16,6 @@ pub(crate) struct Encoded {
     /// The end of the prompt that the answer's tokens replace, where they do.
     pub merged: Option<String>,
     pub without_eos: bool,
-    pub identical: bool,
 }
 
 /// What the limits did to a row.
@@ -39,8 +38,6 @@ pub(crate) struct Encoder<'a> {
 impl Encoder<'_> {
     pub(crate) fn encode(&self, example: Example) -> Result<Encoded, String> {
         let answers = &example.answers;
-        let identical = answers.len() > 1
-            && answers.windows(2).all(|two| two.first().map(content) == two.last().map(content));
         let language = example.prompt.is_none();
         let (prompt, wholes) = match &example.prompt {
             Some(prompt) => {
@@ -70,7 +67,7 @@ impl Encoder<'_> {
             answers.iter().zip(completions).map(|(answer, ids)| completion(answer, ids)).collect();
         let group =
             PromptGroup { prompt, completions, source: Some(example.source), columns: example.columns };
-        Ok(Encoded { group, language, merged, without_eos, identical })
+        Ok(Encoded { group, language, merged, without_eos })
     }
 
     /// The tokens of a prompt alone, with the generation prompt where there are turns.
@@ -138,10 +135,6 @@ impl Encoder<'_> {
         let rendered = template.render(messages, &options).map_err(|e| e.to_string())?;
         self.tokenizer.encode(&rendered.text, false).map_err(|e| e.to_string())
     }
-}
-
-fn content(answer: &Answer) -> &Content {
-    &answer.content
 }
 
 fn completion(answer: &Answer, token_ids: Vec<TokenId>) -> Completion {

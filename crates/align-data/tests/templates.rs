@@ -1,5 +1,7 @@
 //! Chat templates against the rendering of transformers (fixtures/text/make_templates.py).
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -19,7 +21,9 @@ fn rendering_is_equal_to_transformers() {
         .as_object()
         .unwrap()
         .iter()
-        .map(|(name, source)| (name, ChatTemplate::new(source.as_str().unwrap(), special_tokens(&fixture)).unwrap()))
+        .map(|(name, source)| {
+            (name, ChatTemplate::new(source.as_str().unwrap(), special_tokens(&fixture)).unwrap())
+        })
         .collect();
     let mut wrong = vec![];
     let cases = fixture["cases"].as_array().unwrap();
@@ -39,7 +43,10 @@ fn rendering_is_equal_to_transformers() {
             (Value::Null, Err(Error::Template { line, message })) => {
                 // What a template raises itself must be told in its own words, with the line.
                 let raised = case["error"].as_str().filter(|e| e.contains("alternate"));
-                assert!(raised.is_none_or(|raised| raised == message && line.is_some()), "{name:?}: {message}");
+                assert!(
+                    raised.is_none_or(|raised| raised == message && line.is_some()),
+                    "{name:?}: {message}"
+                );
             }
             (theirs, ours) => wrong.push(format!("{name:?}\ntransformers: {theirs}\nhere:         {ours:?}")),
         }
@@ -57,7 +64,8 @@ fn marked_blocks_are_where_transformers_finds_them() {
     assert_eq!(rendered.text, case["text"].as_str().unwrap());
     // transformers counts characters, spans here count bytes.
     let characters = |byte: usize| rendered.text[..byte].chars().count();
-    let spans: Vec<_> = rendered.generated.iter().map(|s| json!([characters(s.start), characters(s.end)])).collect();
+    let spans: Vec<_> =
+        rendered.generated.iter().map(|s| json!([characters(s.start), characters(s.end)])).collect();
     assert_eq!(json!(spans), case["spans"]);
     // A marker that is smuggled in does not move a block.
     let smuggled = json!({"role": "user", "content": "\u{fdd0}x\u{fdd1}"});
@@ -78,7 +86,8 @@ fn templates_are_found_in_folders() {
 
     common::write(dir.path(), "tokenizer_config.json", r#"{"chat_template": "A{{ messages[0].content }}"}"#);
     assert_eq!(render(&plain), "Ahello");
-    let named = r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#;
+    let named =
+        r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#;
     common::write(dir.path(), "tokenizer_config.json", named);
     assert_eq!(render(&plain), "D");
     assert_eq!(render(&RenderOptions { tools: Some(json!([])), ..plain.clone() }), "T");

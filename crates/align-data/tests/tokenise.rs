@@ -1,5 +1,7 @@
 //! Token ids against TRL's own preprocessing (fixtures/text/make_tokenise.py).
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -54,7 +56,11 @@ fn tokens_are_those_of_trl() {
             "transcript" => {
                 let prompt = ids(&expected["prompt_ids"]);
                 assert!(group.prompt.len() < prompt.len() && prompt.starts_with(&group.prompt), "{case}");
-                assert_eq!(joined(&group, 0), [prompt.clone(), ids(&expected["chosen_ids"])].concat(), "{case}");
+                assert_eq!(
+                    joined(&group, 0),
+                    [prompt.clone(), ids(&expected["chosen_ids"])].concat(),
+                    "{case}"
+                );
                 assert_eq!(joined(&group, 1), [prompt, ids(&expected["rejected_ids"])].concat(), "{case}");
             }
             "cut" => {
@@ -71,7 +77,10 @@ fn tokens_are_those_of_trl() {
             }
         }
     }
-    assert_eq!(seen.keys().copied().collect::<Vec<_>>(), ["cut", "keep_end", "preference", "sft", "transcript"]);
+    assert_eq!(
+        seen.keys().copied().collect::<Vec<_>>(),
+        ["cut", "keep_end", "preference", "sft", "transcript"]
+    );
 }
 
 #[test]
@@ -82,7 +91,9 @@ fn special_tokens_are_there_once() {
     let rows = "{\"text\": \"The sky\"}\n{\"text\": \"<s>The sky</s>\"}\n";
     let file = common::write(dir.path(), "rows.jsonl", rows);
     let load = |tokenizer: &Tokenizer| {
-        load_rows(&[file.clone()], Kind::ALL, tokenizer, Some(&template), &DataConfig::default()).unwrap().0
+        load_rows(std::slice::from_ref(&file), Kind::ALL, tokenizer, Some(&template), &DataConfig::default())
+            .unwrap()
+            .0
     };
     let groups = load(&tokenizer);
     assert_eq!(joined(&groups[0], 0), joined(&groups[1], 0));
@@ -96,7 +107,10 @@ fn special_tokens_are_there_once() {
     let path = folder.path().join("tokenizer.json");
     let mut json: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let processor = &mut json["post_processor"];
-    processor["single"].as_array_mut().unwrap().push(serde_json::json!({"SpecialToken": {"id": "</s>", "type_id": 0}}));
+    processor["single"]
+        .as_array_mut()
+        .unwrap()
+        .push(serde_json::json!({"SpecialToken": {"id": "</s>", "type_id": 0}}));
     processor["special_tokens"]["</s>"] = serde_json::json!({"id": "</s>", "ids": [eos], "tokens": ["</s>"]});
     std::fs::write(&path, json.to_string()).unwrap();
     let ending = Tokenizer::from_folder(folder.path()).unwrap();
