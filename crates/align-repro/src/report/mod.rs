@@ -1,0 +1,101 @@
+//! Reports of a run: Markdown, a self-contained page, and the table on stdout.
+
+pub mod figure;
+mod html;
+mod markdown;
+pub mod svg;
+mod text;
+
+use crate::{claim::Evidence, environment::Environment, experiment::Experiment, interval::Over, outcome::Outcome};
+
+pub use html::html;
+pub use markdown::markdown;
+pub use text::{listing, text_table};
+
+/// What a report is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    /// The verdicts and what they rest on.
+    pub outcome: &'a Outcome,
+    /// The machine and the cost.
+    pub environment: &'a Environment,
+    /// The plan as it stands in its file.
+    pub plan: &'a str,
+}
+
+/// Makes text safe inside HTML elements and quoted attributes.
+pub fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            // Control characters are not allowed in HTML, and models do write them.
+            c if c.is_control() && c != '\n' && c != '\t' => safe.push('\u{fffd}'),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// Writes a figure with its interval.
+pub fn figure_text(evidence: Option<&Evidence>) -> String {
+    let Some(Evidence { estimate, digits }) = evidence else { return "–".to_owned() };
+    match estimate.over {
+        Over::Exact => exact_text(estimate.mean, *digits),
+        over => {
+            let unit = if over == Over::Seeds { "seed" } else { "held-out pair" };
+            let plural = if estimate.count == 1 { "" } else { "s" };
+            let interval = estimate.interval.map_or_else(
+                || ", no interval".to_owned(),
+                |(low, high)| format!(" [{low:+.digits$}, {high:+.digits$}]"),
+            );
+            format!("{:+.digits$}{interval} ({} {unit}{plural})", estimate.mean, estimate.count)
+        }
+    }
+}
+
+fn exact_text(value: f64, digits: usize) -> String {
+    if value != 0.0 && value.abs() < 1e-4 { format!("{value:.1e}") } else { format!("{value:.digits$}") }
+}
+
+/// Says how strongly a claim counts.
+fn weight_text(required: bool, decides: bool) -> &'static str {
+    match (required, decides) {
+        (true, true) => "required",
+        (true, false) => "required, not decidable in this run",
+        (false, _) => "reported",
+    }
+}
+
+/// Names the paper in one line.
+fn citation(experiment: &Experiment) -> String {
+    let paper = &experiment.paper;
+    format!("{}. {}. {}, {}", paper.authors, paper.title, paper.venue, paper.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interval::Estimate;
+
+    #[test]
+    fn everything_that_html_reads_is_escaped() {
+        assert_eq!(escape("<a href='x'>&\"</a>"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;&lt;/a&gt;");
+        assert_eq!(escape("a\u{1}b\n\u{1b}[0m"), "a\u{fffd}b\n\u{fffd}[0m");
+    }
+
+    #[test]
+    fn figures_show_what_they_rest_on() {
+        let seeds = Evidence::average(Estimate::over_seeds("x", &[0.3, 0.4, 0.5]).unwrap());
+        assert_eq!(figure_text(Some(&seeds)), "+0.400 [+0.152, +0.648] (3 seeds)");
+        let one = Evidence::average(Estimate::over_seeds("x", &[0.3]).unwrap());
+        assert_eq!(figure_text(Some(&one)), "+0.300, no interval (1 seed)");
+        assert_eq!(figure_text(Some(&Evidence::exact(0.02469322))), "0.024693");
+        assert_eq!(figure_text(Some(&Evidence::exact(1.2e-15))), "1.2e-15");
+        assert_eq!(figure_text(None), "–");
+    }
+}
