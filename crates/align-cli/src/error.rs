@@ -77,6 +77,17 @@ impl Error {
         move |source| Self::Write { path, source }
     }
 
+    /// Puts the message into a wider one.
+    #[must_use]
+    pub fn with_message(self, wider: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Usage { message, hints } => Self::Usage { message: wider(&message), hints },
+            Self::Environment { message, hints } => Self::Environment { message: wider(&message), hints },
+            Self::Data { message, hints } => Self::Data { message: wider(&message), hints },
+            other => other,
+        }
+    }
+
     /// Returns the exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -131,7 +142,10 @@ impl From<align_data::Error> for Error {
                 }
                 Self::data(message, ["correct them, or drop them with --bad-rows skip".to_owned()])
             }
-            Data::WrongFormat { row, found, hint } => Self::data(format!("{row}: {found}"), [hint]),
+            Data::WrongFormat { row, found, hint } => {
+                let hint = hint.replace("set sft-on-chosen", "give --sft-on-chosen");
+                Self::data(format!("{row}: {found}"), [hint])
+            }
             Data::TooLong { row, tokens, limit, count } => Self::data(
                 format!("{row}: {tokens} tokens, the limit is {limit} ({count} rows are over it)"),
                 ["raise --max-length, or cut rows with --truncation keep-start or keep-end".to_owned()],

@@ -94,10 +94,10 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Training,
         "tokens",
-        "tokens of prompts and answers of the step's rows, each prompt once",
+        "tokens of prompts and answers trained on so far, each prompt once per row",
         "tokens",
-        "batch size × mean row length",
-        "small: rows are cut or empty",
+        "rises by batch size × mean row length per step",
+        "slower: rows are short or cut",
     ),
     metric(
         Place::Training,
@@ -118,10 +118,10 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Training,
         "time",
-        "wall time since this process started the run",
+        "wall time since the start of the run, earlier processes of a resumed run included",
         "s",
         "rises",
-        "starts again after `--resume`",
+        "jumps: evaluations and checkpoints take time too",
     ),
     metric(
         Place::Sft,
@@ -195,7 +195,119 @@ pub const METRICS: &[Metric] = &[
         "negative, falls",
         "rising: labels may be swapped",
     ),
+    metric(
+        Place::Dpo,
+        "reference_free/chosen",
+        "mean of β log π(chosen), with `--reference-free` in place of rewards/chosen",
+        "nats",
+        "negative",
+        "as logps/chosen",
+    ),
+    metric(
+        Place::Dpo,
+        "reference_free/rejected",
+        "mean of β log π(rejected), with `--reference-free`",
+        "nats",
+        "negative, falls",
+        "as logps/rejected",
+    ),
+    metric(
+        Place::Dpo,
+        "reference_free/margins",
+        "mean of β (log π(chosen) − log π(rejected)), with `--reference-free`",
+        "nats",
+        "rises",
+        "longer answers have lower values: lengths weigh in",
+    ),
+    metric(
+        Place::Dpo,
+        "reference_free/accuracies",
+        "share of pairs with log π(chosen) strictly above log π(rejected), with `--reference-free`",
+        "share, 0 to 1",
+        "rises above 0.5",
+        "as rewards/accuracies",
+    ),
+    metric(
+        Place::Summary,
+        "steps",
+        "optimiser steps done",
+        "steps",
+        "those of the run",
+        "fewer never happens in a finished run",
+    ),
+    metric(
+        Place::Summary,
+        "rows",
+        "rows trained on, counted once per step that took them",
+        "rows",
+        "steps × batch size, less the last smaller batches",
+        "-",
+    ),
+    metric(Place::Summary, "tokens", "as in `metrics.jsonl`", "tokens", "-", "-"),
+    metric(Place::Summary, "final", "the last line of `metrics.jsonl`", "as there", "as there", "as there"),
+    metric(
+        Place::Summary,
+        "best",
+        "metric, value, step and checkpoint that `--keep-best` kept",
+        "as there",
+        "late in the run",
+        "early: overfitting after that step",
+    ),
+    metric(
+        Place::Summary,
+        "wall_time",
+        "seconds of training (train), waiting for rows (data), held-out rows (eval), checkpoints (save) and all together (total)",
+        "s",
+        "train is most of total",
+        "much data: reading is slow; much save: raise `--save-every`",
+    ),
+    metric(
+        Place::Summary,
+        "peak_rss_mb",
+        "largest resident memory of the last process",
+        "MB (10⁶ bytes)",
+        "below the machine's memory",
+        "near it: lower `--micro-batch-tokens`",
+    ),
+    metric(
+        Place::Summary,
+        "rows_cut",
+        "rows that lost tokens to `--max-length` or `--max-prompt-length`",
+        "rows",
+        "0, or few",
+        "many: raise `--max-length`",
+    ),
+    metric(
+        Place::Summary,
+        "rows_skipped",
+        "bad rows dropped by `--bad-rows skip`",
+        "rows",
+        "0",
+        "many: look with `align data check`",
+    ),
+    metric(
+        Place::Summary,
+        "rows_dropped",
+        "rows whose prompt left no room for an answer",
+        "rows",
+        "0",
+        "many: raise `--max-length`",
+    ),
+    metric(
+        Place::Summary,
+        "data",
+        "what was found in the training rows; `eval_data` likewise",
+        "-",
+        "-",
+        "-",
+    ),
 ];
+
+/// Lists the names that `--keep-best` takes for a training command.
+pub fn held_out(place: Place) -> Vec<&'static str> {
+    let own = METRICS.iter().filter(|metric| metric.place == place && !metric.name.ends_with("_per_second"));
+    std::iter::once("loss").chain(own.map(|metric| metric.name)).collect()
+}
 
 /// Writes the table as a Markdown page.
 pub fn markdown() -> String {
@@ -204,7 +316,8 @@ pub fn markdown() -> String {
 
 Every number that a run shows. Made from the table in `crates/align-cli/src/metrics.rs`, and a test keeps the two equal.
 Values of a step are those before its update. Nothing depends on `--micro-batch-tokens`: sums and counts are combined over
-the whole optimiser batch before they are divided. Values on held-out rows have `eval_` before their name.
+the whole optimiser batch before they are divided. Values on held-out rows have `eval/` before their name and are
+those after the step's update.
 "
     .to_owned();
     for place in Place::ALL {

@@ -7,7 +7,9 @@ use clap::{ArgMatches, FromArgMatches, ValueHint, parser::ValueSource};
 use crate::{
     Error, Result,
     args::{self, Cli, Command, TrainArgs},
-    config_file, usage,
+    config_file,
+    metrics::{self, Place},
+    usage,
 };
 
 /// A command line that was read and found in order.
@@ -67,10 +69,10 @@ fn is_on_command_line(matches: &ArgMatches, flag: &str) -> bool {
 
 fn check(command: &Command) -> Result<()> {
     match command {
-        Command::Sft(sft) => check_training(&sft.train),
+        Command::Sft(sft) => check_training(&sft.train, Place::Sft),
         Command::Dpo(dpo) => {
             dpo.dpo_config().validate()?;
-            check_training(&dpo.train)
+            check_training(&dpo.train, Place::Dpo)
         }
         Command::Generate(generate) => {
             generate.sampling.config().validate()?;
@@ -92,7 +94,7 @@ fn check(command: &Command) -> Result<()> {
     }
 }
 
-fn check_training(train: &TrainArgs) -> Result<()> {
+fn check_training(train: &TrainArgs, place: Place) -> Result<()> {
     check_threads(&train.machine)?;
     train.train_config().validate()?;
     train.optimizer_config().validate()?;
@@ -116,7 +118,21 @@ fn check_training(train: &TrainArgs) -> Result<()> {
     if train.watch.eval_data.is_empty() && train.watch.keep_best.is_some() {
         return Err(Error::usage("--keep-best needs --eval-data FILE", []));
     }
-    Ok(())
+    train.watch.keep_best.as_deref().map_or(Ok(()), |metric| check_metric(metric, place))
+}
+
+fn check_metric(metric: &str, place: Place) -> Result<()> {
+    let known = metrics::held_out(place);
+    let name = metric.strip_prefix("eval/").unwrap_or(metric);
+    if known.contains(&name) {
+        return Ok(());
+    }
+    let near = usage::nearest(name, known.iter().copied()).map(|near| format!("did you mean {near}?"));
+    let choices = format!("choices: {}", known.join(", "));
+    Err(Error::usage(
+        format!("--keep-best {metric}: there is no such metric"),
+        near.into_iter().chain([choices]),
+    ))
 }
 
 fn check_threads(machine: &args::ModelArgs) -> Result<()> {

@@ -66,6 +66,59 @@ impl Failure for align_rollout::Error {
     }
 }
 
+impl Failure for align_train::Error {
+    fn failed(self) -> Error {
+        use align_train::Error as Train;
+        let text = self.to_string();
+        match self {
+            Train::NotEmpty { path } => Error::usage(
+                format!("--output-dir {}: the folder is not empty", path.display()),
+                ["continue the run in it with --resume, delete it with --overwrite, or name another folder"
+                    .to_owned()],
+            ),
+            Train::ConfigMismatch { path, differences } => {
+                let list: Vec<_> = differences.iter().map(ToString::to_string).collect();
+                Error::usage(
+                    format!("{} was started with another configuration: {}", path.display(), list.join(", ")),
+                    [
+                        format!("--config {} --resume has the old one", path.join("config.toml").display()),
+                        "or start a new run in another --output-dir".to_owned(),
+                    ],
+                )
+            }
+            Train::NotARunFolder { .. }
+            | Train::Locked { .. }
+            | Train::Config(_)
+            | Train::UnknownMetric { .. } => Error::usage(text, []),
+            Train::DiskFull { path } => Error::environment(
+                format!("the disk is full: cannot write {}", path.display()),
+                ["checkpoints written before are whole: make room and repeat the command with --resume"
+                    .to_owned()],
+            ),
+            Train::Io { .. } | Train::SaveModel { .. } | Train::Thread(_) => Error::environment(text, []),
+            Train::Checkpoint { .. } => Error::data(
+                text,
+                ["delete that checkpoint's folder to continue from the one before".to_owned()],
+            ),
+            Train::NonFinite { .. } => Error::data(
+                text,
+                ["lower --learning-rate, or look at these rows; NaN in the weights of --model does it too"
+                    .to_owned()],
+            ),
+            Train::Rows { rows, source } => {
+                source.failed().with_message(|message| format!("rows {}: {message}", rows.join(", ")))
+            }
+            Train::Step { step, saved, source } => {
+                let safe = saved.map(|path| format!("; the state before it is in {}", path.display()));
+                source.failed().with_message(|why| format!("step {step}: {why}{}", safe.unwrap_or_default()))
+            }
+            Train::Seam(inner) => inner.into(),
+            Train::Tensor(inner) => inner.failed(),
+            _ => Error::data(text, []),
+        }
+    }
+}
+
 fn is_out_of_memory(message: &str) -> bool {
     ["not enough memory", "out of memory", "can't allocate memory"]
         .iter()

@@ -88,7 +88,7 @@ pub fn row_number(group: &PromptGroup) -> usize {
 }
 
 /// Cuts rows into runs of at most `limit` tokens; a longer row runs alone.
-fn batches(groups: &[PromptGroup], limit: usize) -> Vec<Range<usize>> {
+pub fn batches(groups: &[PromptGroup], limit: usize) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let (mut start, mut tokens) = (0, 0);
     for (index, group) in groups.iter().enumerate() {

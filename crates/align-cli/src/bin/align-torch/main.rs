@@ -2,6 +2,8 @@
 
 mod computer;
 mod doctor;
+mod dpo;
+mod dry_run;
 mod failure;
 mod generate;
 mod interrupt;
@@ -10,6 +12,9 @@ mod model;
 mod origin;
 mod output;
 mod progress;
+mod samples;
+mod sft;
+mod train;
 
 use std::{ffi::OsString, io::Write};
 
@@ -35,7 +40,8 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Doctor(doctor) => doctor::run(doctor),
         Command::Logprobs(logprobs) => logprobs::run(logprobs, &settings.resolved),
         Command::Generate(generate) => generate::run(generate, &settings.resolved),
-        Command::Sft(_) | Command::Dpo(_) => Ok(()),
+        Command::Sft(sft) => train::run(&sft.train, &settings.resolved, &sft::Sft(sft)),
+        Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),
         Command::Data(_) | Command::Completions(_) => align_cli::front::run(argv),
     }
 }

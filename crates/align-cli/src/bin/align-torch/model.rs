@@ -62,9 +62,16 @@ pub fn load(folder: &Path, device: Device, trainable: Trainable) -> Result<Model
 /// # Errors
 /// As [`load`].
 pub fn load_replicas(folder: &Path, device: Device, threads: usize) -> Result<Vec<Model>> {
-    let model = load(folder, device, Trainable::No)?;
+    replicas(load(folder, device, Trainable::No)?, threads)
+}
+
+/// Makes one model per thread over the same weights.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn replicas(model: Model, threads: usize) -> Result<Vec<Model>> {
     // A GPU does not get faster by being asked from several threads.
-    let more = if device == Device::Cpu { threads.saturating_sub(1) } else { 0 };
+    let more = if model.device() == Device::Cpu { threads.saturating_sub(1) } else { 0 };
     let mut replicas = (0..more).map(|_| model.replica().map_err(failure::of)).collect::<Result<Vec<_>>>()?;
     replicas.push(model);
     Ok(replicas)
@@ -74,7 +81,7 @@ pub fn load_replicas(folder: &Path, device: Device, threads: usize) -> Result<Ve
 ///
 /// # Errors
 /// [`Error::Data`] when their vocabularies differ in size.
-pub fn same_vocabulary(policy: &dyn CausalLm, reference: &ModelConfig, folder: &Path) -> Result<()> {
+pub fn same_vocabulary(policy: &ModelConfig, reference: &ModelConfig, folder: &Path) -> Result<()> {
     let (tokens, others) = (policy.vocab_size(), reference.vocab_size());
     if tokens == others {
         return Ok(());

@@ -1,0 +1,108 @@
+//! `--dry-run`: what a run would do, without weights and without a run folder.
+
+use align_cli::{Result, args::TrainArgs, talk};
+use align_core::align_types::PromptGroup;
+use align_data::DataReport;
+use align_lm::MemoryEstimate;
+use serde_json::json;
+
+use crate::{
+    failure,
+    model::Folder,
+    train::{Method, Rows},
+};
+
+/// Shows configuration, batch arithmetic, memory estimate and number of steps on stdout.
+pub fn show(
+    train: &TrainArgs,
+    settings: &toml::Table,
+    method: &dyn Method,
+    folder: &Folder,
+    rows: &Rows,
+    report: &DataReport,
+) -> Result<()> {
+    let config = train.train_config();
+    let steps = config.total_steps(rows.train.len());
+    let per_epoch = rows.train.len().div_ceil(config.batch_size.max(1));
+    let estimate = folder.config.memory_estimate().map_err(failure::of)?;
+    let batch_tokens = tokens_of_a_batch(&rows.train, config.batch_size);
+    let pass = config.micro_batch_tokens.max(longest(&rows.train)).min(batch_tokens.max(1));
+    let memory = Memory::new(&estimate, pass, config.threads, method.needs_reference());
+    if train.machine.json {
+        let value = json!({
+            "config": settings,
+            "rows": rows.train.len(),
+            "eval_rows": rows.eval.len(),
+            "steps": steps,
+            "steps_per_epoch": per_epoch,
+            "tokens_per_batch": batch_tokens,
+            "parameters": estimate.parameters,
+            "memory_mb": memory.total_mb(),
+            "data": report,
+        });
+        return talk::data(&format!("{value:#}\n"));
+    }
+    let total = report.lengths.total;
+    talk::data(&format!(
+        "{settings}\n\
+         # rows          {} to train on, {} held out, {} cut, {} skipped as bad, {} dropped for want of room\n\
+         # tokens        prompt with its longest answer: least {}, median {}, most {}\n\
+         # batch         {} rows, about {batch_tokens} tokens, in passes of at most {} tokens on {} threads\n\
+         # steps         {steps} ({per_epoch} per epoch)\n\
+         # parameters    {:.2} million\n\
+         # memory        about {:.0} MB: {}\n\
+         # nothing was trained and nothing was written\n",
+        rows.train.len(),
+        rows.eval.len(),
+        report.cut,
+        report.bad_count,
+        report.dropped_no_room,
+        total.min,
+        total.median,
+        total.max,
+        config.batch_size,
+        config.micro_batch_tokens,
+        config.threads,
+        estimate.parameters as f64 / 1e6,
+        memory.total_mb(),
+        memory.parts(),
+    ))
+}
+
+fn tokens_of_a_batch(groups: &[PromptGroup], batch_size: usize) -> usize {
+    let all: usize = groups.iter().map(PromptGroup::flat_tokens).sum();
+    (all * batch_size.min(groups.len())).checked_div(groups.len()).unwrap_or(0)
+}
+
+fn longest(groups: &[PromptGroup]) -> usize {
+    groups.iter().map(PromptGroup::flat_tokens).max().unwrap_or(0)
+}
+
+/// The parts of the estimate, in bytes.
+struct Memory(Vec<(&'static str, usize)>);
+
+impl Memory {
+    fn new(estimate: &MemoryEstimate, pass_tokens: usize, threads: usize, reference: bool) -> Self {
+        let per_token = estimate.activations_per_token + estimate.activations_per_completion_token;
+        let mut parts = vec![
+            ("libtorch", 120_000_000),
+            ("weights", estimate.weights),
+            ("gradients", estimate.gradients * threads),
+            ("optimiser", estimate.optimizer),
+            ("activations", per_token * pass_tokens * threads),
+        ];
+        if reference {
+            parts.push(("reference", estimate.weights));
+        }
+        Self(parts)
+    }
+
+    fn total_mb(&self) -> f64 {
+        self.0.iter().map(|(_, bytes)| *bytes as f64 / 1e6).sum()
+    }
+
+    fn parts(&self) -> String {
+        let part = |(name, bytes): &(&str, usize)| format!("{name} {:.0}", *bytes as f64 / 1e6);
+        self.0.iter().map(part).collect::<Vec<_>>().join(", ")
+    }
+}

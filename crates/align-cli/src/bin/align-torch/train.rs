@@ -1,0 +1,287 @@
+//! What every training command does: everything is read and checked, then the run folder is made, then it trains.
+
+use std::path::{Path, PathBuf};
+
+use align_cli::{Error, Result, args::TrainArgs, talk};
+use align_core::{Objective, align_types::PromptGroup, tch::Device};
+use align_data::{DataConfig, DataReport, ShuffledRows};
+use align_lm::{Model, SaveDtype, Trainable};
+use align_train::{
+    Checkpoint, Environment, Hooks, OpenMode, Opened, Outcome, RunFolder, Silent, Start, Terminal, TrainJob,
+    Unit,
+};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    computer, doctor, dry_run, failure, interrupt,
+    model::{self, Folder},
+    samples::Samples,
+};
+
+/// What one training command is, beside the others.
+pub trait Method {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// What a row is called in the metrics.
+    fn unit(&self) -> Unit;
+
+    /// Says whether a second model is in memory.
+    fn needs_reference(&self) -> bool;
+
+    /// Checks what can be checked before rows are read.
+    ///
+    /// # Errors
+    /// What speaks against the run.
+    fn check(&self, folder: &Folder) -> Result<()>;
+
+    /// Reads rows.
+    ///
+    /// # Errors
+    /// As [`align_data::load_rows`].
+    fn load(
+        &self,
+        files: &[PathBuf],
+        folder: &Folder,
+        config: &DataConfig,
+    ) -> Result<(Vec<PromptGroup>, DataReport)>;
+
+    /// Makes the objective; what it needs to know of rows may be written into them.
+    ///
+    /// # Errors
+    /// A reference that cannot be loaded.
+    fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>>;
+}
+
+/// The rows of a run.
+pub struct Rows {
+    /// Those to train on.
+    pub train: Vec<PromptGroup>,
+    /// Those held out.
+    pub eval: Vec<PromptGroup>,
+}
+
+/// What an objective is made from.
+pub struct Setup<'a> {
+    /// The model that is trained.
+    pub policy: &'a Model,
+    /// The folder of `--model`.
+    pub base: &'a Path,
+    /// Whether the policy comes from a checkpoint and no longer is what `base` holds.
+    pub continued: bool,
+    /// Where the weights are.
+    pub device: Device,
+    /// Compute threads.
+    pub threads: usize,
+    /// Most tokens of one forward pass.
+    pub micro_batch_tokens: usize,
+}
+
+/// Trains.
+///
+/// # Errors
+/// Everything that can be refused is refused before anything is written.
+pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Result<()> {
+    let stop = interrupt::flag()?;
+    let device = computer::device(train.machine.device)?;
+    let base = train.model.as_deref().unwrap_or_else(|| Path::new(""));
+    let output = train.output_dir.as_deref().unwrap_or_else(|| Path::new(""));
+    let text = config_text(method, settings);
+    // A run that is there is looked at first: it may be finished, or have been started otherwise. One that is to be
+    // overwritten goes last, when nothing else can be refused.
+    let mut opened = None;
+    if !train.dry_run && !train.overwrite && !is_empty(output) {
+        opened = open(train, output, &text)?;
+        if opened.is_none() {
+            return Ok(());
+        }
+    }
+    let folder = model::open(base)?;
+    method.check(&folder)?;
+    let (mut rows, reports) = read_rows(train, method, &folder)?;
+    if train.dry_run {
+        return dry_run::show(train, settings, method, &folder, &rows, &reports.train);
+    }
+    // The first step needs them; loaded before the run folder is made, because they may be damaged.
+    let mut policy = model::load(base, device, Trainable::All)?;
+    if opened.is_none() {
+        opened = open(train, output, &text)?;
+    }
+    let Some((run, start)) = opened else { return Ok(()) };
+    if let Some(checkpoint) = &start {
+        policy = model::load(&checkpoint.model_dir(), device, Trainable::All)?;
+    }
+    let config = train.train_config();
+    let setup = Setup {
+        policy: &policy,
+        base,
+        continued: start.is_some(),
+        device,
+        threads: config.threads,
+        micro_batch_tokens: config.micro_batch_tokens,
+    };
+    let objective = method.objective(&setup, &mut rows)?;
+    let named = computer::device_name(device);
+    let environment =
+        Environment::collect(env!("CARGO_PKG_VERSION"), doctor::libtorch(), named, config.threads);
+    run.write_environment(&environment).map_err(failure::of)?;
+    let samples = Samples::new(train.watch.samples, &rows, folder.config.context_length(), output);
+    if start.is_none() {
+        samples.write(&policy, &folder.tokenizer, 0)?;
+    }
+
+    let total_steps = config.total_steps(rows.train.len());
+    let mut source = ShuffledRows::new(rows.train, config.batch_size, config.seed, total_steps)?;
+    let save = |to: &Path| Ok(policy.save_with_tokenizer(to, SaveDtype::F32, base)?);
+    let job = TrainJob {
+        folder: &run,
+        start,
+        model: Box::new(policy.replica().map_err(failure::of)?),
+        objective,
+        source: &mut source,
+        eval: rows.eval,
+        keep_best: train.watch.keep_best.clone(),
+        total_steps,
+        config: &config,
+        optimizer: &train.optimizer_config(),
+        unit: method.unit(),
+        summary: reports.summary(),
+    };
+    let mut hooks = Hooks::new(&save);
+    hooks.stop = stop;
+    hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
+    match align_train::train(job, hooks).map_err(failure::of)? {
+        Outcome::Interrupted { step, checkpoint } => Err(interrupted(step, checkpoint.as_deref())),
+        Outcome::Finished(summary) => {
+            samples.write(&policy, &folder.tokenizer, total_steps)?;
+            finished(train, output, &summary)
+        }
+    }
+}
+
+fn config_text(method: &dyn Method, settings: &toml::Table) -> String {
+    let name = method.name();
+    format!("# align {name}: run again with `align {name} --config FILE --output-dir NEW`\n{settings}")
+}
+
+/// Says whether a folder is not there or holds nothing.
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none())
+}
+
+/// Opens the run folder; `None` when its run is finished and nothing is left to do.
+fn open(train: &TrainArgs, output: &Path, config: &str) -> Result<Option<(RunFolder, Option<Checkpoint>)>> {
+    let mode = match (train.resume, train.overwrite) {
+        (true, _) => OpenMode::Resume,
+        (_, true) => OpenMode::Overwrite,
+        _ => OpenMode::New,
+    };
+    let Opened { folder, start, notices } = RunFolder::open(output, mode, config).map_err(failure::of)?;
+    notices.iter().for_each(|notice| talk::warn(notice));
+    match start {
+        Start::Beginning => Ok(Some((folder, None))),
+        Start::Checkpoint(checkpoint) => {
+            talk::say(&format!("continuing after step {}", checkpoint.state.step));
+            Ok(Some((folder, Some(*checkpoint))))
+        }
+        Start::Finished(summary) => {
+            talk::say(&format!("{}: the run is finished; nothing to do", output.display()));
+            if train.machine.json {
+                talk::data(&format!("{:#}\n", Value::Object(summary)))?;
+            }
+            Ok(None)
+        }
+    }
+}
+
+struct Reports {
+    train: DataReport,
+    eval: Option<DataReport>,
+}
+
+impl Reports {
+    /// Makes the entries of `summary.json`.
+    fn summary(&self) -> Map<String, Value> {
+        let mut summary = Map::new();
+        summary.insert("rows_cut".into(), self.train.cut.into());
+        summary.insert("rows_skipped".into(), self.train.bad_count.into());
+        summary.insert("rows_dropped".into(), self.train.dropped_no_room.into());
+        summary.insert("data".into(), json!(self.train));
+        if let Some(eval) = &self.eval {
+            summary.insert("eval_data".into(), json!(eval));
+        }
+        summary
+    }
+}
+
+fn read_rows(train: &TrainArgs, method: &dyn Method, folder: &Folder) -> Result<(Rows, Reports)> {
+    let context = folder.config.context_length();
+    let mut config = train.data_config();
+    if config.max_length.is_some_and(|given| given > context) {
+        talk::warn(&format!("--max-length is lowered to the model's context of {context} tokens"));
+        config.max_length = Some(context);
+    }
+    let (rows, report) = method.load(&train.data, folder, &config)?;
+    tell(&report);
+    let (eval, eval_report) = match train.watch.eval_data.as_slice() {
+        [] => (Vec::new(), None),
+        files => {
+            let (rows, report) = method.load(files, folder, &config)?;
+            tell(&report);
+            (rows, Some(report))
+        }
+    };
+    Ok((Rows { train: rows, eval }, Reports { train: report, eval: eval_report }))
+}
+
+/// Says what happened to rows, if anything did.
+fn tell(report: &DataReport) {
+    let files: Vec<_> = report.files.iter().map(|file| file.path.display().to_string()).collect();
+    let files = files.join(", ");
+    let count = |count: usize, what: &str, example: Option<&String>| {
+        if count > 0 {
+            let example = example.map(|example| format!(", the first: {example}")).unwrap_or_default();
+            talk::warn(&format!("{files}: {count} {what}{example}"));
+        }
+    };
+    let first_bad = report.bad.first().map(ToString::to_string);
+    count(report.bad_count, "bad rows were skipped", first_bad.as_ref());
+    count(report.cut, "rows were cut to --max-length or --max-prompt-length", None);
+    count(report.dropped_no_room, "rows were dropped: their prompt leaves no room for an answer", None);
+    let merged = &report.merged_boundary;
+    count(merged.count, "answers begin inside the last token of the prompt", merged.example.as_ref());
+    let endless = &report.without_eos;
+    count(endless.count, "answers have no end-of-sequence token", endless.example.as_ref());
+    let same = &report.identical_answers;
+    count(same.count, "rows have answers that are all the same", same.example.as_ref());
+    if !report.ignored_columns.is_empty() {
+        talk::say(&format!(
+            "{files}: columns that training does not read: {}",
+            report.ignored_columns.join(", ")
+        ));
+    }
+    report.notices.iter().for_each(|notice| talk::say(&format!("{files}: {notice}")));
+}
+
+fn interrupted(step: u64, checkpoint: Option<&Path>) -> Error {
+    let hints = match checkpoint {
+        Some(path) => vec![
+            format!("the state is in {}", path.display()),
+            "repeat the command with --resume to continue".to_owned(),
+        ],
+        None => vec!["no step was done; repeat the command with --resume or --overwrite".to_owned()],
+    };
+    Error::Interrupted { step, hints }
+}
+
+fn finished(train: &TrainArgs, output: &Path, summary: &Map<String, Value>) -> Result<()> {
+    if train.machine.json {
+        return talk::data(&format!("{:#}\n", Value::Object(summary.clone())));
+    }
+    let number = |key: &str| summary.get("final").and_then(|last| last.get(key)).and_then(Value::as_f64);
+    let shown =
+        ["loss", "eval/loss", "rewards/accuracies", "eval/rewards/accuracies", "eval/rewards/margins"];
+    let parts: Vec<_> = shown.iter().filter_map(|key| Some(format!("{key} {:.4}", number(key)?))).collect();
+    talk::say(&format!("done: {}; the model is in {}", parts.join(", "), output.join("model").display()));
+    Ok(())
+}
