@@ -70,9 +70,20 @@ fn samples_do_not_depend_on_other_prompts_or_on_their_number_per_prompt() {
     for (fewer, many) in fewer.iter().zip(&many) {
         assert_eq!(fewer.completions, many.completions[..2]);
     }
-    let cramped =
-        TensorGenerator::new(&model, vec![EOS]).with_cache_bytes(1).generate(&prompts(6), &config(4, 12), 0);
-    assert_eq!(cramped.unwrap(), many);
+}
+
+/// Fewer slots where memory is short, one at least; the samples stay the same.
+#[test]
+fn the_cache_stays_within_its_bytes() {
+    let model = HistoryLm::new(i64::from(VOCAB));
+    let whole = TensorGenerator::new(&model, vec![EOS]).generate(&prompts(6), &config(4, 12), 0).unwrap();
+    // The longest prompt has 5 tokens, 11 of 12 new ones are fed back, each has a key and a value of 4 bytes.
+    for (bytes, slots) in [(1, 1), (3 * 16 * 8, 3), (4 * 16 * 8 - 1, 3)] {
+        model.widest.store(0, Ordering::Relaxed);
+        let mut generator = TensorGenerator::new(&model, vec![EOS]).with_cache_bytes(bytes);
+        assert_eq!(generator.generate(&prompts(6), &config(4, 12), 0).unwrap(), whole);
+        assert_eq!(model.widest.load(Ordering::Relaxed), slots, "{bytes} bytes");
+    }
 }
 
 /// With the same prompt everywhere, only the stream tells samples apart; 11^20 sequences are equally likely.

@@ -91,6 +91,10 @@ fn top_p_comes_after_top_k() {
     keep_top_k(&mut weights, 3);
     keep_top_p(&mut weights, 0.75);
     assert_eq!(weights, [0.0, 0.4, 0.0, 0.3]);
+    let logits = [0.2f32, 0.4, 0.1, 0.3].map(f32::ln);
+    let mut next = NextToken::default();
+    assert!(next.set(&logits, &SamplingConfig { top_k: 3, top_p: 0.75, ..SamplingConfig::default() }));
+    assert_eq!([0.0, 0.5, 0.6, 0.999].map(|uniform| next.draw(uniform)), [1, 1, 3, 3]);
 }
 
 #[test]
@@ -158,6 +162,10 @@ fn draws_follow_the_probabilities() {
     // At temperature 1/2 probabilities are proportional to their squares: 0.25, 0.0625, 0.0225, 0.01 over 0.345.
     let sharp = [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345];
     assert!(chi_square(&count(SamplingConfig { temperature: 0.5, ..plain.clone() }), &sharp) < 16.27);
+    // Two tokens stay, over 0.75; upper 0.1 % point for 1 degree of freedom: 10.83.
+    let counts = count(SamplingConfig { top_k: 2, ..plain.clone() });
+    assert_eq!(counts[2..], [0, 0]);
+    assert!(chi_square(&counts[..2], &[0.5 / 0.75, 0.25 / 0.75]) < 10.83);
     // 0.5 + 0.25 < 0.8 <= 0.5 + 0.25 + 0.15: three tokens stay, over 0.9.
     let counts = count(SamplingConfig { top_p: 0.8, ..plain });
     assert_eq!(counts[3], 0);
