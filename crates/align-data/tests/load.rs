@@ -88,6 +88,9 @@ fn bad_rows_are_shown_and_counted_or_skipped() {
     let (groups, report) = pairs(&rows, &skip()).unwrap();
     assert_eq!((groups.len(), report.kept, report.bad_count, report.rows), (11, 11, 11, 22));
     assert!(groups.iter().all(|g| g.source.as_ref().unwrap().row % 2 == 1));
+    // When nothing is left, the first row says why.
+    let error = pairs(r#"{"prompt": "a", "chosen": " b", "rejected": ""}"#, &skip()).unwrap_err().to_string();
+    assert!(error.contains("nothing is left of 1 rows") && error.contains("`rejected` is empty"), "{error}");
     // The report goes into summaries as JSON.
     let json = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<DataReport>(&json).unwrap(), report);
