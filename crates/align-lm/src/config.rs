@@ -15,6 +15,7 @@ const CONFIG_FILE: &str = "config.json";
 mod most {
     pub(super) const WIDTH: usize = 1 << 20;
     pub(super) const LAYERS: usize = 1 << 12;
+    /// Heads, and the width of one.
     pub(super) const HEADS: usize = 1 << 14;
     pub(super) const VOCABULARY: usize = 1 << 24;
     pub(super) const POSITIONS: usize = 1 << 30;
@@ -97,7 +98,7 @@ impl LlamaConfig {
             let expected = format!("a divisor of num_attention_heads ({heads})");
             return Err(keys.refuse("num_key_value_heads", &expected));
         }
-        let head_dim = keys.size("head_dim", most::WIDTH, Some(hidden_size / heads))?;
+        let head_dim = keys.size("head_dim", most::HEADS, Some(hidden_size / heads))?;
         if !head_dim.is_multiple_of(2) {
             return Err(keys.refuse("head_dim", "an even number: rotary embeddings turn pairs"));
         }

@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn gradients_are_those_of_finite_differences() {
         // The threads of libtorch spin against those of the other tests.
-        align_core::tch::set_num_threads(1);
+        align_core::threads::prepare_compute_thread();
         let config = micro();
         let Plan { tensors } = Model::plan(&ModelConfig::llama(config.clone()).unwrap()).unwrap();
         let mut rng = RngStream::new(5, Purpose::Synthetic, 0, 0);

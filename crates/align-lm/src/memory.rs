@@ -31,8 +31,10 @@ impl ModelConfig {
     /// # Errors
     /// libtorch refuses.
     pub fn parameter_count(&self) -> Result<usize> {
-        let count = |shape: &Vec<i64>| shape.iter().map(|n| *n as usize).product::<usize>();
-        Ok(Model::plan(self)?.tensors.iter().map(|(_, shape, _)| count(shape)).sum())
+        let count =
+            |shape: &Vec<i64>| shape.iter().fold(1, |n: usize, size| n.saturating_mul(*size as usize));
+        let tensors = Model::plan(self)?.tensors;
+        Ok(tensors.iter().fold(0, |sum: usize, (_, shape, _)| sum.saturating_add(count(shape))))
     }
 
     /// Estimates the memory of training a model of this configuration in full.
@@ -44,9 +46,9 @@ impl ModelConfig {
         let FamilyConfig::Llama(llama) = self.family();
         Ok(MemoryEstimate {
             parameters,
-            weights: parameters * F32,
-            gradients: parameters * F32,
-            optimizer: 2 * parameters * F32,
+            weights: parameters.saturating_mul(F32),
+            gradients: parameters.saturating_mul(F32),
+            optimizer: parameters.saturating_mul(2 * F32),
             activations_per_token: llama_activations(llama) * F32,
             activations_per_completion_token: (2 * llama.vocab_size + llama.hidden_size) * F32,
         })

@@ -132,18 +132,35 @@ pub(crate) struct RandomInit {
 
 impl Source for RandomInit {
     fn tensor(&mut self, _: &str, shape: &[i64], role: Role) -> crate::Result<Tensor> {
-        let mut rng = RngStream::new(self.seed, Purpose::Init, 0, self.index);
-        self.index += 1;
         let options = (Kind::Float, self.device);
+        let index = self.index;
+        self.index += 1;
         Ok(match role {
             Role::Norm => Tensor::f_ones(shape, options)?,
             Role::Bias => Tensor::f_zeros(shape, options)?,
             Role::Matrix => {
-                let count = shape.iter().product::<i64>();
-                let values: Vec<f32> = (0..count).map(|_| (rng.normal() * self.std) as f32).collect();
-                Tensor::f_from_slice(&values)?.f_reshape(shape)?.f_to_device(self.device)?
+                let tensor = Tensor::f_empty(shape, options)?;
+                self.fill(&tensor.f_view([-1])?, RngStream::new(self.seed, Purpose::Init, 0, index))?;
+                tensor
             }
         })
+    }
+}
+
+impl RandomInit {
+    /// Fills a flat tensor piece by piece: libtorch allocates it, so that a model that does not fit into memory is
+    /// an error.
+    fn fill(&self, flat: &Tensor, mut rng: RngStream) -> crate::Result<()> {
+        const CHUNK: i64 = 1 << 20;
+        let count = flat.numel() as i64;
+        let mut start = 0;
+        while start < count {
+            let len = CHUNK.min(count - start);
+            let values: Vec<f32> = (0..len).map(|_| (rng.normal() * self.std) as f32).collect();
+            flat.f_narrow(0, start, len)?.f_copy_(&Tensor::f_from_slice(&values)?)?;
+            start += len;
+        }
+        Ok(())
     }
 }
 

@@ -42,7 +42,7 @@ fn folder(name: &str) -> PathBuf {
 
 fn load(name: &str) -> (Model, Expected) {
     // The threads of libtorch spin against those of the other tests.
-    align_core::tch::set_num_threads(1);
+    align_core::threads::prepare_compute_thread();
     let model = Model::load(&folder(name), &LoadOptions::default()).unwrap();
     let text = std::fs::read(folder(name).join("expected.json")).unwrap();
     (model, serde_json::from_slice(&text).unwrap())
