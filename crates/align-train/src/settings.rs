@@ -7,7 +7,7 @@ use crate::fingerprint::Fingerprint;
 use crate::{Difference, Error, Result};
 
 /// Keys that say where and how often something is written or shown: a resumed run may change them.
-const ASIDE: [&str; 10] = [
+const ASIDE: [&str; 11] = [
     "output_dir",
     "resume",
     "overwrite",
@@ -18,6 +18,7 @@ const ASIDE: [&str; 10] = [
     "json",
     "dry_run",
     "config",
+    "samples",
 ];
 /// A key that changes rounding only: a resumed run may change it, with a warning.
 const THREADS: &str = "threads";
