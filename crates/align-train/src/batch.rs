@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_group_above_the_limit_runs_alone() {
         assert_eq!(cut(&[3, 4, 9, 2, 2, 2], 6), [0..1, 1..2, 2..3, 3..6]);
-        assert_eq!(cut(&[9], 6), [0..1]);
+        assert_eq!(cut(&[9, 9], 6), [0..1, 1..2]);
         assert!(cut(&[], 6).is_empty());
     }
 

@@ -16,10 +16,25 @@ const FORMAT: u32 = 1;
 pub struct Best {
     /// The metric, with its `eval/` prefix.
     pub metric: String,
-    /// Its value.
+    /// Its value; a string in the file, because JSON readers may round a number in its last bit, and a resumed
+    /// run must compare with exactly what the uninterrupted one compares with.
+    #[serde(with = "exact")]
     pub value: f64,
     /// The step after which it was measured; its checkpoint is kept.
     pub step: u64,
+}
+
+/// A float64 as a string that reads back to the same bits.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{value:?}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// Wall time by phase in seconds, over all the processes of a run.
@@ -262,10 +277,24 @@ mod tests {
     }
 
     #[test]
+    fn the_best_value_comes_back_bit_for_bit() {
+        for bits in (0..2000u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
+            let value = f64::from_bits(bits);
+            if value.is_nan() {
+                continue;
+            }
+            let text = serde_json::to_string(&Best { metric: "m".into(), value, step: 1 }).unwrap();
+            assert_eq!(serde_json::from_str::<Best>(&text).unwrap().value.to_bits(), bits, "{text}");
+        }
+    }
+
+    #[test]
     fn pruning_keeps_the_newest_and_the_best() {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(run.path());
-        [1, 2, 3, 4, 5].map(|step| write(&checkpoints, step));
+        for step in 1..=5 {
+            write(&checkpoints, step);
+        }
         checkpoints.prune(2, Some(2)).unwrap();
         assert_eq!(checkpoints.steps().unwrap(), [2, 4, 5]);
         checkpoints.prune(1, None).unwrap();

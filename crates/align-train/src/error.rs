@@ -179,12 +179,16 @@ impl Error {
     pub(crate) fn save_model(path: &Path, source: BoxError) -> Self {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
         while let Some(error) = cause {
-            let by_type = error.downcast_ref::<std::io::Error>().is_some_and(is_full);
+            let io = error.downcast_ref::<std::io::Error>();
             // Libraries that turn an input/output error into text leave nothing else to go by.
-            if by_type || error.to_string().contains("No space left on device") {
+            if io.is_some_and(is_full) || error.to_string().contains("No space left on device") {
                 return Self::DiskFull { path: path.to_owned() };
             }
-            cause = error.source();
+            // What an input/output error wraps is not its source: that would be the source of the wrapped.
+            cause = match io.and_then(std::io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
         }
         Self::SaveModel { path: path.to_owned(), source }
     }

@@ -1,6 +1,6 @@
 //! Writing that survives a kill at any moment: beside, synced, renamed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,13 @@ fn sync(path: &Path) -> Result<()> {
     if cfg!(windows) && path.is_dir() {
         return Ok(());
     }
-    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("sync", path))
+    // Windows syncs only what is open for writing.
+    OpenOptions::new()
+        .read(true)
+        .write(cfg!(windows))
+        .open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(Error::io("sync", path))
 }
 
 /// Lists the files below a folder with their sizes, sorted, with `/` between the parts of a path.

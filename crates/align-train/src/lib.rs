@@ -8,6 +8,10 @@
 //! * [`Engine`] does single optimiser steps without any file.
 //! * [`AdamW`], [`learning_rate`], [`gradient_norm`] are the parts it is made of.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod adamw;
 mod batch;
 mod checkpoint;
