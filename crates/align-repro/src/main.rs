@@ -40,6 +40,9 @@ struct Cli {
     /// How many seeds, for every part that has several
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: Option<u64>,
+    /// The first seed of the illustration, for tuning on seeds that are not reported
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    first_seed: u64,
     /// Only these arms (and what they need), separated by commas
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     arms: Vec<String>,
@@ -88,6 +91,7 @@ fn run(cli: &Cli) -> Result<bool> {
     let study = DpoVsPpo::new(Options {
         size: Some(size),
         seeds: cli.seeds,
+        first_seed: cli.first_seed,
         arms: cli.arms.clone(),
         data: cli.data.clone(),
         model: cli.model.clone(),
@@ -111,7 +115,8 @@ fn reproduce(study: &dyn Study, size: Size, store: &Store) -> Result<bool> {
     store.write("report.html", report::html(&report).as_bytes())?;
     print(&report::text_table(&outcome))?;
     let folder = store.folder().display();
-    let _ = writeln!(std::io::stderr(), "report: {folder}/report.html, {folder}/report.md, {folder}/result.json");
+    let _ =
+        writeln!(std::io::stderr(), "report: {folder}/report.html, {folder}/report.md, {folder}/result.json");
     Ok(outcome.passes())
 }
 
@@ -135,7 +140,11 @@ fn command() -> String {
 
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 fn print(text: &str) -> Result<()> {

@@ -62,7 +62,12 @@ struct Floor<'a> {
 ///
 /// # Errors
 /// [`Error::Interrupted`] when the user stops the run; otherwise the error of the first unit that failed.
-pub fn run_units(study: &dyn Study, units: &[Unit], store: &Store, options: RunOptions<'_>) -> Result<Results> {
+pub fn run_units(
+    study: &dyn Study,
+    units: &[Unit],
+    store: &Store,
+    options: RunOptions<'_>,
+) -> Result<Results> {
     let done = units.iter().map(|unit| store.finished(unit)).collect::<Result<Vec<_>>>()?;
     let finished: Vec<bool> = done.iter().map(Option::is_some).collect();
     let progress = Progress::start(units, &finished, options.stop, options.talk);
@@ -116,7 +121,8 @@ impl Floor<'_> {
     fn next(&self) -> Option<usize> {
         let mut schedule = self.schedule.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if self.stop.load(Ordering::Relaxed) || !schedule.errors.is_empty() || schedule.waiting.is_empty() {
+            if self.stop.load(Ordering::Relaxed) || !schedule.errors.is_empty() || schedule.waiting.is_empty()
+            {
                 return None;
             }
             if let Some(index) = schedule.ready(self.units) {

@@ -8,7 +8,9 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{Error, Result, claim::Evidence, experiment::Experiment, progress::UnitProgress, report::figure::Figure};
+use crate::{
+    Error, Result, claim::Evidence, experiment::Experiment, progress::UnitProgress, report::figure::Figure,
+};
 
 /// One piece of work: an arm with one seed (or with all of its seeds in one batch).
 ///

@@ -1,4 +1,8 @@
-use crate::{outcome::Outcome, verdict::Verdict};
+use crate::{
+    outcome::Outcome,
+    report::signed,
+    verdict::{ControlVerdict, Verdict},
+};
 
 const THEOREM: &[&str] = &[
     "dpo-minimum",
@@ -38,18 +42,24 @@ fn theorem(outcome: &Outcome) -> String {
 
 fn mean(outcome: &Outcome, id: &str) -> String {
     let evidence = outcome.claims.iter().find(|c| c.claim.id == id).and_then(|c| c.evidence);
-    evidence.map_or_else(|| "–".to_owned(), |e| format!("{:+.3}", e.estimate.mean))
+    evidence.map_or_else(|| "–".to_owned(), |e| signed(e.estimate.mean, 3))
 }
 
 fn toy(outcome: &Outcome) -> String {
     if not_run(outcome, TOY) {
         return "The 8 × 8 study was not run.".to_owned();
     }
-    let controls = if outcome.controls_behave(TOY_CONTROLS) {
-        "and the controls (wide network, near-uniform reference) behave as they must"
-    } else {
-        "but not every control behaved or was run, so the study does not count"
-    };
+    let whole = TOY.iter().all(|id| outcome.verdict(id) != Verdict::NotRun)
+        && TOY_CONTROLS.iter().all(|id| outcome.control_verdict(id) != ControlVerdict::NotRun);
+    if !whole {
+        return "The 8 × 8 study was run in part only, which answers nothing.".to_owned();
+    }
+    let controls =
+        if TOY_CONTROLS.iter().all(|id| outcome.control_verdict(id) == ControlVerdict::FailedAsItMust) {
+            "and the controls (wide network, near-uniform reference) behave as they must"
+        } else {
+            "but not every control behaved, so the study does not count"
+        };
     let end = mean(outcome, "h3-p1-end");
     let matched = mean(outcome, "h3-p1-kl");
     if outcome.reproduced(TOY) {

@@ -75,7 +75,8 @@ mod tests {
     fn the_closed_form_is_the_maximum() {
         let reference = Tensor::from_slice(&[0.2f64, 0.5, 0.3]).log();
         let reward = Tensor::from_slice(&[1.0f64, -0.5, 0.2]);
-        let value = |policy: &Tensor| ppo_objective(policy, &reference, &reward, 0.4).unwrap().double_value(&[]);
+        let value =
+            |policy: &Tensor| ppo_objective(policy, &reference, &reward, 0.4).unwrap().double_value(&[]);
         let best = kl_optimum(&reference, &reward, 0.4).unwrap();
         // At the optimum the objective is beta log Z, Z = sum of pi_ref exp(r / beta).
         let z: f64 = 0.2 * (2.5f64).exp() + 0.5 * (-1.25f64).exp() + 0.3 * (0.5f64).exp();

@@ -49,6 +49,8 @@ pub struct Options {
     pub size: Option<Size>,
     /// Replaces the number of seeds of the parts that have several.
     pub seeds: Option<u64>,
+    /// The first seed of the illustration: tuning uses seeds that are not reported.
+    pub first_seed: u64,
     /// Arms to run; all when empty.
     pub arms: Vec<String>,
     /// Files of preference pairs; pairs made from a rule when empty.
@@ -138,11 +140,14 @@ impl Study for DpoVsPpo {
         let mut units: Vec<Unit> = Vec::new();
         for arm in self.arms()? {
             let seeds: Vec<Option<u64>> = match arm.part.as_str() {
-                "pairs" => (0..self.seeds("pairs")).map(Some).collect(),
+                "pairs" => {
+                    (0..self.seeds("pairs")).map(|seed| Some(self.options.first_seed + seed)).collect()
+                }
                 _ => vec![None],
             };
             for seed in seeds {
-                let is_needed = |(_, unit): &(usize, &Unit)| arm.needs.contains(&unit.arm) && unit.seed == seed;
+                let is_needed =
+                    |(_, unit): &(usize, &Unit)| arm.needs.contains(&unit.arm) && unit.seed == seed;
                 let needs = units.iter().enumerate().filter(is_needed).map(|(index, _)| index).collect();
                 units.push(Unit { arm: arm.name.clone(), seed, needs, cost: cost(self, arm) });
             }
@@ -161,6 +166,7 @@ impl Study for DpoVsPpo {
             "plan": PLAN,
             "size": self.size,
             "ran": self.ran(),
+            "first_seed": self.options.first_seed,
             "pairs": self.pairs.inputs()?,
         }))
     }

@@ -104,10 +104,9 @@ fn smallest_advantage() -> Result<f64> {
     for gap in [1.0, 10.0, 100.0] {
         for third in [-100.0, 0.0, 10.0, 100.0, 500.0] {
             let reward = Tensor::f_from_slice(&[gap, -gap, third])?;
-            let value =
-                |policy: &Tensor| Ok::<f64, crate::Error>(
-                    ppo_objective(policy, &reference, &reward, 1.0)?.f_double_value(&[])?,
-                );
+            let value = |policy: &Tensor| {
+                Ok::<f64, crate::Error>(ppo_objective(policy, &reference, &reward, 1.0)?.f_double_value(&[])?)
+            };
             least = least.min(value(&solution)? - value(&minimiser)?);
         }
     }
@@ -121,7 +120,8 @@ fn largest_subset_gap(tamper: Tamper, progress: &UnitProgress<'_>) -> Result<f64
     for draw in 0..DRAWS {
         let mut random = RngStream::new(0, Purpose::Synthetic, draw, 0);
         let rewards = [0; 3].map(|_| 4.0 * random.normal());
-        let reference = Tensor::f_from_slice(&[0; 3].map(|_| random.normal()))?.f_log_softmax(0, Kind::Double)?;
+        let reference =
+            Tensor::f_from_slice(&[0; 3].map(|_| random.normal()))?.f_log_softmax(0, Kind::Double)?;
         let beta = 0.05 + random.uniform();
         let optimum = kl_optimum(&reference, &Tensor::f_from_slice(&rewards)?, beta)?;
         let loss = pair_loss(&optimum, &reference, beta, tamper)?.f_double_value(&[])?;

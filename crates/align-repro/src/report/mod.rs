@@ -6,7 +6,9 @@ mod markdown;
 pub mod svg;
 mod text;
 
-use crate::{claim::Evidence, environment::Environment, experiment::Experiment, interval::Over, outcome::Outcome};
+use crate::{
+    claim::Evidence, environment::Environment, experiment::Experiment, interval::Over, outcome::Outcome,
+};
 
 pub use html::html;
 pub use markdown::markdown;
@@ -49,17 +51,24 @@ pub fn figure_text(evidence: Option<&Evidence>) -> String {
         over => {
             let unit = if over == Over::Seeds { "seed" } else { "held-out pair" };
             let plural = if estimate.count == 1 { "" } else { "s" };
+            let signed = |value| signed(value, *digits);
             let interval = estimate.interval.map_or_else(
                 || ", no interval".to_owned(),
-                |(low, high)| format!(" [{low:+.digits$}, {high:+.digits$}]"),
+                |(low, high)| format!(" [{}, {}]", signed(low), signed(high)),
             );
-            format!("{:+.digits$}{interval} ({} {unit}{plural})", estimate.mean, estimate.count)
+            format!("{}{interval} ({} {unit}{plural})", signed(estimate.mean), estimate.count)
         }
     }
 }
 
 fn exact_text(value: f64, digits: usize) -> String {
     if value != 0.0 && value.abs() < 1e-4 { format!("{value:.1e}") } else { format!("{value:.digits$}") }
+}
+
+/// Writes a difference with its sign; one that rounds to 0 has none.
+pub fn signed(value: f64, digits: usize) -> String {
+    let text = format!("{value:+.digits$}");
+    if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) { text } else { format!("{:.digits$}", 0.0) }
 }
 
 /// Says how strongly a claim counts.

@@ -114,15 +114,16 @@ fn axes(svg: &mut String, frame: &Frame, chart: &LineChart) {
 fn curve(svg: &mut String, frame: &Frame, series: &Series, style: usize) {
     let points: Vec<&Point> = series.points.iter().filter(|p| p.y.is_finite()).collect();
     let path = |ys: &mut dyn Iterator<Item = (f64, f64)>| {
-        let places: Vec<String> =
-            ys.map(|(x, y)| format!("{:.1} {:.1}", frame.px(x), frame.py(y))).collect();
+        let places: Vec<String> = ys.map(|(x, y)| format!("{:.1} {:.1}", frame.px(x), frame.py(y))).collect();
         places.join("L")
     };
     if points.iter().any(|p| p.high > p.low) {
-        let mut outline = points.iter().map(|p| (p.x, p.high)).chain(points.iter().rev().map(|p| (p.x, p.low)));
+        let mut outline =
+            points.iter().map(|p| (p.x, p.high)).chain(points.iter().rev().map(|p| (p.x, p.low)));
         *svg += &format!(r#"<path class="band s{style}" d="M{}Z"/>"#, path(&mut outline));
     }
-    *svg += &format!(r#"<path class="line s{style}" d="M{}"/>"#, path(&mut points.iter().map(|p| (p.x, p.y))));
+    *svg +=
+        &format!(r#"<path class="line s{style}" d="M{}"/>"#, path(&mut points.iter().map(|p| (p.x, p.y))));
     // A marker every eighth of the curve keeps crossing lines apart in black and white.
     let every = points.len().div_ceil(8).max(1);
     for point in points.iter().skip(every / 2).step_by(every) {
@@ -203,7 +204,8 @@ mod tests {
 
     fn chart(ys: &[f64]) -> LineChart {
         let points = ys.iter().enumerate();
-        let points = points.map(|(i, y)| Point { x: i as f64, y: *y, low: *y - 0.1, high: *y + 0.1 }).collect();
+        let points =
+            points.map(|(i, y)| Point { x: i as f64, y: *y, low: *y - 0.1, high: *y + 0.1 }).collect();
         LineChart {
             title: "a < b & \"c\"".into(),
             x_label: "step".into(),

@@ -146,7 +146,8 @@ impl PairsStudy {
         let budget = &self.source.budget;
         let answers = if arm == SFT { 1.0 } else { 2.0 };
         let steps = if arm == SFT { budget.sft_steps } else { budget.dpo_steps };
-        let tokens = steps as f64 * budget.batch_size as f64 * (1.0 + answers) / 2.0 * budget.max_length as f64;
+        let tokens =
+            steps as f64 * budget.batch_size as f64 * (1.0 + answers) / 2.0 * budget.max_length as f64;
         tokens * (budget.layers * budget.hidden * (budget.hidden + budget.vocabulary)) as f64 * 1e-10 + 3.0
     }
 
@@ -211,7 +212,8 @@ impl PairsStudy {
         };
         let model = match &self.source.model {
             Some(folder) => format!("The model is {}.", folder.display()),
-            None => "The model is a new Llama with random weights, far smaller than any that is useful.".to_owned(),
+            None => "The model is a new Llama with random weights, far smaller than any that is useful."
+                .to_owned(),
         };
         vec![data, model]
     }

@@ -27,9 +27,8 @@ pub(super) fn show(runs: &Runs<'_>, findings: &mut Findings) -> Result<()> {
     put("pairs-rule", points(runs)?);
     let firsts = || runs.dpo.iter().map(|run| run.first_loss);
     // The loss that is farthest from ln 2 stands for all of them.
-    let farthest = firsts().max_by(|a, b| {
-        (a - std::f64::consts::LN_2).abs().total_cmp(&(b - std::f64::consts::LN_2).abs())
-    });
+    let farthest = firsts()
+        .max_by(|a, b| (a - std::f64::consts::LN_2).abs().total_cmp(&(b - std::f64::consts::LN_2).abs()));
     put("pairs-ln2", farthest.map(|value| Evidence { digits: 8, ..Evidence::exact(value) }));
     if runs.sft.is_empty() {
         return Ok(());

@@ -5,7 +5,9 @@ use std::{
 };
 
 use align_core::align_types::{Completion, PromptGroup, Purpose, RngStream};
-use align_data::{BadRows, ChatTemplate, DataConfig, RowReader, SpecialTokens, Tokenizer, hold_out, load_pairs};
+use align_data::{
+    BadRows, ChatTemplate, DataConfig, RowReader, SpecialTokens, Tokenizer, hold_out, load_pairs,
+};
 use align_lm::{LlamaConfig, LoadOptions, Model, ModelConfig};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -63,7 +65,8 @@ impl PairSource {
         for file in &files {
             // A broken row is reported by the loader; the tokenizer only misses its text.
             for row in RowReader::open(file)? {
-                row?.iter().for_each(|row| row.value.values().for_each(|value| collect_text(value, &mut texts)));
+                row?.iter()
+                    .for_each(|row| row.value.values().for_each(|value| collect_text(value, &mut texts)));
             }
         }
         let special = SpecialTokens {
@@ -125,7 +128,8 @@ impl PairSource {
         let dropped = report.rows - count;
         if dropped > 0 {
             let no_room = report.dropped_no_room;
-            notes.push(format!("{dropped} rows dropped, {no_room} of them because the prompt leaves no room"));
+            notes
+                .push(format!("{dropped} rows dropped, {no_room} of them because the prompt leaves no room"));
         }
         Ok(Pairs { train, held_out, notes })
     }
@@ -220,13 +224,18 @@ mod tests {
     #[test]
     fn half_of_the_labels_are_exchanged() {
         let pair = |i: u32| {
-            PromptGroup::new(vec![i], vec![Completion::named("chosen", vec![1]), Completion::named("rejected", vec![2])])
+            PromptGroup::new(
+                vec![i],
+                vec![Completion::named("chosen", vec![1]), Completion::named("rejected", vec![2])],
+            )
         };
         let mut pairs: Vec<PromptGroup> = (0..40).map(pair).collect();
         swap_half(&mut pairs, 5);
         let swapped = pairs.iter().filter(|p| p.completions[0].token_ids == [2]).count();
         assert_eq!(swapped, 20);
-        assert!(pairs.iter().all(|p| p.completions[0].name == "chosen" && p.completions[1].name == "rejected"));
+        assert!(
+            pairs.iter().all(|p| p.completions[0].name == "chosen" && p.completions[1].name == "rejected")
+        );
         // Not simply the first half.
         assert!(pairs[..20].iter().any(|p| p.completions[0].token_ids == [1]));
     }

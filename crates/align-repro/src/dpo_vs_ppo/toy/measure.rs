@@ -144,7 +144,8 @@ impl Example {
         reward: &Tensor,
     ) -> Result<Self> {
         let rows = |cells: &Tensor| -> Result<Vec<Vec<f64>>> {
-            let flat = Vec::<f64>::try_from(&cells.f_select(0, 0)?.f_reshape([-1])?.f_to_kind(Kind::Double)?)?;
+            let flat =
+                Vec::<f64>::try_from(&cells.f_select(0, 0)?.f_reshape([-1])?.f_to_kind(Kind::Double)?)?;
             Ok(flat.chunks(SIZE).map(<[f64]>::to_vec).collect())
         };
         let covered = instances.first().map(|i| i.covered.iter().map(|row| row.to_vec()).collect());

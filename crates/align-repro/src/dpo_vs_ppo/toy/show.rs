@@ -5,7 +5,10 @@ use crate::{
     Result,
     claim::Evidence,
     interval::Estimate,
-    report::figure::{Figure, Grid, GridFigure, LineChart, Point, Series},
+    report::{
+        figure::{Figure, Grid, GridFigure, LineChart, Point, Series},
+        signed,
+    },
     study::{Findings, Table},
 };
 
@@ -16,11 +19,7 @@ const SHOWN: &str = "toy-h3-p1";
 ///
 /// # Errors
 /// A figure that is not finite.
-pub fn show(
-    rows: &[(String, ToyResult)],
-    settings: &ToySettings,
-    findings: &mut Findings,
-) -> Result<()> {
+pub fn show(rows: &[(String, ToyResult)], settings: &ToySettings, findings: &mut Findings) -> Result<()> {
     for (arm, result) in rows {
         findings.evidence.extend(evidence(arm, result)?);
     }
@@ -63,7 +62,8 @@ fn table(rows: &[(String, ToyResult)]) -> Result<Table> {
         let below = difference.iter().filter(|d| **d < -1e-6).count();
         let interval = |values: &[f64]| {
             let estimate = Estimate::over_seeds(arm, values)?;
-            Ok::<String, crate::Error>(format!("{:+.3} ± {:.3}", estimate.mean, estimate.half_width()))
+            let (mean, half) = (signed(estimate.mean, 3), estimate.half_width());
+            Ok::<String, crate::Error>(format!("{mean} ± {half:.3}"))
         };
         Ok(vec![
             arm.clone(),
@@ -138,7 +138,8 @@ fn plane(result: &ToyResult) -> LineChart {
         x_label: "KL to the reference, nats (mean over seeds)".into(),
         y_label: "mass outside the data".into(),
         series: vec![series("DPO", &result.dpo), series("PPO", &result.ppo)],
-        note: "Where the curves lie apart at one abscissa, the difference is not only the distance walked.".into(),
+        note: "Where the curves lie apart at one abscissa, the difference is not only the distance walked."
+            .into(),
     }
 }
 

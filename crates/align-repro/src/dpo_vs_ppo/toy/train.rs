@@ -148,12 +148,7 @@ fn detached(nets: &Nets) -> Result<Tensor> {
 }
 
 /// Cross-entropy to the uniform distribution over covered cells, mean over prompts.
-fn fit_reference(
-    nets: &Nets,
-    data: &Data,
-    settings: &ToySettings,
-    steps: &Steps<'_>,
-) -> Result<()> {
+fn fit_reference(nets: &Nets, data: &Data, settings: &ToySettings, steps: &Steps<'_>) -> Result<()> {
     let mut descent = Descent::new(nets, settings.learning_rate);
     for _ in 0..settings.sft_steps {
         let loss = nets.log_policy()?.f_mul(&data.target)?.f_sum(Kind::Float)?;

@@ -1,0 +1,173 @@
+//! The experiment as a whole, at a budget of seconds: the method passes, a broken method does not, results are
+//! the same bytes however they come about.
+
+use std::sync::atomic::AtomicBool;
+
+use align_repro::{
+    Environment,
+    dpo_vs_ppo::{DpoVsPpo, Options, PLAN, Settings, Tamper},
+    experiment::Size,
+    outcome::Outcome,
+    report::{self, Report},
+    runner::{RunOptions, run_units},
+    store::Store,
+    study::Study,
+    verdict::{ControlVerdict, Verdict},
+};
+
+/// The plan's settings with fewer steps; the claims keep their criteria.
+fn cheap() -> Settings {
+    let mut settings = DpoVsPpo::new(Options::default()).unwrap().settings().clone();
+    settings.toy.policy_steps = 400;
+    let budget = &mut settings.pairs.made.quick;
+    (budget.rows, budget.held_out, budget.sample_prompts) = (64, 16, 2);
+    (budget.hidden, budget.feed_forward, budget.layers) = (16, 32, 1);
+    (budget.sft_steps, budget.dpo_steps, budget.batch_size) = (4, 4, 8);
+    settings
+}
+
+fn options(arms: &[&str], tamper: Tamper) -> Options {
+    Options {
+        size: Some(Size::Quick),
+        seeds: Some(12),
+        arms: arms.iter().map(ToString::to_string).collect(),
+        settings: Some(cheap()),
+        tamper,
+        ..Default::default()
+    }
+}
+
+fn run_in(folder: &std::path::Path, options: Options, resume: bool, workers: usize) -> Outcome {
+    let study = DpoVsPpo::new(options).unwrap();
+    let store = Store::open(folder, &study.inputs().unwrap(), resume).unwrap();
+    let stop = AtomicBool::new(false);
+    let run = RunOptions { workers, stop: &stop, talk: false };
+    let results = run_units(&study, &study.units().unwrap(), &store, run).unwrap();
+    Outcome::judge(&study, Size::Quick, &results).unwrap()
+}
+
+fn run(options: Options) -> Outcome {
+    run_in(tempfile::tempdir().unwrap().path(), options, false, 2)
+}
+
+const THEOREM: [&str; 9] = [
+    "dpo-minimum",
+    "ppo-solution-is-dpo-minimum",
+    "ppo-refuses",
+    "ppo-subset",
+    "transient-peak",
+    "transient-falls",
+    "transient-never",
+    "abstain-optimum",
+    "answer-threshold",
+];
+
+#[test]
+fn the_method_passes() {
+    let outcome = run(options(&["theorem", "toy-h3-p1", "toy-h32-p1"], Tamper::None));
+    for id in THEOREM.into_iter().chain(["h3-p1-end"]) {
+        assert_eq!(outcome.verdict(id), Verdict::Reproduced, "{id}");
+    }
+    assert_eq!(outcome.control_verdict("h32-p1-end"), ControlVerdict::FailedAsItMust);
+    assert_eq!(outcome.verdict("h8-p1-end"), Verdict::NotRun);
+    assert!(outcome.passes(), "{}", outcome.summary());
+}
+
+#[test]
+fn a_flipped_margin_breaks_the_theorem_and_the_control() {
+    let outcome = run(options(&["theorem", "toy-h32-p1"], Tamper::FlipMargin));
+    for id in
+        ["dpo-minimum", "ppo-solution-is-dpo-minimum", "ppo-subset", "transient-peak", "transient-never"]
+    {
+        assert_eq!(outcome.verdict(id), Verdict::NotReproduced, "{id}");
+    }
+    // PPO does not use the DPO loss.
+    assert_eq!(outcome.verdict("abstain-optimum"), Verdict::Reproduced);
+    assert!(!outcome.passes());
+}
+
+#[test]
+fn labels_without_meaning_break_the_study() {
+    let gold = |tamper| {
+        let outcome = run(options(&["toy-h3-p1"], tamper));
+        let claim = outcome.claims.iter().find(|c| c.claim.id == "h3-p1-gold").unwrap();
+        (claim.verdict, claim.evidence.unwrap().estimate.mean, outcome)
+    };
+    let (right, with_labels, _) = gold(Tamper::None);
+    let (wrong, without, _) = gold(Tamper::ShuffleLabels);
+    assert_eq!(right, Verdict::Reproduced);
+    assert_ne!(wrong, Verdict::Reproduced, "{with_labels} {without}");
+}
+
+#[test]
+fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
+    let arms = ["toy-h3-p1", "pairs-sft", "pairs-dpo", "pairs-dpo-shuffled"];
+    let small = || Options { seeds: Some(2), ..options(&arms, Tamper::None) };
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let whole = run_in(first.path(), small(), false, 2).to_json().unwrap();
+    assert_eq!(run_in(second.path(), small(), false, 1).to_json().unwrap(), whole);
+    // As a kill leaves it: some units are finished, one file is half written beside its place.
+    for lost in ["toy-h3-p1.json", "pairs-dpo-seed-1.json", "pairs-dpo-shuffled-seed-0.json"] {
+        std::fs::remove_file(first.path().join("units").join(lost)).unwrap();
+    }
+    std::fs::write(first.path().join("units/toy-h3-p1.json.partial"), "{").unwrap();
+    assert_eq!(run_in(first.path(), small(), true, 2).to_json().unwrap(), whole);
+}
+
+#[test]
+fn one_seed_decides_nothing_about_training() {
+    let one = Options { seeds: Some(1), ..options(&["toy-h3-p1", "pairs-dpo"], Tamper::FlipMargin) };
+    let outcome = run(one);
+    for id in ["h3-p1-end", "pairs-accuracy", "pairs-reward", "pairs-rule"] {
+        assert_eq!(outcome.verdict(id), Verdict::Inconclusive, "{id}");
+    }
+    assert!(outcome.passes(), "{}", outcome.summary());
+    assert!(outcome.summary().contains("one seed only"), "{}", outcome.summary());
+}
+
+#[test]
+fn the_first_dpo_loss_is_ln_2() {
+    let outcome = run(Options { seeds: Some(2), ..options(&["pairs-dpo"], Tamper::None) });
+    assert_eq!(outcome.control_verdict("pairs-ln2"), ControlVerdict::FailedAsItMust);
+}
+
+#[test]
+fn an_interrupted_run_says_so_and_keeps_what_is_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = DpoVsPpo::new(options(&["toy-h3-p1"], Tamper::None)).unwrap();
+    let store = Store::open(folder.path(), &study.inputs().unwrap(), false).unwrap();
+    let stop = AtomicBool::new(true);
+    let run = RunOptions { workers: 2, stop: &stop, talk: false };
+    let error = run_units(&study, &study.units().unwrap(), &store, run).unwrap_err();
+    assert_eq!(error.exit_code(), 130);
+}
+
+#[test]
+fn reports_hold_every_claim_and_no_text_of_others_as_markup() {
+    let mut outcome = run(options(&["theorem", "toy-h3-p1"], Tamper::None));
+    outcome.findings.samples.push(align_repro::study::Sample {
+        prompt: "</pre><script>alert(1)</script>".into(),
+        answers: vec![("<b>".into(), "``` | <img src=x onerror=1>".into())],
+    });
+    let environment = Environment::here("cargo xtask reproduce dpo-vs-ppo --data '<x>'".into(), 2, 1.0);
+    let report = Report { outcome: &outcome, environment: &environment, plan: PLAN };
+    let page = report::html(&report);
+    assert!(!page.contains("<script") && !page.contains("<img") && !page.contains("<b>"));
+    // Self-contained: the only address is the paper's.
+    for part in page.split("http").skip(1) {
+        assert!(part.starts_with("s://arxiv.org/abs/2404.10719"), "{}", &part[..40]);
+    }
+    let text = report::markdown(&report);
+    let table = report::text_table(&outcome);
+    for claim in &outcome.claims {
+        assert!(page.contains(&report::escape(&claim.claim.statement)), "{}", claim.claim.id);
+        assert!(table.contains(&claim.claim.id));
+        assert!(text.contains(&claim.verdict.to_string()));
+    }
+    assert!(page.matches("<svg").count() >= 5, "curves and cells are drawn");
+    // Elements that need an end have one.
+    for tag in ["table", "tr", "td", "figure", "svg", "pre", "dl", "div", "p", "ul", "li", "section"] {
+        let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+        assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+}
