@@ -13,6 +13,7 @@ use crate::{Error, Result};
 
 /// In which data type weights are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum SaveDtype {
     /// Each tensor as the checkpoint it came from had it; float32 for a new model. A bfloat16 checkpoint that was
     /// trained is rounded again.
