@@ -62,3 +62,77 @@ pub fn write(folder: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
     std::fs::write(&path, content).unwrap();
     path
 }
+
+/// Returns the smallest model folder of the fixtures.
+pub fn tiny_llama() -> PathBuf {
+    align_testkit::fixture("models/tiny-llama")
+}
+
+/// Copies the smallest model folder into `folder/name`, where it may be damaged.
+pub fn copy_of_tiny_llama(folder: &Path, name: &str) -> PathBuf {
+    let to = folder.join(name);
+    std::fs::create_dir_all(&to).unwrap();
+    for entry in std::fs::read_dir(tiny_llama()).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+    }
+    to
+}
+
+/// Changes keys of a JSON file.
+pub fn edit_json(path: &Path, changes: &[(&str, serde_json::Value)]) {
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for (key, new) in changes {
+        value[*key] = new.clone();
+    }
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+/// Writes preference pairs of different lengths: the chosen answer ends with a full stop.
+pub fn write_pairs(folder: &Path, name: &str, rows: usize) -> PathBuf {
+    let subjects = ["the river", "an old mill", "warm bread", "a short day", "tea with milk"];
+    let lines: String = (0..rows)
+        .map(|row| {
+            let subject = subjects[row % subjects.len()];
+            let more = " and the rest of it".repeat(row % 4);
+            format!(
+                "{{\"prompt\": \"Say something about {subject}, number {row}.\", \"chosen\": \" I like {subject}{more}.\", \
+                 \"rejected\": \" no {row}{more}\"}}\n"
+            )
+        })
+        .collect();
+    write(folder, name, lines)
+}
+
+/// Writes prompts with their completion.
+pub fn write_demonstrations(folder: &Path, name: &str, rows: usize) -> PathBuf {
+    let lines: String = (0..rows)
+        .map(|row| {
+            format!("{{\"prompt\": \"What is {row} and one?\", \"completion\": \" It is {}.\"}}\n", row + 1)
+        })
+        .collect();
+    write(folder, name, lines)
+}
+
+/// Reads a file of one JSON object per line.
+pub fn json_lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Lists everything below a folder, sorted.
+pub fn tree(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            names.push(path.strip_prefix(folder).unwrap().display().to_string());
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    names.sort();
+    names
+}

@@ -1,0 +1,181 @@
+//! `align logprobs`, `align generate` and `align doctor`: the files and reports they write.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[allow(dead_code)]
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::{align, copy_of_tiny_llama, json_lines, tiny_llama, tree, write, write_pairs};
+
+#[test]
+fn logprobs_of_every_kind_of_row() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let model = tiny_llama().display().to_string();
+    for (name, rows, names) in [
+        ("pairs", "{\"prompt\":\"a\",\"rejected\":\"c\",\"chosen\":\"b d\"}\n", &["chosen", "rejected"][..]),
+        ("plain", "\n{\"prompt\":\"a\",\"completion\":\"b d\"}\n", &["completion"]),
+        ("text", "{\"text\":\"some words\"}\n", &["completion"]),
+        ("thumbs", "{\"prompt\":\"a\",\"completion\":\"b d\",\"label\":true}\n", &["completion"]),
+    ] {
+        let file = format!("{name}.jsonl");
+        write(folder, &file, rows);
+        align(folder, &format!("logprobs --model {model} --data {{{file}}} --output {{out.jsonl}}")).ok();
+        let lines = json_lines(&folder.join("out.jsonl"));
+        assert_eq!(lines.len(), 1);
+        // Rows are numbered by their line; the file of plain rows begins with an empty one.
+        assert_eq!(lines[0]["row"], if name == "plain" { 2 } else { 1 });
+        assert!(lines[0]["prompt_tokens"].as_u64().unwrap() > 0);
+        let completions = lines[0]["completions"].as_array().unwrap();
+        assert_eq!(completions.iter().map(|c| c["name"].as_str().unwrap()).collect::<Vec<_>>(), names);
+        for completion in completions {
+            let logprobs: Vec<f64> =
+                completion["logprobs"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            assert_eq!(logprobs.len(), completion["token_ids"].as_array().unwrap().len());
+            let sum: f64 = logprobs.iter().sum();
+            assert!((sum - completion["sum"].as_f64().unwrap()).abs() < 1e-6 && sum < 0.0);
+        }
+    }
+}
+
+#[test]
+fn logprobs_do_not_depend_on_threads_and_batches() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 11);
+    let model = tiny_llama().display().to_string();
+    let score = |threads: usize, tokens: usize| {
+        let name = format!("{threads}-{tokens}.jsonl");
+        let line = format!(
+            "logprobs --model {model} --data {{pairs.jsonl}} --output {{{name}}} --threads {threads} \
+             --micro-batch-tokens {tokens}"
+        );
+        align(folder, &line).ok();
+        json_lines(&folder.join(name))
+    };
+    let alone = score(1, 1);
+    for other in [score(1, 100_000), score(2, 100)] {
+        for (a, b) in alone.iter().zip(&other) {
+            for (a, b) in
+                a["completions"].as_array().unwrap().iter().zip(b["completions"].as_array().unwrap())
+            {
+                assert_eq!(a["token_ids"], b["token_ids"]);
+                assert!((a["sum"].as_f64().unwrap() - b["sum"].as_f64().unwrap()).abs() < 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_output_is_continued_where_it_ends() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 40);
+    let model = copy_of_tiny_llama(folder, "model");
+    for command in [
+        "logprobs --model {model} --data {pairs.jsonl} --micro-batch-tokens 200",
+        "generate --model {model} --prompts {pairs.jsonl} --max-new-tokens 4",
+    ] {
+        let line = format!("{command} --output {{out.jsonl}} --threads 1");
+        align(folder, &line).ok();
+        let whole = fs::read_to_string(folder.join("out.jsonl")).unwrap();
+        assert_eq!(whole.lines().count(), 40);
+        // As a kill leaves it: some whole rows and a torn one in the file beside.
+        let torn: usize = whole.split_inclusive('\n').take(17).map(str::len).sum();
+        fs::rename(folder.join("out.jsonl.origin.json"), folder.join("out.jsonl.partial.origin.json"))
+            .unwrap();
+        fs::remove_file(folder.join("out.jsonl")).unwrap();
+        write(folder, "out.jsonl.partial", &whole[..torn + 9]);
+        let answer = align(folder, &format!("{line} --resume --json")).ok();
+        assert_eq!(serde_json::from_str::<Value>(&answer.stdout).unwrap()["kept"], 17);
+        let continued = fs::read_to_string(folder.join("out.jsonl")).unwrap();
+        if command.starts_with("logprobs") {
+            assert_eq!(continued, whole);
+        } else {
+            let ids = |text: &str| -> Vec<Value> {
+                text.lines()
+                    .map(|l| serde_json::from_str::<Value>(l).unwrap()["completions"][0]["token_ids"].clone())
+                    .collect()
+            };
+            assert_eq!(ids(&continued), ids(&whole));
+        }
+        // Finished: all rows are kept, and the file is as it was.
+        align(folder, &format!("{line} --resume")).ok();
+        assert_eq!(fs::read_to_string(folder.join("out.jsonl")).unwrap(), continued);
+        assert!(!tree(folder).iter().any(|name| name.contains("partial")));
+    }
+    let line =
+        "generate --model {model} --prompts {pairs.jsonl} --output {out.jsonl} --resume --max-new-tokens";
+    align(folder, &format!("{line} 5")).refused(2, &["max_new_tokens (4 there, 5 now)", "hint: "]);
+    // Other weights in the same folder are another model.
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    align(folder, &format!("{line} 4")).refused(2, &["model_sha256", "hint: "]);
+    write(folder, "foreign.jsonl", "{\"row\":1}\n");
+    let foreign = "generate --model {model} --prompts {pairs.jsonl} --output {foreign.jsonl} --resume";
+    align(folder, foreign).refused(2, &["foreign.jsonl cannot be continued", "hint: "]);
+    assert_eq!(fs::read_to_string(folder.join("foreign.jsonl")).unwrap(), "{\"row\":1}\n");
+}
+
+#[test]
+fn samples_follow_the_seed_and_not_the_threads() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "prompts.jsonl", 20);
+    let sample = |name: &str, more: &str| {
+        let line = format!(
+            "generate --model {} --prompts {{prompts.jsonl}} --output {{{name}}} --max-new-tokens 6 \
+             --num-completions 2 {more}",
+            tiny_llama().display()
+        );
+        align(folder, &line).ok();
+        let lines = json_lines(&folder.join(name));
+        assert_eq!(lines.len(), 20);
+        let ids = |line: &Value| {
+            line["completions"].as_array().unwrap().iter().map(|c| c["token_ids"].clone()).collect()
+        };
+        lines.iter().map(ids).collect::<Vec<Vec<Value>>>()
+    };
+    let one = sample("one", "--threads 1");
+    assert_eq!(one, sample("two", "--threads 2"));
+    assert_ne!(one, sample("other", "--threads 1 --seed 1"));
+    let greedy = sample("greedy", "--greedy");
+    assert!(greedy.iter().all(|samples| samples[0] == samples[1]));
+
+    let line = &json_lines(&folder.join("one"))[0];
+    assert_eq!(line["prompt"], "Say something about the river, number 0.");
+    for completion in line["completions"].as_array().unwrap() {
+        let tokens = completion["token_ids"].as_array().unwrap().len();
+        assert_eq!(completion["logprobs"].as_array().unwrap().len(), tokens);
+        assert!(!completion["text"].as_str().unwrap().contains("<|"), "{completion}");
+        let reason = completion["finish_reason"].as_str().unwrap();
+        assert!(reason == "stop" || (reason == "length" && tokens == 6), "{completion}");
+    }
+    // Any character ends a sample that has it; the text stops before it.
+    let line = format!(
+        "generate --model {} --prompts {{prompts.jsonl}} --output {{stop}} --max-new-tokens 40 --stop e --stop a",
+        tiny_llama().display()
+    );
+    align(folder, &line).ok();
+    let lines = json_lines(&folder.join("stop"));
+    assert!(lines.iter().any(|line| line["completions"][0]["finish_reason"] == "stop"));
+    assert!(lines.iter().all(|line| !line["completions"][0]["text"].as_str().unwrap().contains(['a', 'e'])));
+}
+
+#[test]
+fn the_doctor_computes_something() {
+    let temporary = tempfile::tempdir().unwrap();
+    let answer = align(temporary.path(), "doctor").ok();
+    for text in ["libtorch", "matrix product", "OMP_WAIT_POLICY=PASSIVE", "flush to zero"] {
+        assert!(answer.stdout.contains(text), "{}", answer.stdout);
+    }
+    assert!(!answer.stdout.contains("MISSING"), "{}", answer.stdout);
+    let report = align(temporary.path(), "doctor --json").ok().stdout;
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["ok"], true);
+    assert!(report["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true));
+}
