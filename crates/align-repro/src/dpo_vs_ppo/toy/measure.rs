@@ -63,6 +63,8 @@ pub struct ToyResult {
     pub ppo: PathResult,
     /// Mass of DPO minus mass of PPO where both are equally far from the reference.
     pub matched: Vec<f64>,
+    /// Share of pairs that DPO's implicit reward orders as the true utility does.
+    pub ordered: Vec<f64>,
     /// The cells of the first seed, whatever they show.
     pub example: Example,
 }
@@ -133,6 +135,23 @@ pub fn at_equal_kl(first: &Recorder, second: &Recorder, share: f64) -> Vec<f64> 
             mass(&kl_a, &first.ood) - mass(&kl_b, &second.ood)
         })
         .collect()
+}
+
+/// Computes the share of each seed's pairs whose two responses the implicit reward log π − log π_ref orders as the
+/// true utility does, whatever their labels say.
+pub(super) fn ordered(instances: &[Instance], policy: &Tensor, reference: &Tensor) -> Result<Vec<f64>> {
+    let reward = policy.f_sub(reference)?.f_reshape([-1])?.f_to_kind(Kind::Double)?;
+    let reward = Vec::<f64>::try_from(&reward)?;
+    let share = |(instance, reward): (&Instance, &[f64])| {
+        let right = instance.preferences.iter().filter(|p| {
+            let row = instance.gold.get(p.prompt);
+            let gold = |response: usize| row.and_then(|r| r.get(response)).copied().unwrap_or(0.0);
+            let learned = |response: usize| reward.get(p.prompt * SIZE + response).copied().unwrap_or(0.0);
+            (gold(p.chosen) > gold(p.rejected)) == (learned(p.chosen) > learned(p.rejected))
+        });
+        right.count() as f64 / instance.preferences.len().max(1) as f64
+    };
+    Ok(instances.iter().zip(reward.chunks(SIZE * SIZE)).map(share).collect())
 }
 
 impl Example {

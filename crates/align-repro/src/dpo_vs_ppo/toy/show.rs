@@ -46,6 +46,7 @@ fn evidence(arm: &str, result: &ToyResult) -> Result<BTreeMap<String, Evidence>>
         ("end", paired(&result.dpo.ood, &result.ppo.ood)),
         ("kl", result.matched.clone()),
         ("gold", paired(&result.ppo.gold, &result.dpo.gold)),
+        ("order", result.ordered.iter().map(|share| share - 0.5).collect()),
     ];
     let estimate = |(what, values): (&str, Vec<f64>)| {
         let id = format!("{row}-{what}");

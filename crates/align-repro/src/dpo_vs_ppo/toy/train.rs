@@ -7,7 +7,7 @@ use align_core::{
 
 use super::{
     Instance, ReferenceKind, SIZE, ToyArm, ToyResult, ToySettings,
-    measure::{Example, Recorder, at_equal_kl},
+    measure::{Example, Recorder, at_equal_kl, ordered},
     nets::{Descent, Nets, Role},
 };
 use crate::{
@@ -113,8 +113,9 @@ pub fn run(
     let reference_ood = Recorder::ood(&reference, &data.uncovered)?;
     let matched = at_equal_kl(&dpo.recorder, &ppo.recorder, settings.matched_share);
     let example = Example::of(&data.instances, &reference, &dpo.policy, &ppo.policy, &reward)?;
+    let ordered = ordered(&data.instances, &dpo.policy, &reference)?;
     let (dpo, ppo) = (dpo.recorder.finish("DPO")?, ppo.recorder.finish("PPO")?);
-    Ok(ToyResult { reference_ood, dpo, ppo, matched, example })
+    Ok(ToyResult { reference_ood, dpo, ppo, matched, ordered, example })
 }
 
 /// Counts the steps of a row, tells how far it is and looks at the stop flag.
