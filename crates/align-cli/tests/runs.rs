@@ -376,21 +376,15 @@ fn transformers_loads_the_result_and_agrees() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     write_pairs(folder, "pairs.jsonl", 8);
-    write(
-        folder,
-        "texts.jsonl",
-        "{\"text\": \"The kettle is on.\"}\n{\"text\": \"First wash the pears, then cut them.\"}\n",
-    );
     let line = format!(
         "dpo --model {} --data {{pairs.jsonl}} --output-dir {{run}} --max-steps 5 --learning-rate 1e-3 --samples 0",
         tiny_llama().display()
     );
     align(folder, &line).ok();
-    align(folder, "logprobs --model {run/model} --data {texts.jsonl} --output {scored.jsonl}").ok();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transformers.py");
+    align(folder, "logprobs --model {run/model} --data {pairs.jsonl} --output {scored.jsonl}").ok();
     let mut command = std::process::Command::new(&python);
-    command.arg(script).arg(folder.join("run/model")).arg(folder.join("scored.jsonl"));
+    command.arg(align_testkit::fixture("models/check_saved.py"));
+    command.arg(folder.join("run/model")).arg(folder.join("scored.jsonl"));
     let answer = support::Answer::of(&command.output().unwrap()).ok();
-    let worst: f64 = answer.stdout.trim().parse().unwrap();
-    assert!(worst < 1e-4, "{worst}");
+    assert!(answer.stdout.contains("largest difference"), "{}", answer.stdout);
 }

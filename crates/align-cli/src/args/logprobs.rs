@@ -7,7 +7,7 @@ use super::{ModelArgs, values};
 /// `align logprobs`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Writes one JSON object per row: row, prompt_tokens, completions [{name, token_ids, logprobs, sum}].
+Writes one JSON object per row: row, prompt_tokens (ids), completions [{name, token_ids, logprobs, sum}].
 
 Example:
   align logprobs --model runs/dpo/model --data pairs.jsonl --output logprobs.jsonl")]

@@ -126,7 +126,7 @@ fn line(group: &PromptGroup, values: &mut impl Iterator<Item = Vec<f32>>) -> Res
             "name": name, "token_ids": completion.token_ids, "logprobs": logprobs, "sum": sum,
         }));
     }
-    Ok(json!({"row": row_number(group), "prompt_tokens": group.prompt.len(), "completions": completions}))
+    Ok(json!({"row": row_number(group), "prompt_tokens": group.prompt, "completions": completions}))
 }
 
 #[cfg(test)]
