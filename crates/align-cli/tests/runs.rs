@@ -283,6 +283,23 @@ fn wait_for(there: impl Fn() -> bool) {
 }
 
 #[test]
+fn a_reader_that_goes_away_does_not_stop_a_run() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 4);
+    let script = "$ALIGN dpo --model $MODEL --data $DIR/pairs.jsonl --output-dir $DIR/run --max-steps 3 --samples 0 \
+                  2>&1 >/dev/null | true; echo ${PIPESTATUS[0]}";
+    let mut command = std::process::Command::new("bash");
+    command
+        .args(["-c", script])
+        .env("ALIGN", env!("CARGO_BIN_EXE_align"))
+        .env("MODEL", tiny_llama())
+        .env("DIR", folder);
+    assert_eq!(support::Answer::of(&command.output().unwrap()).stdout.trim(), "0");
+    assert!(folder.join("run/summary.json").exists());
+}
+
+#[test]
 fn a_long_row_is_cut_to_the_context_and_counted() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
@@ -295,17 +312,16 @@ fn a_long_row_is_cut_to_the_context_and_counted() {
     assert!(summary["rows_cut"].as_u64().unwrap() > 0, "{summary}");
 }
 
-/// Trains a little on a real file and returns the first and last line of its metrics.
-fn train_on_real(folder: &Path, data: &Path, more: &str) -> (Value, Value) {
+/// Trains a little on a real file and returns the lines of its metrics.
+fn train_on_real(folder: &Path, data: &Path, more: &str) -> Vec<Value> {
     let line = format!(
-        "dpo --model {} --data {} --output-dir {{run}} --max-steps 8 --log-every 1 --learning-rate 5e-4 --max-length 192 \
-         --max-prompt-length 96 --batch-size 8 --samples 0 {more}",
+        "dpo --model {} --data {} --output-dir {{run}} --overwrite --log-every 1 --threads 2 --max-length 128 \
+         --max-prompt-length 48 --samples 0 {more}",
         tiny_llama().display(),
         data.display()
     );
     align(folder, &line).ok();
-    let lines = json_lines(&folder.join("run/metrics.jsonl"));
-    (lines[0].clone(), lines[lines.len() - 1].clone())
+    json_lines(&folder.join("run/metrics.jsonl"))
 }
 
 #[test]
@@ -313,22 +329,15 @@ fn ultrafeedback_pairs_train_as_they_are() {
     let Some(data) = real_data("ultrafeedback/train_clean.jsonl") else { return };
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    // The first rows, so that the test is quick; two later ones have an empty answer.
-    let text = fs::read_to_string(data).unwrap();
-    let rows: Vec<&str> = text.lines().take(160).collect();
-    write(folder, "train.jsonl", rows[..120].join("\n"));
-    write(folder, "held.jsonl", rows[120..].join("\n"));
-    let more = format!("--eval-data {} --eval-every 2", folder.join("held.jsonl").display());
-    let (first, last) = train_on_real(folder, &folder.join("train.jsonl"), &more);
-    assert!((number(&first, "loss") - std::f64::consts::LN_2).abs() < 1e-6);
-    assert!(number(&last, "eval/rewards/margins").is_finite());
-    assert!(number(&last, "rewards/margins") > 0.0);
+    let more = "--max-steps 8 --batch-size 16 --learning-rate 1e-3 --bad-rows skip";
+    let lines = train_on_real(folder, &data, more);
+    assert!((number(&lines[0], "loss") - std::f64::consts::LN_2).abs() < 1e-6);
+    assert!(lines.iter().all(|line| number(line, "loss").is_finite()));
 }
 
 #[test]
 fn raw_transcripts_train_once_their_empty_answers_are_skipped() {
-    let Some(data) = real_data("hh-rlhf/harmless-base") else { return };
-    let data = fs::read_dir(data).unwrap().next().unwrap().unwrap().path();
+    let Some(data) = real_data("hh-rlhf/harmless-base/test.jsonl.gz") else { return };
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     let line =
@@ -341,10 +350,25 @@ fn raw_transcripts_train_once_their_empty_answers_are_skipped() {
         .filter(|line| line.contains(&*data.to_string_lossy()) && line.starts_with("  "));
     assert_eq!(places.count(), 4, "{}", answer.stderr);
     assert!(!folder.join("run").exists());
-    let (first, _) = train_on_real(folder, &data, "--bad-rows skip");
-    assert!((number(&first, "loss") - std::f64::consts::LN_2).abs() < 1e-6);
+    let lines = train_on_real(folder, &data, "--bad-rows skip --max-steps 1");
+    assert!((number(&lines[0], "loss") - std::f64::consts::LN_2).abs() < 1e-6);
     let summary: Value = serde_json::from_slice(&fs::read(folder.join("run/summary.json")).unwrap()).unwrap();
     assert_eq!(summary["rows_skipped"], 4);
+
+    // Held-out margins start at 0, where policy and reference are equal, and rise.
+    let rows: Vec<String> = align_data::RowReader::open(&data)
+        .unwrap()
+        .map(|row| format!("{}\n", Value::Object(row.unwrap().unwrap().value)))
+        .collect();
+    write(folder, "train.jsonl", rows[..1000].concat());
+    let held = write(folder, "held.jsonl", rows[1300..].concat());
+    let more = format!(
+        "--bad-rows skip --eval-data {} --eval-every 10 --max-steps 20 --batch-size 32 --learning-rate 1e-3",
+        held.display()
+    );
+    let lines = train_on_real(folder, &folder.join("train.jsonl"), &more);
+    let margins: Vec<f64> = lines.iter().filter_map(|line| line["eval/rewards/margins"].as_f64()).collect();
+    assert!(matches!(margins[..], [first, second] if first > 0.0 && second > first), "{margins:?}");
 }
 
 #[test]

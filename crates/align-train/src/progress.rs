@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -96,14 +97,14 @@ impl Progress for Terminal {
             self.said = Some(Instant::now());
             let left =
                 remaining(self.began.elapsed(), at.step.saturating_sub(self.first), at.total - at.step);
-            eprintln!("step {}/{}  {message}  {left} left", at.step, at.total);
+            say(&format!("step {}/{}  {message}  {left} left", at.step, at.total));
         }
     }
 
     fn note(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => say(text),
         }
     }
 
@@ -112,6 +113,11 @@ impl Progress for Terminal {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Writes a line to stderr. A reader that went away is no reason to lose a run, and `eprintln!` would panic.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// Estimates the time that is left from the time that the steps so far took.

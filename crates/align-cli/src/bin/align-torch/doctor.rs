@@ -62,7 +62,7 @@ pub fn run(flags: &DoctorArgs) -> Result<()> {
 }
 
 fn checks() -> Vec<Check> {
-    const REINSTALL: &str = "set libtorch up again: cargo xtask setup --again";
+    const REINSTALL: &str = "set libtorch up again: cargo xtask setup --force";
     let gpus = match computer::gpus() {
         Ok(0) => "none".to_owned(),
         Ok(count) => count.to_string(),
