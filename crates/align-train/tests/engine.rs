@@ -183,3 +183,40 @@ proptest! {
         prop_assert!(relative(cut[0].grad_norm, whole[0].grad_norm) < 1e-6);
     }
 }
+
+/// The workspace's own losses keep the promise too.
+#[test]
+fn sft_and_dpo_do_not_depend_on_the_cut() {
+    use align_losses::{Dpo, DpoConfig, Reference, Sft, SftConfig};
+
+    let reports = |objective: &dyn Objective, compute: Compute| -> Vec<BatchReport> {
+        let model = Box::new(TinyLm::new(3));
+        let optimizer = Setup::default().optimizer;
+        let mut engine = Engine::new(model, objective.replicate().unwrap(), &optimizer, compute).unwrap();
+        let steps = (0..4).map(|step| {
+            let report = engine.compute(Pairs { batch_size: 8, poisoned_step: None }.rows(step)).unwrap();
+            engine.apply(0.01).unwrap();
+            report
+        });
+        steps.collect()
+    };
+    let sft = Sft::new(SftConfig::default());
+    let dpo = Dpo::new(DpoConfig::default(), Reference::Model(Box::new(TinyLm::new(3)))).unwrap();
+    for (name, objective) in [("sft", &sft as &dyn Objective), ("dpo", &dpo)] {
+        let whole = reports(objective, Compute { threads: 1, micro_batch_tokens: usize::MAX });
+        if name == "dpo" {
+            assert!((whole[0].loss - std::f64::consts::LN_2).abs() < 1e-6, "{}", whole[0].loss);
+        }
+        for compute in [(1, 20), (1, 60), (2, 1), (2, 60)] {
+            let compute = Compute { threads: compute.0, micro_batch_tokens: compute.1 };
+            for (step, (cut, whole)) in reports(objective, compute).iter().zip(&whole).enumerate() {
+                let tolerance = if step == 0 { 1e-6 } else { 1e-5 };
+                assert!(relative(cut.loss, whole.loss) < tolerance, "{name}, {compute:?}, step {step}");
+                assert!(
+                    relative(cut.grad_norm, whole.grad_norm) < tolerance,
+                    "{name}, {compute:?}, step {step}"
+                );
+            }
+        }
+    }
+}
