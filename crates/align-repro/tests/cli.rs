@@ -1,4 +1,5 @@
 //! The program: exit codes, what it refuses, what it writes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
 use std::process::{Command, Output};
 

@@ -54,7 +54,7 @@ impl Nets {
             output: Tensor::f_from_slice(&output)?.f_reshape([s, h, n])?,
             output_bias: zeros(n)?,
         };
-        nets.as_leaves()
+        nets.into_leaves()
     }
 
     /// Copies the networks as they are now.
@@ -74,10 +74,10 @@ impl Nets {
             output: copied(&self.output)?,
             output_bias: copied(&self.output_bias)?,
         };
-        nets.as_leaves()
+        nets.into_leaves()
     }
 
-    fn as_leaves(self) -> Result<Self> {
+    fn into_leaves(self) -> Result<Self> {
         Ok(Self {
             input: self.input.f_set_requires_grad(true)?,
             input_bias: self.input_bias.f_set_requires_grad(true)?,
