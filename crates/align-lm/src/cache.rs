@@ -1,20 +1,19 @@
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use align_core::{
     CachedLm, CausalLm, Error, KvCache, LayerCache, PackedBatch, Result, no_grad,
     tch::{Device, Kind, Tensor},
 };
 
-use crate::attention::{Attention, Mask, Qkv, attend, continuation_mask};
-use crate::config::FamilyConfig;
+use crate::attention::{Attention, Qkv, Scores, attend};
 use crate::model::Model;
 
 impl Model {
     /// Key-value heads and head size of each layer.
     fn cache_layers(&self) -> Vec<(i64, i64)> {
-        match self.config().family() {
-            FamilyConfig::Llama(llama) => {
-                vec![(llama.num_key_value_heads as i64, llama.head_dim as i64); llama.num_hidden_layers]
-            }
-        }
+        let sizes = self.config().sizes();
+        vec![(sizes.num_key_value_heads as i64, sizes.head_dim as i64); sizes.num_hidden_layers]
     }
 
     fn check_cache(&self, cache: &KvCache, tokens: &[&[u32]]) -> Result<()> {
@@ -71,7 +70,8 @@ impl CachedLm for Model {
         let mut attention = CachedAttention {
             slots: PackedBatch::index_tensor(&rows.slots, device)?,
             positions: positions.shallow_clone(),
-            reach: Reach::new(&cache.lengths, tokens, device)?,
+            reach: Reach::new(&cache.lengths, tokens),
+            masks: BTreeMap::new(),
             layers: &mut cache.layers,
         };
         let hidden = self.decoder.hidden(&ids, &positions, &mut attention)?;
@@ -111,46 +111,61 @@ impl Rows {
 /// What the new rows may see of the cache.
 #[derive(Debug)]
 enum Reach {
-    /// One new row per slot: one batched call over the used part; the mask `[slots, 1, 1, used]` hides what lies
-    /// beyond a slot's own length, and is absent where all are equally long.
-    Decode { used: i64, mask: Option<Tensor> },
+    /// One new row per slot: one batched call over the used part.
+    Decode { held: Vec<i64>, used: i64 },
     /// Several new rows: one call per slot.
     Prefill(Vec<Prefill>),
 }
 
 #[derive(Debug)]
 struct Prefill {
+    held: i64,
     rows: i64,
-    length: i64,
-    /// Absent where the slot was empty: plainly causal.
-    mask: Option<Tensor>,
 }
 
 impl Reach {
-    fn new(held: &[usize], tokens: &[&[u32]], device: Device) -> Result<Self> {
+    fn new(held: &[usize], tokens: &[&[u32]]) -> Self {
         if tokens.iter().all(|tokens| tokens.len() == 1) {
-            return Self::decode(held, device);
+            let held: Vec<i64> = held.iter().map(|held| *held as i64).collect();
+            let used = held.iter().max().map_or(0, |held| held + 1);
+            return Self::Decode { held, used };
         }
-        let slot = |(held, tokens): (&usize, &&[u32])| -> Result<Prefill> {
-            let mask = match held {
-                0 => None,
-                held => Some(continuation_mask(*held, tokens.len(), device)?),
-            };
-            Ok(Prefill { rows: tokens.len() as i64, length: (held + tokens.len()) as i64, mask })
-        };
-        Ok(Self::Prefill(held.iter().zip(tokens).map(slot).collect::<Result<_>>()?))
+        let slot =
+            |(held, tokens): (&usize, &&[u32])| Prefill { held: *held as i64, rows: tokens.len() as i64 };
+        Self::Prefill(held.iter().zip(tokens).map(slot).collect())
     }
 
-    fn decode(held: &[usize], device: Device) -> Result<Self> {
-        let used = held.iter().max().map_or(0, |held| *held as i64 + 1);
-        let mask = if held.iter().all(|held| *held as i64 + 1 == used) {
-            None
-        } else {
-            let held: Vec<i64> = held.iter().map(|held| *held as i64).collect();
-            let held = PackedBatch::index_tensor(&held, device)?.f_view([-1, 1, 1, 1])?;
-            Some(Tensor::f_arange(used, (Kind::Int64, device))?.f_le_tensor(&held)?)
-        };
-        Ok(Self::Decode { used, mask })
+    /// Builds the mask of each call; none where a call needs none.
+    fn masks(&self, scores: &Scores, device: Device) -> Result<Vec<Option<Tensor>>> {
+        match self {
+            // Slots that are equally long see all that is used.
+            Self::Decode { held, used }
+                if scores.is_plain((*used as usize).saturating_sub(1))
+                    && held.iter().all(|held| held + 1 == *used) =>
+            {
+                Ok(vec![None])
+            }
+            Self::Decode { held, used } => {
+                let held = PackedBatch::index_tensor(held, device)?.f_view([-1, 1, 1, 1])?;
+                Ok(vec![Some(scores.mask_over(&held, *used)?)])
+            }
+            Self::Prefill(slots) => slots.iter().map(|slot| slot.mask(scores, device)).collect(),
+        }
+    }
+}
+
+impl Prefill {
+    fn length(&self) -> i64 {
+        self.held + self.rows
+    }
+
+    /// Plainly causal where the slot was empty.
+    fn mask(&self, scores: &Scores, device: Device) -> Result<Option<Tensor>> {
+        if self.held == 0 && scores.is_plain((self.rows as usize).saturating_sub(1)) {
+            return Ok(None);
+        }
+        let rows = Tensor::f_arange_start(self.held, self.length(), (Kind::Int64, device))?;
+        Ok(Some(scores.mask_over(&rows.f_view([1, 1, -1, 1])?, self.length())?))
     }
 }
 
@@ -160,49 +175,69 @@ struct CachedAttention<'a> {
     slots: Tensor,
     positions: Tensor,
     reach: Reach,
+    /// The masks of every call, for each window that a layer asked for.
+    masks: BTreeMap<Option<usize>, Vec<Option<Tensor>>>,
 }
 
 impl Attention for CachedAttention<'_> {
-    fn attend(&mut self, layer: usize, rows: &Qkv) -> Result<Tensor> {
+    fn attend(&mut self, layer: usize, rows: &Qkv, scores: &Scores) -> Result<Tensor> {
         let cache =
             self.layers.get_mut(layer).ok_or_else(|| Error::input("key-value cache", "too few layers"))?;
         let place = [Some(&self.slots), None, Some(&self.positions)];
         let _ = cache.keys.f_index_put_(&place, &rows.keys, false)?;
         let _ = cache.values.f_index_put_(&place, &rows.values, false)?;
+        let masks = match self.masks.entry(scores.window) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.reach.masks(scores, self.slots.device())?),
+        };
         match &self.reach {
-            Reach::Decode { used, mask } => decode(cache, &rows.queries, *used, mask.as_ref()),
-            Reach::Prefill(slots) => prefill(cache, &rows.queries, slots),
+            Reach::Decode { used, .. } => {
+                decode(cache, &rows.queries, *used, masks.first().and_then(Option::as_ref), scores)
+            }
+            Reach::Prefill(slots) => prefill(cache, &rows.queries, slots, masks, scores),
         }
     }
 }
 
 /// One query row per slot: the query heads that share a key-value head are queries of that head, so that no key is
 /// copied.
-fn decode(cache: &LayerCache, queries: &Tensor, used: i64, mask: Option<&Tensor>) -> Result<Tensor> {
+fn decode(
+    cache: &LayerCache,
+    queries: &Tensor,
+    used: i64,
+    mask: Option<&Tensor>,
+    scores: &Scores,
+) -> Result<Tensor> {
     let (slots, key_value_heads, _, size) = cache.keys.size4()?;
-    let grouped = queries.f_reshape([slots, key_value_heads, -1, size])?;
-    let out = Tensor::f_scaled_dot_product_attention(
-        &grouped,
-        &cache.keys.f_narrow(2, 0, used)?,
-        &cache.values.f_narrow(2, 0, used)?,
-        mask,
-        0.0,
-        false,
-        None,
-        false,
-    )?;
-    Ok(out.f_reshape([slots, -1, size])?)
+    let rows = Qkv {
+        queries: queries.f_reshape([slots, key_value_heads, -1, size])?,
+        keys: cache.keys.f_narrow(2, 0, used)?,
+        values: cache.values.f_narrow(2, 0, used)?,
+    };
+    // Slopes differ by query head, all else is the same for them.
+    let mask = match mask {
+        Some(mask) if scores.slopes.is_some() => Some(mask.f_reshape([slots, key_value_heads, -1, used])?),
+        mask => mask.map(Tensor::shallow_clone),
+    };
+    Ok(scores.attend(&rows, mask.as_ref(), false)?.f_reshape([slots, -1, size])?)
 }
 
-fn prefill(cache: &LayerCache, queries: &Tensor, slots: &[Prefill]) -> Result<Tensor> {
+fn prefill(
+    cache: &LayerCache,
+    queries: &Tensor,
+    slots: &[Prefill],
+    masks: &[Option<Tensor>],
+    scores: &Scores,
+) -> Result<Tensor> {
     let sizes: Vec<i64> = slots.iter().map(|slot| slot.rows).collect();
+    let pieces = queries.f_split_with_sizes(&sizes, 0)?;
     let mut out = Vec::with_capacity(slots.len());
-    for (index, (slot, queries)) in slots.iter().zip(queries.f_split_with_sizes(&sizes, 0)?).enumerate() {
+    for (index, ((slot, queries), mask)) in slots.iter().zip(pieces).zip(masks).enumerate() {
         let held = |x: &Tensor| -> Result<Tensor> {
-            Ok(x.f_select(0, index as i64)?.f_narrow(1, 0, slot.length)?.f_transpose(0, 1)?)
+            Ok(x.f_select(0, index as i64)?.f_narrow(1, 0, slot.length())?.f_transpose(0, 1)?)
         };
-        let mask = slot.mask.as_ref().map_or(Mask::Causal, Mask::Allowed);
-        out.push(attend(&queries, &held(&cache.keys)?, &held(&cache.values)?, mask)?);
+        let rows = Qkv { queries, keys: held(&cache.keys)?, values: held(&cache.values)? };
+        out.push(attend(&rows, mask.as_ref(), scores)?);
     }
     Ok(Tensor::f_cat(&out, 0)?)
 }

@@ -21,6 +21,9 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// Bytes of a tensor that are in memory besides the tensor itself while it is read.
 const CHUNK: usize = 4 << 20;
 
+/// Two names of the same output layer (the second is GPT-NeoX's).
+const HEAD_ALIASES: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
+
 /// How many of many wrong tensors a message lists.
 const LISTED: usize = 5;
 
@@ -94,6 +97,33 @@ impl Checkpoint {
             (true, false) => listed(&wrong),
         };
         Err(Error::Contradiction { dir: self.dir.clone(), why })
+    }
+
+    /// Gives tensors the names that the model has for them: some folders leave out the prefix of the model without its
+    /// head (`wte.weight` for `transformer.wte.weight`), or call the output layer otherwise.
+    pub(crate) fn rename_to(&mut self, plan: &Plan) {
+        let Some((first, _, _)) = plan.tensors.first() else { return };
+        if let Some((prefix, bare)) = first.split_once('.')
+            && !self.entries.contains_key(first)
+            && self.entries.contains_key(bare)
+        {
+            let outside = |name: &str| HEAD_ALIASES.iter().any(|head| name.starts_with(head));
+            let renamed = |(name, entry): (String, Entry)| match outside(&name) {
+                true => (name, entry),
+                false => (format!("{prefix}.{name}"), entry),
+            };
+            self.entries = std::mem::take(&mut self.entries).into_iter().map(renamed).collect();
+        }
+        let [a, b] = HEAD_ALIASES;
+        for (wanted, other) in [(a, b), (b, a)] {
+            let is_wanted = plan.tensors.iter().any(|(name, _, _)| name == wanted);
+            if is_wanted
+                && !self.entries.contains_key(wanted)
+                && let Some(entry) = self.entries.remove(other)
+            {
+                self.entries.insert(wanted.to_owned(), entry);
+            }
+        }
     }
 
     /// Says whether two stored tensors hold the same numbers.

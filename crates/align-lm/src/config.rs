@@ -1,158 +1,44 @@
 use std::path::{Path, PathBuf};
 
+use align_core::tch::Device;
 use serde_json::{Map, Value, json};
 
 use crate::keys::{Keys, read_object};
-use crate::rope::RopeConfig;
-use crate::{Error, Result};
+use crate::sizes::Sizes;
+use crate::transformer::Transformer;
+use crate::weights::Builder;
+use crate::{
+    BaichuanConfig, BloomConfig, ChatGlmConfig, Error, Gemma2Config, Gemma3Config, GemmaConfig, GlmConfig,
+    Gpt2Config, GptNeoxConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config, Result,
+};
+use crate::{
+    baichuan, bloom, chatglm, gemma, gemma2, gemma3, glm, gpt_neox, gpt2, llama, mistral, phi3, qwen2, qwen3,
+};
 
 /// The `model_type`s that can be loaded.
-pub const SUPPORTED_FAMILIES: &[&str] = &["llama"];
+pub const SUPPORTED_FAMILIES: &[&str] = &[
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "bloom",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm",
+    "glm4",
+    "baichuan",
+    "chatglm",
+];
 
 const CONFIG_FILE: &str = "config.json";
 
-/// Upper bounds beyond which a number in `config.json` is a mistake, not a model.
-mod most {
-    pub(super) const WIDTH: usize = 1 << 20;
-    pub(super) const LAYERS: usize = 1 << 12;
-    /// Heads, and the width of one.
-    pub(super) const HEADS: usize = 1 << 14;
-    pub(super) const VOCABULARY: usize = 1 << 24;
-    pub(super) const POSITIONS: usize = 1 << 30;
-}
-
-/// What a Llama looks like: the keys of `config.json` that decide shapes and arithmetic, under the same names.
-///
-/// ```
-/// use align_lm::{LlamaConfig, ModelConfig};
-///
-/// let small = LlamaConfig { vocab_size: 64, hidden_size: 32, ..LlamaConfig::default() };
-/// let config = ModelConfig::llama(small)?;
-/// assert_eq!(config.vocab_size(), 64);
-/// # Ok::<(), align_lm::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct LlamaConfig {
-    /// Tokens of the vocabulary.
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width of the feed-forward layer.
-    pub intermediate_size: usize,
-    /// Transformer blocks.
-    pub num_hidden_layers: usize,
-    /// Query heads.
-    pub num_attention_heads: usize,
-    /// Key-value heads; divides `num_attention_heads`.
-    pub num_key_value_heads: usize,
-    /// Width of one head, even.
-    pub head_dim: usize,
-    /// Longest sequence, in tokens.
-    pub max_position_embeddings: usize,
-    /// Added to the mean square before the root in every norm.
-    pub rms_norm_eps: f64,
-    /// Rotary position embeddings.
-    pub rope: RopeConfig,
-    /// Whether the output matrix is the embedding.
-    pub tie_word_embeddings: bool,
-    /// Whether the four attention projections have biases.
-    pub attention_bias: bool,
-    /// Whether the three feed-forward projections have biases.
-    pub mlp_bias: bool,
-    /// Standard deviation of random initial weights.
-    pub initializer_range: f64,
-}
-
-impl Default for LlamaConfig {
-    /// A model of about a million parameters that trains on one core: 128 wide, four blocks, 512 tokens.
-    fn default() -> Self {
-        Self {
-            vocab_size: 512,
-            hidden_size: 128,
-            intermediate_size: 384,
-            num_hidden_layers: 4,
-            num_attention_heads: 4,
-            num_key_value_heads: 4,
-            head_dim: 32,
-            max_position_embeddings: 1024,
-            rms_norm_eps: 1e-5,
-            rope: RopeConfig::default(),
-            tie_word_embeddings: false,
-            attention_bias: false,
-            mlp_bias: false,
-            initializer_range: 0.02,
-        }
-    }
-}
-
-impl LlamaConfig {
-    fn read(keys: Keys<'_>) -> Result<Self> {
-        let hidden_size = keys.size("hidden_size", most::WIDTH, None)?;
-        let heads = keys.size("num_attention_heads", most::HEADS, None)?;
-        if !hidden_size.is_multiple_of(heads) {
-            let expected = format!("a divisor of hidden_size ({hidden_size})");
-            return Err(keys.refuse("num_attention_heads", &expected));
-        }
-        let key_value_heads = keys.size("num_key_value_heads", heads, Some(heads))?;
-        if !heads.is_multiple_of(key_value_heads) {
-            let expected = format!("a divisor of num_attention_heads ({heads})");
-            return Err(keys.refuse("num_key_value_heads", &expected));
-        }
-        let head_dim = keys.size("head_dim", most::HEADS, Some(hidden_size / heads))?;
-        if !head_dim.is_multiple_of(2) {
-            return Err(keys.refuse("head_dim", "an even number: rotary embeddings turn pairs"));
-        }
-        let activation = keys.get::<String>("hidden_act", "\"silu\"")?;
-        if activation.is_some_and(|name| name != "silu") {
-            return Err(keys.refuse("hidden_act", "\"silu\""));
-        }
-        let positions = keys.size("max_position_embeddings", most::POSITIONS, Some(2048))?;
-        Ok(Self {
-            vocab_size: keys.size("vocab_size", most::VOCABULARY, None)?,
-            hidden_size,
-            intermediate_size: keys.size("intermediate_size", most::WIDTH, None)?,
-            num_hidden_layers: keys.size("num_hidden_layers", most::LAYERS, None)?,
-            num_attention_heads: heads,
-            num_key_value_heads: key_value_heads,
-            head_dim,
-            max_position_embeddings: positions,
-            rms_norm_eps: keys.positive("rms_norm_eps", Some(1e-6))?,
-            rope: RopeConfig::read(keys, positions)?,
-            tie_word_embeddings: keys.flag("tie_word_embeddings")?,
-            attention_bias: keys.flag("attention_bias")?,
-            mlp_bias: keys.flag("mlp_bias")?,
-            initializer_range: keys.positive("initializer_range", Some(0.02))?,
-        })
-    }
-
-    fn to_json(&self) -> Map<String, Value> {
-        let pairs = [
-            ("architectures", json!(["LlamaForCausalLM"])),
-            ("model_type", json!("llama")),
-            ("attention_bias", json!(self.attention_bias)),
-            ("attention_dropout", json!(0.0)),
-            ("dtype", json!("float32")),
-            ("head_dim", json!(self.head_dim)),
-            ("hidden_act", json!("silu")),
-            ("hidden_size", json!(self.hidden_size)),
-            ("initializer_range", json!(self.initializer_range)),
-            ("intermediate_size", json!(self.intermediate_size)),
-            ("max_position_embeddings", json!(self.max_position_embeddings)),
-            ("mlp_bias", json!(self.mlp_bias)),
-            ("num_attention_heads", json!(self.num_attention_heads)),
-            ("num_hidden_layers", json!(self.num_hidden_layers)),
-            ("num_key_value_heads", json!(self.num_key_value_heads)),
-            ("rms_norm_eps", json!(self.rms_norm_eps)),
-            ("rope_parameters", self.rope.to_json()),
-            ("tie_word_embeddings", json!(self.tie_word_embeddings)),
-            ("vocab_size", json!(self.vocab_size)),
-            ("bos_token_id", Value::Null),
-            ("eos_token_id", Value::Null),
-            ("pad_token_id", Value::Null),
-        ];
-        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
-    }
-}
+/// The names that families give to the rates of dropout.
+const DROPOUTS: [&str; 5] =
+    ["attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"];
 
 /// The part of a configuration that belongs to one architecture.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,6 +46,95 @@ impl LlamaConfig {
 pub enum FamilyConfig {
     /// Llama 1 to 3 and everything saved as `model_type` `llama`.
     Llama(LlamaConfig),
+    /// `mistral`.
+    Mistral(MistralConfig),
+    /// `qwen2`: Qwen2 and Qwen2.5.
+    Qwen2(Qwen2Config),
+    /// `qwen3`: the dense Qwen3.
+    Qwen3(Qwen3Config),
+    /// `phi3`.
+    Phi3(Phi3Config),
+    /// `gpt2`.
+    Gpt2(Gpt2Config),
+    /// `gpt_neox`: GPT-NeoX and Pythia.
+    GptNeox(GptNeoxConfig),
+    /// `bloom`.
+    Bloom(BloomConfig),
+    /// `gemma`.
+    Gemma(GemmaConfig),
+    /// `gemma2`.
+    Gemma2(Gemma2Config),
+    /// `gemma3_text`.
+    Gemma3(Gemma3Config),
+    /// `glm` and `glm4`.
+    Glm(GlmConfig),
+    /// `baichuan`: Baichuan 1 and 2.
+    Baichuan(BaichuanConfig),
+    /// `chatglm`: ChatGLM2 and 3, and GLM-4 before it had a class in transformers.
+    ChatGlm(ChatGlmConfig),
+}
+
+impl FamilyConfig {
+    fn read(model_type: &str, keys: Keys<'_>) -> Result<Option<Self>> {
+        Ok(Some(match model_type {
+            "llama" => Self::Llama(LlamaConfig::read(keys)?),
+            "mistral" => Self::Mistral(MistralConfig::read(keys)?),
+            "qwen2" => Self::Qwen2(Qwen2Config::read(keys)?),
+            "qwen3" => Self::Qwen3(Qwen3Config::read(keys)?),
+            "phi3" => Self::Phi3(Phi3Config::read(keys)?),
+            "gpt2" => Self::Gpt2(Gpt2Config::read(keys)?),
+            "gpt_neox" => Self::GptNeox(GptNeoxConfig::read(keys)?),
+            "bloom" => Self::Bloom(BloomConfig::read(keys)?),
+            "gemma" => Self::Gemma(GemmaConfig::read(keys)?),
+            "gemma2" => Self::Gemma2(Gemma2Config::read(keys)?),
+            "gemma3_text" => Self::Gemma3(Gemma3Config::read(keys)?),
+            "glm" => Self::Glm(GlmConfig::read(keys, false)?),
+            "glm4" => Self::Glm(GlmConfig::read(keys, true)?),
+            "baichuan" => Self::Baichuan(BaichuanConfig::read(keys)?),
+            "chatglm" => Self::ChatGlm(ChatGlmConfig::read(keys)?),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Returns the sizes that every decoder has.
+    pub fn sizes(&self) -> Sizes {
+        match self {
+            Self::Llama(config) => config.sizes(),
+            Self::Mistral(config) => config.sizes.clone(),
+            Self::Qwen2(config) => config.sizes.clone(),
+            Self::Qwen3(config) => config.sizes.clone(),
+            Self::Phi3(config) => config.sizes.clone(),
+            Self::Gpt2(config) => config.sizes.clone(),
+            Self::GptNeox(config) => config.sizes.clone(),
+            Self::Bloom(config) => config.sizes.clone(),
+            Self::Gemma(config) => config.sizes.clone(),
+            Self::Gemma2(config) => config.sizes.clone(),
+            Self::Gemma3(config) => config.sizes.clone(),
+            Self::Glm(config) => config.sizes.clone(),
+            Self::Baichuan(config) => config.sizes.clone(),
+            Self::ChatGlm(config) => config.sizes.clone(),
+        }
+    }
+
+    /// Takes the tensors of the model in the order of its parameters.
+    pub(crate) fn build(&self, device: Device, take: &mut Builder<'_>) -> Result<Transformer> {
+        match self {
+            Self::Llama(config) => llama::build(config, device, take),
+            Self::Mistral(config) => mistral::build(config, device, take),
+            Self::Qwen2(config) => qwen2::build(config, device, take),
+            Self::Qwen3(config) => qwen3::build(config, device, take),
+            Self::Phi3(config) => phi3::build(config, device, take),
+            Self::Gpt2(config) => gpt2::build(config, device, take),
+            Self::GptNeox(config) => gpt_neox::build(config, device, take),
+            Self::Bloom(config) => bloom::build(config, device, take),
+            Self::Gemma(config) => gemma::build(config, device, take),
+            Self::Gemma2(config) => gemma2::build(config, device, take),
+            Self::Gemma3(config) => gemma3::build(config, device, take),
+            Self::Glm(config) => glm::build(config, device, take),
+            Self::Baichuan(config) => baichuan::build(config, device, take),
+            Self::ChatGlm(config) => chatglm::build(config, device, take),
+        }
+    }
 }
 
 /// A checked `config.json`, with every key it came with.
@@ -193,14 +168,12 @@ impl ModelConfig {
             let method = method.get::<String>("quant_method", "a text")?.unwrap_or_else(|| "unnamed".into());
             return unsupported(format!("quantisation {method:?}"), "weights in f32, bf16 or f16");
         }
-        let family = match keys.get::<String>("model_type", "a text")?.as_deref() {
-            Some("llama") => FamilyConfig::Llama(LlamaConfig::read(keys)?),
-            Some(other) => {
-                return unsupported(format!("model_type {other:?}"), &SUPPORTED_FAMILIES.join(", "));
-            }
-            None => {
-                return Err(keys.refuse("model_type", &format!("one of {}", SUPPORTED_FAMILIES.join(", "))));
-            }
+        let families = SUPPORTED_FAMILIES.join(", ");
+        let Some(model_type) = keys.get::<String>("model_type", "a text")? else {
+            return Err(keys.refuse("model_type", &format!("one of {families}")));
+        };
+        let Some(family) = FamilyConfig::read(&model_type, keys)? else {
+            return unsupported(format!("model_type {model_type:?}"), &families);
         };
         Ok(Self { family, raw })
     }
@@ -232,28 +205,28 @@ impl ModelConfig {
         &self.raw
     }
 
+    /// Returns the sizes that every decoder has.
+    pub fn sizes(&self) -> Sizes {
+        self.family.sizes()
+    }
+
     /// Returns the number of tokens of the vocabulary.
     pub fn vocab_size(&self) -> usize {
-        match &self.family {
-            FamilyConfig::Llama(llama) => llama.vocab_size,
-        }
+        self.sizes().vocab_size
     }
 
     /// Returns the longest sequence the model takes, in tokens.
     pub fn context_length(&self) -> usize {
-        match &self.family {
-            FamilyConfig::Llama(llama) => llama.max_position_embeddings,
-        }
+        self.sizes().max_position_embeddings
     }
 
     /// Returns what a user should know about keys of the file that this crate does not follow.
     pub fn notes(&self) -> Vec<String> {
-        match self.raw.get("attention_dropout").and_then(Value::as_f64) {
-            Some(rate) if rate != 0.0 => {
-                vec![format!("config.json: attention_dropout = {rate} is not applied in training")]
-            }
-            _ => Vec::new(),
-        }
+        let rate = |key: &&str| {
+            let rate = self.raw.get(*key).and_then(Value::as_f64).filter(|rate| *rate != 0.0)?;
+            Some(format!("config.json: {key} = {rate} is not applied in training"))
+        };
+        DROPOUTS.iter().filter_map(rate).collect()
     }
 
     /// Returns the bytes of `config.json` for weights of the given data type; `None` keeps the type it names.
@@ -301,7 +274,7 @@ pub fn stop_token_ids(dir: &Path) -> Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RopeScaling;
+    use crate::{RopeConfig, RopeScaling};
 
     fn config_with(changes: &[(&str, Value)]) -> Result<ModelConfig> {
         let mut raw = LlamaConfig::default().to_json();
@@ -312,8 +285,10 @@ mod tests {
     }
 
     fn llama(config: &ModelConfig) -> &LlamaConfig {
-        let FamilyConfig::Llama(llama) = config.family();
-        llama
+        match config.family() {
+            FamilyConfig::Llama(llama) => llama,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -369,7 +344,8 @@ mod tests {
     fn unknown_things_are_refused_by_name() {
         let named = |key: &str, value: Value| config_with(&[(key, value)]).unwrap_err().to_string();
         let message = named("model_type", json!("mamba"));
-        assert_eq!(message, "m/config.json: model_type \"mamba\" is not supported; supported: llama");
+        let expected = "m/config.json: model_type \"mamba\" is not supported; supported: llama, mistral, ";
+        assert!(message.starts_with(expected), "{message}");
         assert!(named("rope_scaling", json!({"rope_type": "yarn"})).contains("rope scaling \"yarn\""));
         assert!(
             named("quantization_config", json!({"quant_method": "gptq"})).contains("quantisation \"gptq\"")

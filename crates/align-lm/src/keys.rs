@@ -55,7 +55,45 @@ impl<'a> Keys<'a> {
     }
 
     pub(crate) fn flag(&self, key: &str) -> Result<bool> {
-        Ok(self.get(key, "true or false")?.unwrap_or(false))
+        self.flag_or(key, false)
+    }
+
+    pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.get(key, "true or false")?.unwrap_or(default))
+    }
+
+    /// Refuses a flag that asks for something that is not built; absent, it counts as `built`.
+    pub(crate) fn only(&self, key: &str, built: bool) -> Result<()> {
+        match self.flag_or(key, built)? == built {
+            true => Ok(()),
+            false => Err(self.refuse(key, &format!("{built}: the other is not supported"))),
+        }
+    }
+
+    /// A number of things that can be switched off by `null`.
+    pub(crate) fn size_or_null(
+        &self,
+        key: &str,
+        most: usize,
+        default: Option<usize>,
+    ) -> Result<Option<usize>> {
+        match self.map.contains_key(key) {
+            true => self.has(key).then(|| self.size(key, most, None)).transpose(),
+            false => Ok(default),
+        }
+    }
+
+    /// A finite number above 0 that can be switched off by `null`.
+    pub(crate) fn positive_or_null(&self, key: &str, default: Option<f64>) -> Result<Option<f64>> {
+        match self.map.contains_key(key) {
+            true => self.has(key).then(|| self.positive(key, None)).transpose(),
+            false => Ok(default),
+        }
+    }
+
+    /// Says whether a key is there and not `null`.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|value| !value.is_null())
     }
 
     pub(crate) fn path(&self) -> &Path {

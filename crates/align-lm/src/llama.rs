@@ -1,158 +1,158 @@
-use align_core::{
-    Result,
-    tch::{Device, Tensor},
-};
+use align_core::tch::Device;
+use serde_json::{Map, Value, json};
 
-use crate::attention::{Attention, Qkv};
-use crate::config::LlamaConfig;
-use crate::model::Decoder;
-use crate::rope::{Rope, Rotation};
-use crate::weights::{Builder, Linear, RmsNorm, Role};
+use crate::Result;
+use crate::keys::Keys;
+use crate::rope::{Pairs, Rope, RopeConfig};
+use crate::sizes::{Defaults, Sizes};
+use crate::transformer::{Activation, Biases, Block, Mlp, SelfAttention, Transformer};
+use crate::weights::{Builder, NormKind};
 
-/// The Llama architecture (arXiv:2302.13971; grouped queries arXiv:2305.13245): pre-norm blocks of rotary attention
-/// and a gated feed-forward layer.
-#[derive(Debug)]
-pub(crate) struct Llama {
-    embedding: Tensor,
-    layers: Vec<Layer>,
-    norm: RmsNorm,
-    head: Linear,
-    rope: Rope,
+/// What a Llama looks like: the keys of `config.json` that decide shapes and arithmetic, under the same names.
+///
+/// ```
+/// use align_lm::{LlamaConfig, ModelConfig};
+///
+/// let small = LlamaConfig { vocab_size: 64, hidden_size: 32, ..LlamaConfig::default() };
+/// let config = ModelConfig::llama(small)?;
+/// assert_eq!(config.vocab_size(), 64);
+/// # Ok::<(), align_lm::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct LlamaConfig {
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Transformer blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key-value heads; divides `num_attention_heads`.
+    pub num_key_value_heads: usize,
+    /// Width of one head, even.
+    pub head_dim: usize,
+    /// Longest sequence, in tokens.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square before the root in every norm.
+    pub rms_norm_eps: f64,
+    /// Rotary position embeddings.
+    pub rope: RopeConfig,
+    /// Whether the output matrix is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Whether the four attention projections have biases.
+    pub attention_bias: bool,
+    /// Whether the three feed-forward projections have biases.
+    pub mlp_bias: bool,
+    /// Standard deviation of random initial weights.
+    pub initializer_range: f64,
 }
 
-#[derive(Debug)]
-struct Layer {
-    input_norm: RmsNorm,
-    attention: SelfAttention,
-    post_norm: RmsNorm,
-    mlp: Mlp,
-}
-
-#[derive(Debug)]
-struct SelfAttention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    heads: i64,
-    key_value_heads: i64,
-    head_dim: i64,
-}
-
-#[derive(Debug)]
-struct Mlp {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-impl Llama {
-    /// Takes the tensors of the model in the order of its parameters.
-    pub(crate) fn build(config: &LlamaConfig, device: Device, take: &mut Builder<'_>) -> crate::Result<Self> {
-        let shape = [config.vocab_size, config.hidden_size];
-        let embedding = take.take("model.embed_tokens.weight".into(), &shape, Role::Matrix)?;
-        let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::build(config, &format!("model.layers.{index}"), take))
-            .collect::<crate::Result<_>>()?;
-        let norm = take.rms_norm("model.norm", config.hidden_size, config.rms_norm_eps)?;
-        let head = match config.tie_word_embeddings {
-            true => Linear::tied(&embedding),
-            false => take.linear("lm_head", config.hidden_size, config.vocab_size, false)?,
-        };
-        let rope = Rope::new(&config.rope, config.head_dim, device)?;
-        Ok(Self { embedding, layers, norm, head, rope })
-    }
-}
-
-impl Decoder for Llama {
-    fn hidden(&self, ids: &Tensor, positions: &Tensor, attention: &mut dyn Attention) -> Result<Tensor> {
-        let rotation = self.rope.rotation(positions)?;
-        let mut x = Tensor::f_embedding(&self.embedding, ids, -1, false, false)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, &rotation, index, attention)?;
+impl Default for LlamaConfig {
+    /// A model of about a million parameters that trains on one core: 128 wide, four blocks, 512 tokens.
+    fn default() -> Self {
+        Self {
+            vocab_size: 512,
+            hidden_size: 128,
+            intermediate_size: 384,
+            num_hidden_layers: 4,
+            num_attention_heads: 4,
+            num_key_value_heads: 4,
+            head_dim: 32,
+            max_position_embeddings: 1024,
+            rms_norm_eps: 1e-5,
+            rope: RopeConfig::default(),
+            tie_word_embeddings: false,
+            attention_bias: false,
+            mlp_bias: false,
+            initializer_range: 0.02,
         }
-        self.norm.forward(&x)
-    }
-
-    fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.head.forward(hidden)
     }
 }
 
-impl Layer {
-    fn build(config: &LlamaConfig, prefix: &str, take: &mut Builder<'_>) -> crate::Result<Self> {
-        let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
+impl LlamaConfig {
+    pub(crate) fn read(keys: Keys<'_>) -> Result<Self> {
+        let defaults = Defaults { key_value_heads: None, head_dim: None, positions: 2048, tied: false };
+        Sizes::check_even_heads(keys)?;
+        let sizes = Sizes::read(keys, defaults)?;
+        sizes.check_rotary(keys, sizes.head_dim)?;
+        Activation::read(keys, "hidden_act", &[Activation::Silu], Activation::Silu)?;
         Ok(Self {
-            attention: SelfAttention::build(config, &format!("{prefix}.self_attn"), take)?,
-            mlp: Mlp::build(config, &format!("{prefix}.mlp"), take)?,
-            input_norm: take.rms_norm(&format!("{prefix}.input_layernorm"), hidden, eps)?,
-            post_norm: take.rms_norm(&format!("{prefix}.post_attention_layernorm"), hidden, eps)?,
+            vocab_size: sizes.vocab_size,
+            hidden_size: sizes.hidden_size,
+            intermediate_size: sizes.intermediate_size,
+            num_hidden_layers: sizes.num_hidden_layers,
+            num_attention_heads: sizes.num_attention_heads,
+            num_key_value_heads: sizes.num_key_value_heads,
+            head_dim: sizes.head_dim,
+            max_position_embeddings: sizes.max_position_embeddings,
+            rms_norm_eps: keys.positive("rms_norm_eps", Some(1e-6))?,
+            rope: RopeConfig::read(keys, sizes.max_position_embeddings)?,
+            tie_word_embeddings: sizes.tie_word_embeddings,
+            attention_bias: keys.flag("attention_bias")?,
+            mlp_bias: keys.flag("mlp_bias")?,
+            initializer_range: sizes.initializer_range,
         })
     }
 
-    fn forward(
-        &self,
-        x: &Tensor,
-        rotation: &Rotation,
-        index: usize,
-        attention: &mut dyn Attention,
-    ) -> Result<Tensor> {
-        let attended = self.attention.forward(&self.input_norm.forward(x)?, rotation, index, attention)?;
-        let x = x.f_add(&attended)?;
-        Ok(x.f_add(&self.mlp.forward(&self.post_norm.forward(&x)?)?)?)
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            max_position_embeddings: self.max_position_embeddings,
+            tie_word_embeddings: self.tie_word_embeddings,
+            initializer_range: self.initializer_range,
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Map<String, Value> {
+        let pairs = [
+            ("architectures", json!(["LlamaForCausalLM"])),
+            ("model_type", json!("llama")),
+            ("attention_bias", json!(self.attention_bias)),
+            ("attention_dropout", json!(0.0)),
+            ("dtype", json!("float32")),
+            ("head_dim", json!(self.head_dim)),
+            ("hidden_act", json!("silu")),
+            ("hidden_size", json!(self.hidden_size)),
+            ("initializer_range", json!(self.initializer_range)),
+            ("intermediate_size", json!(self.intermediate_size)),
+            ("max_position_embeddings", json!(self.max_position_embeddings)),
+            ("mlp_bias", json!(self.mlp_bias)),
+            ("num_attention_heads", json!(self.num_attention_heads)),
+            ("num_hidden_layers", json!(self.num_hidden_layers)),
+            ("num_key_value_heads", json!(self.num_key_value_heads)),
+            ("rms_norm_eps", json!(self.rms_norm_eps)),
+            ("rope_parameters", self.rope.to_json()),
+            ("tie_word_embeddings", json!(self.tie_word_embeddings)),
+            ("vocab_size", json!(self.vocab_size)),
+            ("bos_token_id", Value::Null),
+            ("eos_token_id", Value::Null),
+            ("pad_token_id", Value::Null),
+        ];
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 
-impl SelfAttention {
-    fn build(config: &LlamaConfig, prefix: &str, take: &mut Builder<'_>) -> crate::Result<Self> {
-        let (hidden, bias) = (config.hidden_size, config.attention_bias);
-        let queries = config.num_attention_heads * config.head_dim;
-        let keys = config.num_key_value_heads * config.head_dim;
-        Ok(Self {
-            query: take.linear(&format!("{prefix}.q_proj"), hidden, queries, bias)?,
-            key: take.linear(&format!("{prefix}.k_proj"), hidden, keys, bias)?,
-            value: take.linear(&format!("{prefix}.v_proj"), hidden, keys, bias)?,
-            output: take.linear(&format!("{prefix}.o_proj"), queries, hidden, bias)?,
-            heads: config.num_attention_heads as i64,
-            key_value_heads: config.num_key_value_heads as i64,
-            head_dim: config.head_dim as i64,
-        })
-    }
-
-    fn forward(
-        &self,
-        x: &Tensor,
-        rotation: &Rotation,
-        layer: usize,
-        attention: &mut dyn Attention,
-    ) -> Result<Tensor> {
-        let project = |linear: &Linear, heads: i64| -> Result<Tensor> {
-            Ok(linear.forward(x)?.f_view([-1, heads, self.head_dim])?)
-        };
-        let rows = Qkv {
-            queries: rotation.apply(&project(&self.query, self.heads)?)?,
-            keys: rotation.apply(&project(&self.key, self.key_value_heads)?)?,
-            values: project(&self.value, self.key_value_heads)?,
-        };
-        let attended = attention.attend(layer, &rows)?;
-        self.output.forward(&attended.f_reshape([-1, self.heads * self.head_dim])?)
-    }
-}
-
-impl Mlp {
-    fn build(config: &LlamaConfig, prefix: &str, take: &mut Builder<'_>) -> crate::Result<Self> {
-        let (hidden, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
-        Ok(Self {
-            gate: take.linear(&format!("{prefix}.gate_proj"), hidden, inner, bias)?,
-            up: take.linear(&format!("{prefix}.up_proj"), hidden, inner, bias)?,
-            down: take.linear(&format!("{prefix}.down_proj"), inner, hidden, bias)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gated = self.gate.forward(x)?.f_silu()?.f_mul(&self.up.forward(x)?)?;
-        self.down.forward(&gated)
-    }
+/// Builds the Llama architecture (arXiv:2302.13971; grouped queries arXiv:2305.13245): pre-norm blocks of rotary
+/// attention and a gated feed-forward layer.
+pub(crate) fn build(config: &LlamaConfig, device: Device, take: &mut Builder<'_>) -> Result<Transformer> {
+    let sizes = config.sizes();
+    let norm = NormKind::Rms { eps: config.rms_norm_eps };
+    let rope = Rope::new(&config.rope, config.head_dim, Pairs::Halves, device)?;
+    let bias = Biases { inputs: config.attention_bias, output: config.attention_bias };
+    Transformer::with_common_names(&sizes, norm, vec![rope], take, |_, prefix, take| {
+        let attention = SelfAttention::separate(&sizes, &format!("{prefix}.self_attn"), bias, take)?;
+        let mlp = Mlp::gated(&sizes, &format!("{prefix}.mlp"), config.mlp_bias, Activation::Silu, take)?;
+        Block::pre_norm(&sizes, prefix, norm, attention, mlp, take)
+    })
 }
 
 #[cfg(test)]
@@ -163,12 +163,12 @@ mod tests {
         PackedBatch,
         align_types::{Completion, PromptGroup, Purpose, RngStream},
         gather_log_probs,
-        tch::Kind,
+        tch::{Kind, Tensor},
     };
 
     use super::*;
     use crate::attention::PackedAttention;
-    use crate::weights::{Plan, Source};
+    use crate::weights::{Plan, Role, Source};
     use crate::{Model, ModelConfig};
 
     /// Hands out the tensors of a test by name, gradients included.
@@ -211,7 +211,7 @@ mod tests {
         // The threads of libtorch spin against those of the other tests.
         align_core::threads::prepare_compute_thread();
         let config = micro();
-        let Plan { tensors } = Model::plan(&ModelConfig::llama(config.clone()).unwrap()).unwrap();
+        let (Plan { tensors }, _) = Model::plan(&ModelConfig::llama(config.clone()).unwrap()).unwrap();
         let mut rng = RngStream::new(5, Purpose::Synthetic, 0, 0);
         let mut random = |shape: &Vec<i64>, role: &Role| {
             let numbers: Vec<f64> = (0..shape.iter().product::<i64>()).map(|_| 0.7 * rng.normal()).collect();
@@ -225,9 +225,8 @@ mod tests {
                 let named = tensors.iter().zip(weights).map(|((name, _, _), w)| (name.as_str(), w)).collect();
                 let mut source = Given(named);
                 let mut builder = Builder::new(&mut source, false);
-                let llama = Llama::build(&config, Device::Cpu, &mut builder).unwrap();
-                let mut attention =
-                    PackedAttention::with_threshold(&batch, scores_per_call, Device::Cpu).unwrap();
+                let llama = build(&config, Device::Cpu, &mut builder).unwrap();
+                let mut attention = PackedAttention::with_threshold(&batch, scores_per_call, Device::Cpu);
                 let tensor = |list: &[i64]| Tensor::from_slice(list);
                 let hidden =
                     llama.hidden(&tensor(batch.ids()), &tensor(batch.positions()), &mut attention).unwrap();

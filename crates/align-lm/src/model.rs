@@ -1,4 +1,3 @@
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use align_core::{
@@ -6,27 +5,12 @@ use align_core::{
     tch::{Device, Kind, Tensor},
 };
 
-use crate::attention::{Attention, PackedAttention};
+use crate::attention::PackedAttention;
 use crate::checkpoint::Checkpoint;
-use crate::config::{FamilyConfig, ModelConfig};
-use crate::llama::Llama;
+use crate::config::ModelConfig;
+use crate::transformer::Transformer;
 use crate::weights::{Builder, Existing, Plan, RandomInit, Role, Source, Weight};
 use crate::{Error, Result};
-
-/// What an architecture has to do: map rows of tokens to hidden states, and hidden states to logits. Batches, caches,
-/// parameters, loading and saving are the same for all.
-pub(crate) trait Decoder: Send + Debug {
-    /// Computes the hidden states after the last norm, `[T, H]`, of tokens `[T]` at positions `[T]`.
-    fn hidden(
-        &self,
-        ids: &Tensor,
-        positions: &Tensor,
-        attention: &mut dyn Attention,
-    ) -> align_core::Result<Tensor>;
-
-    /// Maps hidden states `[N, H]` to logits `[N, V]`.
-    fn head(&self, hidden: &Tensor) -> align_core::Result<Tensor>;
-}
 
 /// Which weights of a loaded model are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,7 +55,7 @@ impl Default for LoadOptions {
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
-    pub(crate) decoder: Box<dyn Decoder>,
+    pub(crate) decoder: Transformer,
     weights: Vec<Weight>,
     device: Device,
     trainable: Trainable,
@@ -92,11 +76,11 @@ impl Model {
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
         let config = ModelConfig::read(dir)?;
         let mut checkpoint = Checkpoint::open(dir, options.device)?;
-        let plan = Self::plan(&config)?;
+        let (plan, _) = Self::plan(&config)?;
+        checkpoint.rename_to(&plan);
         let mut unused = checkpoint.check(&plan)?;
         check_tied_head(dir, &mut checkpoint, &plan, &mut unused)?;
-        // Old checkpoints store the frequencies of rotary embeddings; they follow from the configuration.
-        unused.retain(|name| !name.ends_with("rotary_emb.inv_freq"));
+        unused.retain(|name| !DERIVED.iter().any(|end| name.ends_with(end)));
         let mut model = Self::assemble(config, &mut checkpoint, options.device, options.trainable)?;
         model.source = Some(dir.to_owned());
         model.unused = unused;
@@ -109,8 +93,8 @@ impl Model {
     /// # Errors
     /// libtorch refuses, for example for want of memory.
     pub fn init(config: &ModelConfig, seed: u64) -> Result<Self> {
-        let FamilyConfig::Llama(llama) = config.family();
-        let mut source = RandomInit { seed, std: llama.initializer_range, device: Device::Cpu, index: 0 };
+        let std = config.sizes().initializer_range;
+        let mut source = RandomInit { seed, std, device: Device::Cpu, index: 0 };
         Self::assemble(config.clone(), &mut source, Device::Cpu, Trainable::All)
     }
 
@@ -144,18 +128,16 @@ impl Model {
         trainable: Trainable,
     ) -> Result<Self> {
         let mut builder = Builder::new(source, trainable == Trainable::All);
-        let decoder: Box<dyn Decoder> = match config.family() {
-            FamilyConfig::Llama(llama) => Box::new(Llama::build(llama, device, &mut builder)?),
-        };
+        let decoder = config.family().build(device, &mut builder)?;
         let weights = builder.finish();
         Ok(Self { config, decoder, weights, device, trainable, source: None, unused: Vec::new() })
     }
 
-    /// Lists the tensors that a model of this configuration takes.
-    pub(crate) fn plan(config: &ModelConfig) -> Result<Plan> {
+    /// Lists the tensors that a model of this configuration takes, and builds it without them.
+    pub(crate) fn plan(config: &ModelConfig) -> Result<(Plan, Transformer)> {
         let mut plan = Plan::default();
-        Self::assemble(config.clone(), &mut plan, Device::Cpu, Trainable::No)?;
-        Ok(plan)
+        let model = Self::assemble(config.clone(), &mut plan, Device::Cpu, Trainable::No)?;
+        Ok((plan, model.decoder))
     }
 
     /// Returns the configuration.
@@ -196,7 +178,7 @@ impl Model {
         self.check_context(batch)?;
         let ids = PackedBatch::index_tensor(batch.ids(), self.device)?;
         let positions = PackedBatch::index_tensor(batch.positions(), self.device)?;
-        let mut attention = PackedAttention::new(batch, self.device)?;
+        let mut attention = PackedAttention::new(batch, self.device);
         self.decoder.hidden(&ids, &positions, &mut attention)
     }
 
@@ -219,23 +201,36 @@ impl Model {
     }
 }
 
-/// With `tie_word_embeddings` an `lm_head.weight` in the file is superfluous; one with other numbers contradicts it.
+/// Ends of the names of tensors that old checkpoints store although they follow from the configuration: frequencies of
+/// rotary embeddings and triangular masks.
+const DERIVED: [&str; 6] = [
+    "rotary_emb.inv_freq",
+    "rotary_pos_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+];
+
+/// The names of output layers.
+const HEADS: [&str; 3] = ["lm_head.weight", "embed_out.weight", "transformer.output_layer.weight"];
+
+/// With `tie_word_embeddings` an output layer in the file is superfluous; one with other numbers contradicts it.
 fn check_tied_head(
     dir: &Path,
     checkpoint: &mut Checkpoint,
     plan: &Plan,
     unused: &mut Vec<String>,
 ) -> Result<()> {
-    const HEAD: &str = "lm_head.weight";
     let embedding = plan.tensors.first().map_or("", |(name, _, _)| name);
-    if !unused.iter().any(|name| name == HEAD) {
+    let Some(head) = unused.iter().find(|name| HEADS.contains(&name.as_str())).cloned() else {
         return Ok(());
-    }
-    if !checkpoint.equal(HEAD, embedding)? {
-        let why = format!("tie_word_embeddings is true, but {HEAD} and {embedding} hold different numbers");
+    };
+    if !checkpoint.equal(&head, embedding)? {
+        let why = format!("tie_word_embeddings is true, but {head} and {embedding} hold different numbers");
         return Err(Error::Contradiction { dir: dir.to_owned(), why });
     }
-    unused.retain(|name| name != HEAD);
+    unused.retain(|name| *name != head);
     Ok(())
 }
 

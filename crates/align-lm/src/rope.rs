@@ -45,27 +45,62 @@ impl Default for RopeConfig {
     }
 }
 
+/// The number of dimensions of a head that are rotated, where only a part of them is.
+pub(crate) fn rotated(head_dim: usize, part: f64) -> usize {
+    (head_dim as f64 * part) as usize
+}
+
 const MOST_POSITIONS: usize = 1 << 30;
 
 impl RopeConfig {
     /// Reads `rope_scaling` (older folders; it wins, as in transformers) or `rope_parameters`, with `rope_theta`
-    /// inside or at top level.
+    /// inside or at top level. Heads must be rotated as a whole.
     pub(crate) fn read(keys: Keys<'_>, max_positions: usize) -> crate::Result<Self> {
-        let theta = keys.positive("rope_theta", Some(Self::default().theta))?;
-        let scaling = keys.object("rope_scaling")?;
-        let Some(inner) = (match scaling {
-            Some(inner) => Some(inner),
-            None => keys.object("rope_parameters")?,
-        }) else {
-            return Ok(Self { theta, scaling: RopeScaling::Default });
-        };
-        let theta = inner.positive("rope_theta", Some(theta))?;
-        for keys in [keys, inner] {
-            if keys.positive("partial_rotary_factor", Some(1.0))? != 1.0 {
-                return Err(keys.refuse("partial_rotary_factor", "1 for this architecture"));
-            }
+        let (rope, part) = Self::read_partial(keys, max_positions, Self::default().theta, 1.0)?;
+        match part == 1.0 {
+            true => Ok(rope),
+            false => Err(Self::holder(keys, "partial_rotary_factor")?
+                .refuse("partial_rotary_factor", "1 for this architecture")),
         }
+    }
+
+    /// As [`Self::read`], with the part of each head that is rotated, above 0 and up to 1.
+    pub(crate) fn read_partial(
+        keys: Keys<'_>,
+        max_positions: usize,
+        default_theta: f64,
+        default_part: f64,
+    ) -> crate::Result<(Self, f64)> {
+        const PART: &str = "partial_rotary_factor";
+        let holder = Self::holder(keys, PART)?;
+        let part = holder.positive(PART, Some(default_part))?;
+        if part > 1.0 {
+            return Err(holder.refuse(PART, "a number above 0 and up to 1"));
+        }
+        let theta = keys.positive("rope_theta", Some(default_theta))?;
+        let Some(inner) = Self::inner(keys)? else {
+            return Ok((Self { theta, scaling: RopeScaling::Default }, part));
+        };
+        let rope = Self::read_object(inner, theta, max_positions)?;
+        Ok((rope, part))
+    }
+
+    /// Reads an object of the form that `rope_parameters` has.
+    pub(crate) fn read_object(inner: Keys<'_>, theta: f64, max_positions: usize) -> crate::Result<Self> {
+        let theta = inner.positive("rope_theta", Some(theta))?;
         Ok(Self { theta, scaling: read_scaling(inner, max_positions)? })
+    }
+
+    fn inner<'a>(keys: Keys<'a>) -> crate::Result<Option<Keys<'a>>> {
+        match keys.object("rope_scaling")? {
+            Some(inner) => Ok(Some(inner)),
+            None => keys.object("rope_parameters"),
+        }
+    }
+
+    /// The object that has the key: the inner one if it is there.
+    fn holder<'a>(keys: Keys<'a>, key: &str) -> crate::Result<Keys<'a>> {
+        Ok(Self::inner(keys)?.filter(|inner| inner.has(key)).unwrap_or(keys))
     }
 
     /// Writes the object that transformers 5 keeps under `rope_parameters`.
@@ -134,36 +169,47 @@ fn read_scaling(keys: Keys<'_>, max_positions: usize) -> crate::Result<RopeScali
     }
 }
 
-/// Rotary position embeddings (RoFormer, arXiv:2104.09864), in the half-split convention of Hugging Face: dimension
-/// i is rotated together with dimension i + D/2 by the angle position · θ^(−2i/D).
+/// Which dimensions of a head are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pairs {
+    /// i and i + W/2, where W dimensions are rotated: the convention of most Hugging Face models.
+    Halves,
+    /// 2i and 2i + 1, as in the paper (GLM).
+    Neighbours,
+}
+
+/// Rotary position embeddings (RoFormer, arXiv:2104.09864): pair i of the first W dimensions of a head is rotated by
+/// the angle position · θ^(−2i/W); the other dimensions stay.
 #[derive(Debug)]
 pub(crate) struct Rope {
     frequencies: Tensor,
+    pairs: Pairs,
 }
 
-/// The cosines and sines of a stream of positions, `[T, 1, D/2]` each; made once per batch, used by every layer.
+/// The cosines and sines of a stream of positions, `[T, 1, W/2]` each; made once per batch, used by every layer.
 #[derive(Debug)]
 pub(crate) struct Rotation {
     cos: Tensor,
     sin: Tensor,
+    pairs: Pairs,
 }
 
 impl Rope {
-    /// Computes the frequencies `[D/2]` of heads of `head_dim` dimensions, in float32 as transformers does: at
-    /// positions in the thousands the last bits of a frequency are visible.
-    pub(crate) fn new(config: &RopeConfig, head_dim: usize, device: Device) -> Result<Self> {
-        let exponents: Vec<f32> = (0..head_dim).step_by(2).map(|i| i as f32 / head_dim as f32).collect();
+    /// Computes the frequencies `[W/2]` for W rotated dimensions, in float32 as transformers does: at positions in
+    /// the thousands the last bits of a frequency are visible.
+    pub(crate) fn new(config: &RopeConfig, width: usize, pairs: Pairs, device: Device) -> Result<Self> {
+        let exponents: Vec<f32> = (0..width).step_by(2).map(|i| i as f32 / width as f32).collect();
         let plain = Tensor::f_pow_scalar(config.theta, &Tensor::f_from_slice(&exponents)?)?.f_reciprocal()?;
         let scaled: Vec<f32> =
             Vec::<f32>::try_from(plain)?.into_iter().map(|f| scaled(f, &config.scaling)).collect();
-        Ok(Self { frequencies: Tensor::f_from_slice(&scaled)?.f_to_device(device)? })
+        Ok(Self { frequencies: Tensor::f_from_slice(&scaled)?.f_to_device(device)?, pairs })
     }
 
     /// Computes the rotation of each row from its position, `[T]` int64.
     pub(crate) fn rotation(&self, positions: &Tensor) -> Result<Rotation> {
         let angles = positions.f_to_kind(Kind::Float)?.f_unsqueeze(-1)?.f_mul(&self.frequencies)?;
         let angles = angles.f_unsqueeze(1)?;
-        Ok(Rotation { cos: angles.f_cos()?, sin: angles.f_sin()? })
+        Ok(Rotation { cos: angles.f_cos()?, sin: angles.f_sin()?, pairs: self.pairs })
     }
 }
 
@@ -193,17 +239,39 @@ fn scaled(frequency: f32, scaling: &RopeScaling) -> f32 {
 }
 
 impl Rotation {
-    /// Rotates queries or keys, `[T, heads, D]`.
+    /// Rotates queries or keys, `[T, heads, D]`, D ≥ W.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let mut halves = x.f_chunk(2, -1)?.into_iter();
-        let (Some(first), Some(second)) = (halves.next(), halves.next()) else {
+        let last = |x: &Tensor| x.size().last().copied().unwrap_or(0);
+        let (width, size) = (2 * last(&self.cos), last(x));
+        if width == size {
+            return self.rotate(x);
+        }
+        let mut parts = x.f_split_with_sizes([width, size - width], -1)?.into_iter();
+        match (parts.next(), parts.next()) {
+            (Some(turned), Some(kept)) => Ok(Tensor::f_cat(&[self.rotate(&turned)?, kept], -1)?),
+            _ => Err(align_core::Error::input(
+                "rotary embedding",
+                "heads are narrower than their rotated part",
+            )),
+        }
+    }
+
+    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+        let pairs = match self.pairs {
+            Pairs::Halves => x.f_chunk(2, -1)?,
+            Pairs::Neighbours => x.f_unflatten(-1, [-1, 2])?.f_unbind(-1)?,
+        };
+        let [first, second] = pairs.as_slice() else {
             return Err(align_core::Error::input("rotary embedding", "the head size is not even"));
         };
         let rotated = [
             first.f_mul(&self.cos)?.f_sub(&second.f_mul(&self.sin)?)?,
             second.f_mul(&self.cos)?.f_add(&first.f_mul(&self.sin)?)?,
         ];
-        Ok(Tensor::f_cat(&rotated, -1)?)
+        match self.pairs {
+            Pairs::Halves => Ok(Tensor::f_cat(&rotated, -1)?),
+            Pairs::Neighbours => Ok(Tensor::f_stack(&rotated, -1)?.f_flatten(-2, -1)?),
+        }
     }
 }
 
@@ -232,13 +300,35 @@ mod tests {
     /// D = 2 has the single frequency 1: the pair (1, 0) at position p becomes (cos p, sin p).
     #[test]
     fn positions_are_angles() {
-        let rope = Rope::new(&RopeConfig::default(), 2, Device::Cpu).unwrap();
+        let rope = Rope::new(&RopeConfig::default(), 2, Pairs::Halves, Device::Cpu).unwrap();
         let rotation = rope.rotation(&Tensor::from_slice(&[0i64, 1, 5])).unwrap();
         let x = Tensor::from_slice(&[1.0f32, 0.0, 1.0, 0.0, 1.0, 0.0]).reshape([3, 1, 2]);
         let got = Vec::<f64>::try_from(rotation.apply(&x).unwrap().reshape([-1])).unwrap();
         let expected = [0.0f64, 1.0, 5.0].map(|p| [p.cos(), p.sin()]).concat();
         for (g, e) in got.iter().zip(&expected) {
             assert!((g - e).abs() < 1e-6, "{got:?} against {expected:?}");
+        }
+    }
+
+    /// W = 4 of D = 6, θ = 100: the angles at position 3 are 3 and 0.3. Pairs are (0, 2), (1, 3) or (0, 1), (2, 3);
+    /// dimensions 4 and 5 stay.
+    #[test]
+    fn pairs_are_rotated_in_both_conventions() {
+        let config = RopeConfig { theta: 100.0, scaling: RopeScaling::Default };
+        let x = [1.0f64, 2.0, 3.0, 4.0, 5.0, 6.0];
+        for (pairs, indices) in [(Pairs::Halves, [(0, 2), (1, 3)]), (Pairs::Neighbours, [(0, 1), (2, 3)])] {
+            let mut expected = x;
+            for ((a, b), angle) in indices.into_iter().zip([3.0f64, 0.3]) {
+                expected[a] = x[a] * angle.cos() - x[b] * angle.sin();
+                expected[b] = x[b] * angle.cos() + x[a] * angle.sin();
+            }
+            let rope = Rope::new(&config, 4, pairs, Device::Cpu).unwrap();
+            let rows = Tensor::from_slice(&x).reshape([1, 1, 6]);
+            let got = rope.rotation(&Tensor::from_slice(&[3i64])).unwrap().apply(&rows).unwrap();
+            let got = Vec::<f64>::try_from(got.reshape([-1])).unwrap();
+            for (g, e) in got.iter().zip(&expected) {
+                assert!((g - e).abs() < 1e-6, "{pairs:?}: {got:?} against {expected:?}");
+            }
         }
     }
 }
