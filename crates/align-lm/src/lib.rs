@@ -15,6 +15,7 @@ mod keys;
 mod llama;
 mod memory;
 mod model;
+mod plain;
 mod rope;
 mod save;
 mod weights;
@@ -23,5 +24,6 @@ pub use config::{FamilyConfig, LlamaConfig, ModelConfig, SUPPORTED_FAMILIES, sto
 pub use error::{Error, Result};
 pub use memory::MemoryEstimate;
 pub use model::{LoadOptions, Model, Trainable};
+pub use plain::{PlainDecoder, PlainLayer, PlainLinear};
 pub use rope::{RopeConfig, RopeScaling};
 pub use save::SaveDtype;

@@ -1,0 +1,165 @@
+use align_core::tch::{Device, Kind, Tensor};
+
+use crate::Result;
+use crate::config::FamilyConfig;
+use crate::model::Model;
+use crate::rope::Rope;
+
+/// A decoder of the Llama shape as numbers and tensors: what a program needs that computes its forward by itself.
+///
+/// The tensors share the model's storage: their values are those of the moment in which they are read.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PlainDecoder {
+    /// Tokens of the vocabulary, `V`.
+    pub vocab_size: usize,
+    /// Width of the residual stream, `H`.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer, `I`.
+    pub intermediate_size: usize,
+    /// Query heads, `N`.
+    pub heads: usize,
+    /// Key-value heads, `K`; divides `N`.
+    pub key_value_heads: usize,
+    /// Width of one head, `D`, even.
+    pub head_dim: usize,
+    /// Longest sequence, in tokens.
+    pub context_length: usize,
+    /// Added to the mean square before the root in every norm.
+    pub norm_eps: f64,
+    /// Most positions a token looks back at, itself included; `None` for all.
+    pub window: Option<usize>,
+    /// Angle per position of each rotated pair, `[D/2]`; dimension i turns with dimension i + D/2.
+    pub frequencies: Vec<f32>,
+    /// `[V, H]`.
+    pub embedding: Tensor,
+    /// The blocks in order.
+    pub layers: Vec<PlainLayer>,
+    /// Scale of the last norm, `[H]`.
+    pub norm: Tensor,
+    /// `[V, H]`; the embedding itself where they are tied.
+    pub head: PlainLinear,
+}
+
+/// One block of a [`PlainDecoder`]: x + attention(norm(x)), then x + mlp(norm(x)).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PlainLayer {
+    /// Scale of the norm before attention, `[H]`.
+    pub input_norm: Tensor,
+    /// `[N · D, H]`.
+    pub query: PlainLinear,
+    /// `[K · D, H]`.
+    pub key: PlainLinear,
+    /// `[K · D, H]`.
+    pub value: PlainLinear,
+    /// `[H, N · D]`.
+    pub output: PlainLinear,
+    /// Scale of the norm of each query head before it is rotated, `[D]`.
+    pub query_norm: Option<Tensor>,
+    /// Scale of the norm of each key head before it is rotated, `[D]`.
+    pub key_norm: Option<Tensor>,
+    /// Scale of the norm before the feed-forward layer, `[H]`.
+    pub post_norm: Tensor,
+    /// `[I, H]`, followed by SiLU.
+    pub gate: PlainLinear,
+    /// `[I, H]`.
+    pub up: PlainLinear,
+    /// `[H, I]`.
+    pub down: PlainLinear,
+}
+
+/// A linear layer: x · weightᵀ + bias.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PlainLinear {
+    /// `[outputs, inputs]`.
+    pub weight: Tensor,
+    /// `[outputs]`.
+    pub bias: Option<Tensor>,
+}
+
+/// Takes tensors by name and counts them, so that a model with more than the plain shape is noticed.
+struct Names<'a> {
+    model: &'a Model,
+    taken: usize,
+}
+
+impl Names<'_> {
+    fn optional(&mut self, name: &str) -> Option<Tensor> {
+        let weight = self.model.weights().iter().find(|weight| weight.name == name)?;
+        self.taken += 1;
+        Some(weight.tensor.shallow_clone())
+    }
+
+    fn linear(&mut self, name: &str) -> Option<PlainLinear> {
+        let weight = self.optional(&format!("{name}.weight"))?;
+        Some(PlainLinear { weight, bias: self.optional(&format!("{name}.bias")) })
+    }
+
+    fn layer(&mut self, index: usize) -> Option<PlainLayer> {
+        let prefix = format!("model.layers.{index}");
+        let attention = |part: &str| format!("{prefix}.self_attn.{part}");
+        Some(PlainLayer {
+            input_norm: self.optional(&format!("{prefix}.input_layernorm.weight"))?,
+            query: self.linear(&attention("q_proj"))?,
+            key: self.linear(&attention("k_proj"))?,
+            value: self.linear(&attention("v_proj"))?,
+            output: self.linear(&attention("o_proj"))?,
+            query_norm: self.optional(&attention("q_norm.weight")),
+            key_norm: self.optional(&attention("k_norm.weight")),
+            post_norm: self.optional(&format!("{prefix}.post_attention_layernorm.weight"))?,
+            gate: self.linear(&format!("{prefix}.mlp.gate_proj"))?,
+            up: self.linear(&format!("{prefix}.mlp.up_proj"))?,
+            down: self.linear(&format!("{prefix}.mlp.down_proj"))?,
+        })
+    }
+}
+
+impl Model {
+    /// Describes the model as plain tensors; `None` for another architecture, another device than the CPU, other
+    /// numbers than float32, or weights beyond the shape that [`PlainDecoder`] has.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn plain(&self) -> Result<Option<PlainDecoder>> {
+        let FamilyConfig::Llama(config) = self.config().family();
+        let rope = Rope::new(&config.rope, config.head_dim, Device::Cpu)?;
+        let ours = |weight: &crate::weights::Weight| {
+            weight.tensor.device() == Device::Cpu && weight.tensor.kind() == Kind::Float
+        };
+        if !self.weights().iter().all(ours) {
+            return Ok(None);
+        }
+        let mut names = Names { model: self, taken: 0 };
+        let layers = (0..config.num_hidden_layers).map(|index| names.layer(index)).collect();
+        let (Some(layers), Some(embedding), Some(norm)) = (
+            layers,
+            names.optional("model.embed_tokens.weight"),
+            names.optional("model.norm.weight"),
+        ) else {
+            return Ok(None);
+        };
+        let head = match config.tie_word_embeddings {
+            true => Some(PlainLinear { weight: embedding.shallow_clone(), bias: None }),
+            false => names.linear("lm_head"),
+        };
+        let (Some(head), true) = (head, names.taken == self.weights().len()) else { return Ok(None) };
+        Ok(Some(PlainDecoder {
+            vocab_size: config.vocab_size,
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            heads: config.num_attention_heads,
+            key_value_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            context_length: config.max_position_embeddings,
+            norm_eps: config.rms_norm_eps,
+            window: None,
+            frequencies: rope.frequencies()?,
+            embedding,
+            layers,
+            norm,
+            head,
+        }))
+    }
+}
