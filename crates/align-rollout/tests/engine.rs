@@ -222,7 +222,7 @@ fn damaged_weights_are_an_error() {
     let model = load("tiny-llama");
     let Parameter { tensor, .. } = model.parameters().remove(0);
     let mut engine = engine(&model);
-    align_core::tch::no_grad(|| tensor.shallow_clone().fill_(f64::NAN));
+    let _ = align_core::tch::no_grad(|| tensor.shallow_clone().fill_(f64::NAN));
     engine.generate(&[vec![1, 2]], &config(1), 0).unwrap();
     engine.repack(&model).unwrap();
     let error = engine.generate(&[vec![1, 2]], &config(1), 0).unwrap_err().to_string();

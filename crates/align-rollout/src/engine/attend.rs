@@ -267,25 +267,24 @@ fn square<S: Level>(x: &[[f32; WIDTH]], w: &[Lane], acc: &mut [[Lane; 1]; WIDTH]
 #[inline(always)]
 fn softmax_of_columns<S: Level>(scores: &mut [Lane], from: [i32; WIDTH], to: [i32; WIDTH]) -> Lane {
     // A finite start keeps lanes without a row from making NaN.
-    let mut most = Lane([f32::MIN; WIDTH]);
+    let mut most = S::splat(f32::MIN);
     for (j, score) in scores.iter_mut().enumerate() {
         let j = j as i32;
         for c in 0..WIDTH {
             let seen = (j >= from[c]) & (j < to[c]);
-            let x = if seen { score.0[c] } else { f32::NEG_INFINITY };
-            score.0[c] = x;
-            most.0[c] = if x > most.0[c] { x } else { most.0[c] };
+            score.0[c] = if seen { score.0[c] } else { f32::NEG_INFINITY };
         }
+        most = S::max(S::load(score), most);
     }
-    let mut total = Lane::default();
+    let most = S::store(most);
+    let mut total = S::splat(0.0);
     for score in scores {
         for c in 0..WIDTH {
             score.0[c] = exp::<S>(score.0[c] - most.0[c]);
         }
-        for c in 0..WIDTH {
-            total.0[c] += score.0[c];
-        }
+        total = S::mul_add(S::load(score), S::splat(1.0), total);
     }
+    let mut total = S::store(total);
     for x in &mut total.0 {
         *x = 1.0 / *x;
     }

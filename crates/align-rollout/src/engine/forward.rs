@@ -51,14 +51,23 @@ pub(crate) struct Buffers {
     inner: Vec<Lane>,
     logits: Vec<Lane>,
     transposed: Vec<f32>,
+    attention: Attention,
+}
+
+/// Buffers of attention.
+#[derive(Debug, Default)]
+struct Attention {
     heads: Vec<Lane>,
-    group: Vec<(usize, Range<usize>)>,
+    places: Vec<(usize, Range<usize>)>,
     scratch: Scratch,
 }
 
-/// Sets the length of a buffer whose numbers will all be written.
-fn fit(buffer: &mut Vec<Lane>, lanes: usize) {
-    buffer.resize(lanes, Lane::default());
+/// Makes room in a buffer that only grows; the numbers in it are those of an earlier step.
+fn room(buffer: &mut Vec<Lane>, lanes: usize) -> &mut [Lane] {
+    if buffer.len() < lanes {
+        buffer.resize(lanes, Lane::default());
+    }
+    buffer.get_mut(..lanes).unwrap_or_default()
 }
 
 impl Decoder<'_> {
@@ -71,24 +80,23 @@ impl Decoder<'_> {
     ) -> &'b mut [Lane] {
         let shape = &self.weights.shape;
         let (rows, stride) = (step.tokens.len(), shape.hidden.div_ceil(WIDTH));
-        fit(&mut buffers.x, rows * stride);
-        fit(&mut buffers.normed, rows * stride);
-        for (x, token) in buffers.x.chunks_exact_mut(stride).zip(&step.tokens) {
+        let x = room(&mut buffers.x, rows * stride);
+        for (x, token) in x.chunks_exact_mut(stride).zip(&step.tokens) {
             let from = *token as usize * stride;
             x.copy_from_slice(self.weights.embedding.get(from..from + stride).unwrap_or_default());
         }
         for (index, layer) in self.weights.layers.iter().enumerate() {
             self.layer(index, layer, pool, step, buffers);
         }
-        fit(&mut buffers.attended, step.wanted.len() * stride);
-        for (to, row) in buffers.attended.chunks_exact_mut(stride).zip(&step.wanted) {
-            to.copy_from_slice(buffers.x.get(row * stride..(row + 1) * stride).unwrap_or_default());
+        let Buffers { x, attended, normed, logits, transposed, .. } = buffers;
+        let wanted = room(attended, step.wanted.len() * stride);
+        for (to, row) in wanted.chunks_exact_mut(stride).zip(&step.wanted) {
+            to.copy_from_slice(x.get(row * stride..(row + 1) * stride).unwrap_or_default());
         }
-        fit(&mut buffers.normed, step.wanted.len() * stride);
-        self.norm(&buffers.attended, &self.weights.norm, &mut buffers.normed);
+        let normed = room(normed, wanted.len());
+        self.norm(wanted, &self.weights.norm, normed);
         let head = &self.weights.head;
-        fit(&mut buffers.logits, step.wanted.len() * head.out_lanes());
-        let Buffers { normed, logits, transposed, .. } = buffers;
+        let logits = room(logits, step.wanted.len() * head.out_lanes());
         self.product(normed, stride, head, Emit::Store, logits, head.out_lanes(), transposed);
         logits
     }
@@ -119,18 +127,15 @@ impl Decoder<'_> {
         let qkv_stride = layer.qkv.out_lanes();
         let attended_stride = (shape.heads * shape.head_dim).div_ceil(WIDTH);
         let inner_stride = shape.inner.div_ceil(WIDTH);
-        fit(&mut buffers.qkv, rows * qkv_stride);
-        fit(&mut buffers.attended, rows * attended_stride);
-        fit(&mut buffers.inner, rows * inner_stride);
+        let Buffers { x, normed, qkv, attended, inner, transposed, attention, .. } = buffers;
+        let (x, normed) = (room(x, rows * stride), room(normed, rows * stride));
+        let (qkv, attended) = (room(qkv, rows * qkv_stride), room(attended, rows * attended_stride));
+        let inner = room(inner, rows * inner_stride);
 
-        self.norm(&buffers.x, &layer.input_norm, &mut buffers.normed);
-        let Buffers { x, normed, qkv, transposed, .. } = buffers;
+        self.norm(x, &layer.input_norm, normed);
         self.product(normed, stride, &layer.qkv, Emit::Store, qkv, qkv_stride, transposed);
         self.place(index, layer, pool, step, qkv, qkv_stride);
-        let _ = x;
-        self.attend(index, pool, step, qkv_stride, attended_stride, buffers);
-
-        let Buffers { x, normed, attended, inner, transposed, .. } = buffers;
+        self.attend(index, pool, step, (qkv, qkv_stride), (attended, attended_stride), attention);
         self.product(attended, attended_stride, &layer.output, Emit::Add, x, stride, transposed);
         self.norm(x, &layer.post_norm, normed);
         self.product(normed, stride, &layer.gate_up, Emit::Gate, inner, inner_stride, transposed);
@@ -176,14 +181,14 @@ impl Decoder<'_> {
         index: usize,
         pool: &Pool,
         step: &Step<'_>,
-        stride: usize,
-        out_stride: usize,
-        buffers: &mut Buffers,
+        (qkv, stride): (&[Lane], usize),
+        (attended, out_stride): (&mut [Lane], usize),
+        buffers: &mut Attention,
     ) {
         let shape = &self.weights.shape;
         let group = shape.heads / shape.key_value_heads;
         let scale = 1.0 / (shape.head_dim as f32).sqrt();
-        let Buffers { qkv, attended, heads, group: places, scratch, .. } = buffers;
+        let Attention { heads, places, scratch } = buffers;
         let (source, out) = (floats(qkv), floats_mut(attended));
         for head in 0..shape.key_value_heads {
             // The heads of a group are neighbours.
@@ -211,7 +216,7 @@ impl Decoder<'_> {
                         let at = (piece.row + row) * stride * WIDTH + from + member * shape.head_dim;
                         (at, self.seen(piece.position + row))
                     }));
-                    fit(heads, shape.value_lanes() * WIDTH);
+                    let heads = room(heads, shape.value_lanes() * WIDTH);
                     self.kernels.many(Many { past, rows: places, source, scale, out: heads, scratch });
                     for r in first..rows.min(first + WIDTH) {
                         let (row, member) = (r / group, r % group);

@@ -16,33 +16,24 @@ pub(crate) const WIDTH: usize = 16;
 pub(crate) struct Lane(pub(crate) [f32; WIDTH]);
 
 /// What an instruction set is good at.
+///
+/// The register tiles are written in vectors of 16 numbers, because a compiler left to itself turns some tile sizes
+/// into gathers; everything else is plain loops over lanes.
 pub(crate) trait Level {
     /// Whether multiply-add is one instruction; as a library call it would be slower than two.
     const FUSED: bool;
     /// Rows of a register tile two lanes wide.
     const ROWS: usize;
-}
+    /// A lane in registers.
+    type Vector: Copy;
 
-/// 32 registers of 16 numbers.
-pub(crate) struct Wide;
-/// 16 registers of 8 numbers.
-pub(crate) struct Narrow;
-/// What the target has at least.
-pub(crate) struct Portable;
-
-impl Level for Wide {
-    const FUSED: bool = true;
-    const ROWS: usize = 12;
-}
-
-impl Level for Narrow {
-    const FUSED: bool = true;
-    const ROWS: usize = 3;
-}
-
-impl Level for Portable {
-    const FUSED: bool = cfg!(target_arch = "aarch64");
-    const ROWS: usize = if cfg!(target_arch = "aarch64") { 3 } else { 1 };
+    fn load(lane: &Lane) -> Self::Vector;
+    fn store(vector: Self::Vector) -> Lane;
+    fn splat(x: f32) -> Self::Vector;
+    fn mul(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Computes `a · b + c`.
+    fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
 }
 
 #[inline(always)]
@@ -51,29 +42,32 @@ pub(super) fn fma<S: Level>(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// Adds `x[i][FROM + r] · w[b][i]` over i to `acc[r][b]`: the register tile that all matrix work is made of.
+///
+/// Loops instead of closures: a closure that is not inlined would be compiled for another instruction set.
 #[inline(always)]
 pub(super) fn tile<S: Level, const X: usize, const FROM: usize, const R: usize, const B: usize>(
     x: &[[f32; X]],
     w: [&[Lane]; B],
     acc: &mut [[Lane; B]; R],
 ) {
-    let mut local = *acc;
-    let k = w.iter().fold(x.len(), |k, w| k.min(w.len()));
-    let (x, w) = (&x[..k], w.map(|w| &w[..k]));
+    let mut k = x.len();
+    for w in &w {
+        k = k.min(w.len());
+    }
+    let (x, w) = (&x[..k], first_lanes(w, k));
+    let mut local = load_tile::<S, R, B>(acc);
     for i in 0..k {
-        let mut row = [Lane::default(); B];
+        let mut row = [S::load(&ZERO); B];
         for b in 0..B {
-            row[b] = w[b][i];
+            row[b] = S::load(&w[b][i]);
         }
         for r in 0..R {
             for b in 0..B {
-                for c in 0..WIDTH {
-                    local[r][b].0[c] = fma::<S>(x[i][FROM + r], row[b].0[c], local[r][b].0[c]);
-                }
+                local[r][b] = S::mul_add(S::splat(x[i][FROM + r]), row[b], local[r][b]);
             }
         }
     }
-    *acc = local;
+    store_tile::<S, R, B>(local, acc);
 }
 
 /// As [`tile`], from rows that lie apart.
@@ -83,23 +77,59 @@ pub(super) fn tile_rows<S: Level, const R: usize, const B: usize>(
     w: [&[Lane]; B],
     acc: &mut [[Lane; B]; R],
 ) {
-    let mut local = *acc;
-    let k = w.iter().map(|w| w.len()).chain(x.iter().map(|x| x.len())).min().unwrap_or(0);
-    let (x, w) = (x.map(|x| &x[..k]), w.map(|w| &w[..k]));
+    let mut k = x.iter().fold(usize::MAX, |k, x| k.min(x.len()));
+    for w in &w {
+        k = k.min(w.len());
+    }
+    let w = first_lanes(w, k);
+    let mut rows = x;
+    for r in 0..R {
+        rows[r] = &x[r][..k];
+    }
+    let mut local = load_tile::<S, R, B>(acc);
     for i in 0..k {
-        let mut row = [Lane::default(); B];
+        let mut row = [S::load(&ZERO); B];
         for b in 0..B {
-            row[b] = w[b][i];
+            row[b] = S::load(&w[b][i]);
         }
         for r in 0..R {
             for b in 0..B {
-                for c in 0..WIDTH {
-                    local[r][b].0[c] = fma::<S>(x[r][i], row[b].0[c], local[r][b].0[c]);
-                }
+                local[r][b] = S::mul_add(S::splat(rows[r][i]), row[b], local[r][b]);
             }
         }
     }
-    *acc = local;
+    store_tile::<S, R, B>(local, acc);
+}
+
+const ZERO: Lane = Lane([0.0; WIDTH]);
+
+#[inline(always)]
+fn first_lanes<const B: usize>(w: [&[Lane]; B], k: usize) -> [&[Lane]; B] {
+    let mut first = w;
+    for b in 0..B {
+        first[b] = &w[b][..k];
+    }
+    first
+}
+
+#[inline(always)]
+fn load_tile<S: Level, const R: usize, const B: usize>(acc: &[[Lane; B]; R]) -> [[S::Vector; B]; R] {
+    let mut local = [[S::load(&ZERO); B]; R];
+    for r in 0..R {
+        for b in 0..B {
+            local[r][b] = S::load(&acc[r][b]);
+        }
+    }
+    local
+}
+
+#[inline(always)]
+fn store_tile<S: Level, const R: usize, const B: usize>(local: [[S::Vector; B]; R], acc: &mut [[Lane; B]; R]) {
+    for r in 0..R {
+        for b in 0..B {
+            acc[r][b] = S::store(local[r][b]);
+        }
+    }
 }
 
 /// e^x to two units in the last place; 0 below -87, the largest finite power above 88.
@@ -152,17 +182,13 @@ pub(crate) fn norm_rows<S: Level>(
 ) {
     for (x, out) in x.chunks_exact(stride).zip(out.chunks_exact_mut(stride)) {
         // Numbers beyond the width are zero in every row.
-        let mut squares = Lane::default();
+        let mut squares = S::splat(0.0);
         for x in x {
-            for c in 0..WIDTH {
-                squares.0[c] = fma::<S>(x.0[c], x.0[c], squares.0[c]);
-            }
+            squares = S::mul_add(S::load(x), S::load(x), squares);
         }
-        let scale = 1.0 / (sum_of(squares) / width as f32 + eps).sqrt();
+        let scale = S::splat(1.0 / (sum_of(S::store(squares)) / width as f32 + eps).sqrt());
         for ((x, weight), out) in x.iter().zip(weight).zip(out) {
-            for c in 0..WIDTH {
-                out.0[c] = x.0[c] * scale * weight.0[c];
-            }
+            *out = S::store(S::mul(S::mul(S::load(x), scale), S::load(weight)));
         }
     }
 }
@@ -202,16 +228,14 @@ pub(crate) fn exponentials<S: Level>(
 ) {
     let segments = logits.chunks(SEGMENT).zip(weights.chunks_mut(SEGMENT));
     for ((logits, weights), sum) in segments.zip(sums) {
-        let mut total = Lane::default();
+        let mut total = S::splat(0.0);
         for (x, weight) in logits.iter().zip(weights) {
             for c in 0..WIDTH {
                 weight.0[c] = exp::<S>((x.0[c] - largest) * inverse_temperature);
             }
-            for c in 0..WIDTH {
-                total.0[c] += weight.0[c];
-            }
+            total = S::mul_add(S::load(weight), S::splat(1.0), total);
         }
-        *sum = f64::from(sum_of(total));
+        *sum = f64::from(sum_of(S::store(total)));
     }
 }
 
@@ -241,21 +265,17 @@ pub(crate) fn softmax<S: Level>(scores: &mut [Lane], seen: std::ops::Range<usize
     let end = seen.end.min(all.len());
     all[..seen.start.min(end)].fill(f32::NEG_INFINITY);
     all[end..].fill(f32::NEG_INFINITY);
-    let mut most = Lane([f32::NEG_INFINITY; WIDTH]);
+    let mut most = S::splat(f32::NEG_INFINITY);
     for x in scores.iter() {
-        for c in 0..WIDTH {
-            most.0[c] = if x.0[c] > most.0[c] { x.0[c] } else { most.0[c] };
-        }
+        most = S::max(S::load(x), most);
     }
-    let most = largest_of(most);
-    let mut total = Lane::default();
+    let most = largest_of(S::store(most));
+    let mut total = S::splat(0.0);
     for x in scores {
         for c in 0..WIDTH {
             x.0[c] = exp::<S>(x.0[c] - most);
         }
-        for c in 0..WIDTH {
-            total.0[c] += x.0[c];
-        }
+        total = S::mul_add(S::load(x), S::splat(1.0), total);
     }
-    sum_of(total)
+    sum_of(S::store(total))
 }
