@@ -205,6 +205,11 @@ impl Rope {
         Ok(Self { frequencies: Tensor::f_from_slice(&scaled)?.f_to_device(device)?, pairs })
     }
 
+    /// Returns the angle per position of each pair, `[D/2]`.
+    pub(crate) fn frequencies(&self) -> Result<Vec<f32>> {
+        Ok(Vec::try_from(&self.frequencies)?)
+    }
+
     /// Computes the rotation of each row from its position, `[T]` int64.
     pub(crate) fn rotation(&self, positions: &Tensor) -> Result<Rotation> {
         let angles = positions.f_to_kind(Kind::Float)?.f_unsqueeze(-1)?.f_mul(&self.frequencies)?;

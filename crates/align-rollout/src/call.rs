@@ -1,7 +1,7 @@
 use align_core::{
     CachedLm, KvCache,
     align_types::{
-        Completion, FinishReason, PromptGroup, Purpose, RngStream, TokenId, config::SamplingConfig,
+        Completion, PromptGroup, TokenId, config::SamplingConfig,
     },
     expect_shape, no_grad,
     tch::{Device, Kind, Tensor},
@@ -10,8 +10,9 @@ use align_core::{
 use crate::{
     Error, Result,
     sampling::NextToken,
+    sequence::{Numbering, Sequence},
     slots,
-    stop::{StopRules, Tail},
+    stop::StopRules,
 };
 
 /// One call of the generator: the prompts that wait, the one whose samples are entering, and the results.
@@ -35,20 +36,9 @@ struct Prefilled {
     next_sample: usize,
 }
 
-/// A sample that is being drawn.
-struct Sequence {
-    prompt: usize,
-    sample: usize,
-    stream: RngStream,
-    tokens: Vec<TokenId>,
-    logprobs: Vec<f32>,
-    tail: Tail,
-}
-
 /// The prompts and samples that have not entered yet, in order.
 struct Queue {
-    first: u64,
-    step: u64,
+    numbering: Numbering,
     next_prompt: usize,
     current: Option<Prefilled>,
 }
@@ -73,13 +63,12 @@ impl<'c> Call<'c> {
     /// Draws all samples over `slots` sequences of at most `capacity` cached tokens.
     pub(crate) fn run(
         mut self,
-        first: u64,
-        step: u64,
+        numbering: Numbering,
         slots: usize,
         capacity: usize,
     ) -> Result<Vec<PromptGroup>> {
         let _guard = no_grad();
-        let mut queue = Queue { first, step, next_prompt: 0, current: None };
+        let mut queue = Queue { numbering, next_prompt: 0, current: None };
         let mut cache = self
             .model
             .new_cache(slots, capacity)
@@ -140,10 +129,7 @@ impl<'c> Call<'c> {
             let Some(current) = &mut queue.current else { return Ok(None) };
             let sample = current.next_sample;
             current.next_sample += 1;
-            // Injective, and without the number of samples in it: more samples leave the first ones as they are.
-            let rank = queue.first.wrapping_add(current.prompt as u64) << 32 | sample as u64;
-            let stream = RngStream::new(self.config.seed, Purpose::Sampling, queue.step, rank);
-            let mut sequence = Sequence::new(current.prompt, sample, stream);
+            let mut sequence = Sequence::new(current.prompt, sample, queue.numbering, self.config);
             if !self.advance(&mut sequence, &current.first)? {
                 return Ok(Some(sequence));
             }
@@ -184,37 +170,15 @@ impl<'c> Call<'c> {
     /// Draws one token; says whether the sequence is finished, and writes its completion if so.
     fn advance(&mut self, sequence: &mut Sequence, row: &NextToken) -> Result<bool> {
         let token = row.draw(sequence.stream.uniform());
-        sequence.tokens.push(token);
-        sequence.logprobs.push(row.log_prob(token) as f32);
         let Sequence { prompt, sample, .. } = *sequence;
-        let undecodable = |source| Error::Decode { prompt, sample, source };
         let limit = self.limits.get(prompt).copied().unwrap_or(0);
-        let reason = if self.stop.reached(&sequence.tokens, &mut sequence.tail).map_err(undecodable)? {
-            FinishReason::Stop
-        } else if sequence.tokens.len() >= limit {
-            FinishReason::Length
-        } else {
+        let Some(completion) = sequence.push(token, row.log_prob(token), &self.stop, limit)? else {
             return Ok(false);
         };
-        let text = self.stop.text(&sequence.tokens).map_err(undecodable)?;
         if let Some(place) = self.groups.get_mut(prompt).and_then(|group| group.completions.get_mut(sample)) {
-            *place = Completion::new(std::mem::take(&mut sequence.tokens));
-            place.text = text;
-            place.logprobs = Some(std::mem::take(&mut sequence.logprobs));
-            place.finish_reason = Some(reason);
+            *place = completion;
         }
         Ok(true)
-    }
-}
-
-impl Sequence {
-    fn new(prompt: usize, sample: usize, stream: RngStream) -> Self {
-        Self { prompt, sample, stream, tokens: Vec::new(), logprobs: Vec::new(), tail: Tail::default() }
-    }
-
-    /// Returns the last token, the one that the model has not seen yet.
-    fn last(&self) -> &[TokenId] {
-        self.tokens.get(self.tokens.len().saturating_sub(1)..).unwrap_or_default()
     }
 }
 

@@ -41,6 +41,12 @@ pub enum Error {
         /// Tokens before the row, prompt included.
         position: usize,
     },
+    /// The engine does not know the architecture.
+    #[error("the engine samples from models of the Llama shape, in float32 and on the CPU; use the tensor backend")]
+    Unsupported,
+    /// A thread of the engine ended without its results.
+    #[error("a sampling thread broke down; its message is above, please report it")]
+    Thread,
     /// The model failed.
     #[error("{doing}: {source}")]
     Model {
@@ -62,7 +68,11 @@ impl From<Error> for align_core::align_types::Error {
             Error::Config(inner) => return inner,
             Error::Model { source, .. } => Some(Box::new(source)),
             Error::Decode { source, .. } => Some(source),
-            Error::Prompt { .. } | Error::NoDecoder | Error::NonFinite { .. } => None,
+            Error::Prompt { .. }
+            | Error::NoDecoder
+            | Error::NonFinite { .. }
+            | Error::Unsupported
+            | Error::Thread => None,
         };
         Self::Seam { what: "sampling".to_owned(), why, source }
     }

@@ -3,7 +3,9 @@ use align_core::{
     align_types::{Generator, PromptGroup, TokenId, config::SamplingConfig},
 };
 
-use crate::{BoxError, Error, Result, call::Call, slots, stop::Decode, stop::StopRules};
+use crate::{
+    BoxError, Error, Result, call::Call, door, sequence::Numbering, slots, stop::Decode, stop::StopRules,
+};
 
 /// Samples from a model whose forward is made of tensors, on any device.
 ///
@@ -93,21 +95,9 @@ impl<'a> TensorGenerator<'a> {
         config: &SamplingConfig,
         step: u64,
     ) -> Result<Vec<PromptGroup>> {
-        config.validate()?;
-        if self.decode.is_none() && !config.stop.is_empty() {
-            return Err(Error::NoDecoder);
-        }
-        let limits = prompts
-            .iter()
-            .enumerate()
-            .map(|(index, prompt)| {
-                let room = self.room(prompt).map_err(|why| Error::Prompt { index, why })?;
-                Ok(room.min(config.max_new_tokens))
-            })
-            .collect::<Result<Vec<usize>>>()?;
-        // The last token of a completion is never fed back, so it needs no place in the cache.
-        let capacity = prompts.iter().zip(&limits).map(|(p, limit)| p.len().saturating_add(limit - 1)).max();
-        let Some(capacity) = capacity else { return Ok(Vec::new()) };
+        let (vocabulary, context) = (self.model.vocab_size(), self.model.context_length());
+        let limits = door::limits(vocabulary, context, self.decode.is_some(), prompts, config)?;
+        let Some(capacity) = door::capacity(prompts, &limits) else { return Ok(Vec::new()) };
         let stop = StopRules {
             tokens: &self.stop_tokens,
             strings: &config.stop,
@@ -115,31 +105,7 @@ impl<'a> TensorGenerator<'a> {
         };
         let samples = prompts.len().saturating_mul(config.num_completions);
         let slots = self.slots(capacity)?.min(samples);
-        Call::new(self.model, config, stop, prompts, &limits).run(first, step, slots, capacity)
-    }
-
-    /// Counts the tokens that the context leaves for a completion, at least 1, or says why there is none.
-    fn room(&self, prompt: &[TokenId]) -> Result<usize, String> {
-        let vocabulary = self.model.vocab_size();
-        if prompt.is_empty() {
-            return Err(
-                "is empty: there is no token to continue from; begin it with the BOS token".to_owned()
-            );
-        }
-        if let Some(token) = prompt.iter().find(|token| **token as usize >= vocabulary) {
-            return Err(format!(
-                "has token {token}, but the model's vocabulary has {vocabulary} tokens; tokenizer and model do \
-                 not belong together"
-            ));
-        }
-        match self.model.context_length() {
-            None => Ok(usize::MAX),
-            Some(context) if prompt.len() < context => Ok(context - prompt.len()),
-            Some(context) => Err(format!(
-                "has {} tokens and the model's context {context}: no room for a completion; shorten the prompt",
-                prompt.len()
-            )),
-        }
+        Call::new(self.model, config, stop, prompts, &limits).run(Numbering { first, step }, slots, capacity)
     }
 
     /// Counts the slots that the memory for the cache allows.

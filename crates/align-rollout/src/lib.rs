@@ -20,11 +20,15 @@
 //! ```
 
 mod call;
+mod door;
+mod engine;
 mod error;
 mod generator;
 pub mod sampling;
+mod sequence;
 mod slots;
 mod stop;
 
+pub use engine::{Engine, Instructions};
 pub use error::{BoxError, Error, Result};
 pub use generator::TensorGenerator;
