@@ -237,7 +237,10 @@ fn data_check_counts_and_names_bad_rows() {
     );
     let json = align(folder, "data check {good.jsonl} --json").ok().stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((json["files"][0]["report"]["kept"].as_u64(), json["unit"].as_str()), (Some(1), Some("bytes")));
+    assert_eq!(
+        (json["files"][0]["report"]["kept"].as_u64(), json["unit"].as_str()),
+        (Some(1), Some("bytes"))
+    );
 
     write(folder, "bad.jsonl", "{\"text\":\"a b\"}\n{\"text\":\" \"}\n{broken\n");
     let answer =

@@ -75,7 +75,8 @@ impl CsvRows {
         let after = self.reader.position();
         let inside = self.record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
         let watched = self.reader.get_ref();
-        let unended = after.byte() == watched.length && watched.last != b'\n';
+        // A last line feed inside a cell that is left open is counted with the cell.
+        let unended = self.quote_left_open() || (after.byte() == watched.length && watched.last != b'\n');
         let ending = u64::from(self.line_feeds && !unended);
         usize::try_from(after.line().saturating_sub(inside + ending)).unwrap_or(usize::MAX)
     }
@@ -84,7 +85,7 @@ impl CsvRows {
     fn quote_left_open(&self) -> bool {
         let watched = self.reader.get_ref();
         let at_end = self.reader.position().byte() == watched.length;
-        let last_cell = self.record.iter().last().unwrap_or_default();
+        let last_cell = self.record.iter().next_back().unwrap_or_default();
         at_end && last_cell.contains(&b'\n') && watched.last_visible != b'"'
     }
 

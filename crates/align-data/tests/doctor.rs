@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use align_data::{DataConfig, DoctorReport, Format, Inspection, Unit, inspect};
 
@@ -19,7 +22,7 @@ fn lengths_and_cuts_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let row = |n: usize| format!("{{\"prompt\": \"{}\", \"completion\": \"bbb\"}}\n", "a".repeat(n));
     let file = common::write(dir.path(), "rows.jsonl", row(1) + &row(4) + &row(5) + &row(20));
-    let report = look(&[file.clone()], &[], &DataConfig::default(), false);
+    let report = look(std::slice::from_ref(&file), &[], &DataConfig::default(), false);
     let found = &report.files[0];
     assert_eq!((report.unit, found.report.lengths.total.max), (Unit::Bytes, 23));
     let bins: Vec<_> = found.histogram.iter().map(|bin| (bin.from, bin.below, bin.rows)).collect();
@@ -28,7 +31,7 @@ fn lengths_and_cuts_are_counted() {
 
     // With a model the lengths are tokens, and the doctor says what a training run would do.
     let config = DataConfig { max_length: Some(6), ..Default::default() };
-    let found = &look(&[file.clone()], &[], &config, true).files[0];
+    let found = &look(std::slice::from_ref(&file), &[], &config, true).files[0];
     let cuts = found.cuts.unwrap();
     let (tokenizer, template) = common::tokenizer("plain");
     let trained = align_data::load_language(&[file], &tokenizer, Some(&template), &config).unwrap().1;
@@ -125,7 +128,7 @@ fn every_public_file_gets_an_answer() {
     let mut files = vec![];
     collect(&root, &mut files);
     files.sort();
-    let (mut good, mut csv) = (0, 0);
+    let (mut good, mut csv, mut formats) = (0, 0, BTreeSet::new());
     for file in files {
         let short = file.strip_prefix(&root).unwrap().display().to_string();
         let report = look(&[file], &[], &DataConfig::default(), true);
@@ -143,6 +146,7 @@ fn every_public_file_gets_an_answer() {
                 let counted: usize = found.histogram.iter().map(|bin| bin.rows).sum();
                 assert_eq!(counted, found.report.kept, "{short}");
                 assert!(!found.examples.is_empty() && found.serves.is_some(), "{short}");
+                formats.insert(format!("{format:?}"));
                 good += 1;
             }
             Some(trouble) => {
@@ -158,4 +162,15 @@ fn every_public_file_gets_an_answer() {
         }
     }
     assert!(good >= 10 && csv == 7, "{good} usable files, {csv} CSV files with rows");
+    for format in [
+        "Preference",
+        "ImplicitPreference",
+        "Alpaca",
+        "AlpacaPreference",
+        "ShareGptPreference",
+        "MessagesUnpaired",
+        "Text",
+    ] {
+        assert!(formats.contains(format), "no file was read as {format}: {formats:?}");
+    }
 }
