@@ -237,7 +237,10 @@ fn data_check_counts_and_names_bad_rows() {
     );
     let json = align(folder, "data check {good.jsonl} --json").ok().stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((json["report"]["kept"].as_u64(), json["unit"].as_str()), (Some(1), Some("bytes")));
+    assert_eq!(
+        (json["files"][0]["report"]["kept"].as_u64(), json["unit"].as_str()),
+        (Some(1), Some("bytes"))
+    );
 
     write(folder, "bad.jsonl", "{\"text\":\"a b\"}\n{\"text\":\" \"}\n{broken\n");
     let answer =
@@ -248,4 +251,27 @@ fn data_check_counts_and_names_bad_rows() {
         answer.stdout
     );
     align(folder, "data check {absent.jsonl}").refused(4, &["absent.jsonl"]);
+}
+
+#[test]
+fn data_check_finds_what_is_wrong_with_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let pair = "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"b\"}\n";
+    write(folder, "pairs.jsonl", pair.repeat(2));
+    write(folder, "eval.csv", "prompt,chosen,rejected\na,b,b\na,\"c\nd\",e\n");
+    let answer = align(folder, "data check {pairs.jsonl} --eval-data {eval.csv}").ok();
+    for text in [
+        "2: rows whose answers are all the same",
+        "1: rows that were there before",
+        "1: rows to evaluate on that are trained on",
+        "eval.csv:2 is ",
+        "1: rows to evaluate on whose prompt is trained on",
+        "eval.csv:3 is ",
+    ] {
+        assert!(answer.stdout.contains(text), "{text}: {}", answer.stdout);
+    }
+    write(folder, "other.jsonl", "{\"question\":\"a\",\"answer\":\"b\"}\n");
+    align(folder, "data check {other.jsonl}").refused(4, &["other.jsonl:1", "hint: ", "completion=answer"]);
+    align(folder, "data check {other.jsonl} --columns prompt=question,completion=answer").ok();
 }

@@ -23,7 +23,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is not what a data file can be.
-    #[error("{}: {looks_like}; expected JSON Lines (one object per line) or a JSON array of objects, plain or gzipped", path.display())]
+    #[error("{}: {looks_like}; expected JSON Lines (one object per line), a JSON array of objects or CSV, plain or gzipped, or Parquet", path.display())]
     WrongFile {
         /// The file.
         path: PathBuf,

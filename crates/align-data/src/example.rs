@@ -4,7 +4,7 @@ use align_types::{Columns, Source};
 use serde_json::{Value, json};
 
 use crate::{
-    format::{Format, Kind, is_label, thumbs},
+    format::{Format, Kind, thumbs},
     implicit,
     reader::Row,
     sniff::json_kind,
@@ -68,10 +68,10 @@ impl Example {
             Format::PromptCompletion | Format::Unpaired | Format::Scored => {
                 let mut one = Answer::new("completion", answer(value, "completion")?);
                 if format == Format::Unpaired {
-                    one.label = Some(label(value)?);
+                    one.label = label(value)?;
                 }
                 if format == Format::Scored {
-                    one.score = Some(number(value.get("score").unwrap_or(&Value::Null), "`score`")?);
+                    one.score = Some(number(field(value, "score")?, "`score`")?);
                 }
                 (Some(prompt(value)?), vec![one])
             }
@@ -93,11 +93,11 @@ impl Example {
             }
             Format::AlpacaUnpaired => {
                 let mut output = Answer::new("completion", turn(answer(value, "output")?, chat));
-                output.label = thumbs(value);
+                output.label = label(value)?;
                 (Some(alpaca_prompt(value, chat)?), vec![output])
             }
-            Format::MessagesUnpaired => last_turn(content(value, "messages")?, "messages", thumbs(value))?,
-            Format::ShareGptUnpaired => last_turn(share_gpt(value)?, "conversations", thumbs(value))?,
+            Format::MessagesUnpaired => last_turn(content(value, "messages")?, "messages", label(value)?)?,
+            Format::ShareGptUnpaired => last_turn(share_gpt(value)?, "conversations", label(value)?)?,
             Format::AlpacaPreference => {
                 let (chosen, rejected) =
                     (turn(answer(value, "chosen")?, chat), turn(answer(value, "rejected")?, chat));
@@ -150,6 +150,17 @@ impl Example {
             (Kind::Preference, Kind::PromptCompletion) => {
                 self.answers.truncate(1);
                 self.answers.iter_mut().for_each(|a| a.name = "completion");
+            }
+            // Each answer of a pair is one with thumbs up or down; they stay in one group, which shares the prompt.
+            (Kind::Preference, Kind::Unpaired) => {
+                for (answer, good) in self.answers.iter_mut().zip([true, false]) {
+                    answer.label = Some(good);
+                }
+            }
+            (Kind::Preference, Kind::Ranking) => {
+                for (answer, rank) in self.answers.iter_mut().zip(1..) {
+                    answer.rank = Some(rank);
+                }
             }
             (Kind::Scored, Kind::PromptCompletion) => {
                 for score in self.answers.iter_mut().filter_map(|a| a.score.take()) {
@@ -269,12 +280,15 @@ fn is_silent(message: &Value) -> bool {
     !calls && !says
 }
 
-fn label(row: &Columns) -> Result<bool, String> {
-    let value = field(row, "label")?;
-    match value {
-        Value::Bool(label) => Ok(*label),
-        other if is_label(other) => Ok(other.as_i64() == Some(1)),
-        other => Err(format!("`label` is {}; true or false is expected", json_kind(other))),
+/// Reads thumbs up or down, which the rows of this layout must have.
+fn label(row: &Columns) -> Result<Option<bool>, String> {
+    match thumbs(row) {
+        Some(label) => Ok(Some(label)),
+        None => match field(row, "label")? {
+            Value::String(word) => Err(format!("`label` is {word:?}; true or false is expected")),
+            Value::Number(n) => Err(format!("`label` is {n}; true or false, 1 or 0 is expected")),
+            other => Err(format!("`label` is {}; true or false is expected", json_kind(other))),
+        },
     }
 }
 

@@ -51,6 +51,20 @@ impl Kind {
             Kind::Prompt => "prompt only (`prompt`)",
         }
     }
+
+    /// Says what rows of this kind can be used for.
+    pub fn serves(self) -> &'static str {
+        match self {
+            Kind::Language | Kind::PromptCompletion => "supervised fine-tuning",
+            Kind::Preference => {
+                "preference optimisation, reward models, supervised fine-tuning on the chosen answers"
+            }
+            Kind::Unpaired => "unpaired preference optimisation",
+            Kind::Scored => "learning from scores, supervised fine-tuning",
+            Kind::Ranking => "reward models",
+            Kind::Prompt => "sampling and reinforcement learning, as there are no answers to learn from",
+        }
+    }
 }
 
 /// The layout of a row's columns.
@@ -68,7 +82,7 @@ pub enum Format {
     Preference,
     /// `chosen`, `rejected`: their common beginning is the prompt.
     ImplicitPreference,
-    /// `prompt`, `completion`, `label`.
+    /// `prompt`, `completion` with a `label`, `kto_tag` or `tag` that is true, false, 0 or 1.
     Unpaired,
     /// `prompt`, `completion`, `score`.
     Scored,
@@ -84,11 +98,11 @@ pub enum Format {
     ShareGpt,
     /// `conversations` with `from` and `value`, `chosen`, `rejected`.
     ShareGptPreference,
-    /// `messages` with a boolean `label`, `kto_tag` or `tag` for the last of them.
+    /// `messages` with such a `label`, `kto_tag` or `tag` for the last of them.
     MessagesUnpaired,
-    /// As Alpaca, with a boolean `label`, `kto_tag` or `tag`.
+    /// As Alpaca, with such a `label`, `kto_tag` or `tag`.
     AlpacaUnpaired,
-    /// As ShareGPT, with a boolean `label`, `kto_tag` or `tag` for the last turn.
+    /// As ShareGPT, with such a `label`, `kto_tag` or `tag` for the last turn.
     ShareGptUnpaired,
 }
 
@@ -120,7 +134,9 @@ impl Format {
             Format::PromptCompletion => (2, &["prompt", "completion", "tools", "chat_template_kwargs"]),
             Format::Preference => (3, &["prompt", "chosen", "rejected", "tools", "chat_template_kwargs"]),
             Format::ImplicitPreference => (2, &["chosen", "rejected", "tools", "chat_template_kwargs"]),
-            Format::Unpaired => (3, &["prompt", "completion", "label", "tools", "chat_template_kwargs"]),
+            Format::Unpaired => {
+                (2, &["prompt", "completion", "label", "kto_tag", "tag", "tools", "chat_template_kwargs"])
+            }
             Format::Scored => (3, &["prompt", "completion", "score", "tools", "chat_template_kwargs"]),
             Format::Ranking => (3, &["prompt", "completions", "ranks", "tools", "chat_template_kwargs"]),
             Format::PromptOnly => (1, &["prompt", "tools", "chat_template_kwargs"]),
@@ -137,7 +153,10 @@ impl Format {
     /// Names the layout with its columns.
     pub fn describe(self) -> String {
         let (required, columns) = self.columns();
-        let columns: Vec<_> = columns.iter().take(required).map(|c| format!("`{c}`")).collect();
+        let mut columns: Vec<_> = columns.iter().take(required).map(|c| format!("`{c}`")).collect();
+        if self.kind() == Kind::Unpaired {
+            columns.push("`label`".into());
+        }
         let name = match self {
             Format::Text | Format::Messages => "language modelling",
             Format::PromptCompletion => "prompt and completion",
@@ -221,6 +240,11 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("conversations", &[]),
 ];
 
+/// Tells whether a name is one under which a column is found in the wild.
+pub(crate) fn is_alias(name: &str) -> bool {
+    ALIASES.iter().any(|(_, aliases)| aliases.contains(&name))
+}
+
 /// Tells the layout of a row from its keys and the types of its values.
 ///
 /// # Errors
@@ -235,7 +259,11 @@ pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfi
     let given = |key: &str| row.get(key).is_some_and(|v| !v.is_null());
     let list = |key: &str| row.get(key).is_some_and(Value::is_array);
     let pair = has("chosen") && has("rejected");
-    let thumbs = thumbs(row).is_some();
+    // Where nothing but labels or scores will do, a first row with a bad one says what it lacks.
+    let only = |kind| wanted.contains(&kind) && !wanted.contains(&Kind::PromptCompletion);
+    let named = THUMBS.iter().any(|name| has(name));
+    let thumbs = thumbs(row).is_some() || (only(Kind::Unpaired) && named);
+    let score = row.get("score").is_some_and(Value::is_number) || (only(Kind::Scored) && has("score"));
     Ok(match () {
         // Message lists of whole conversations begin with the prompt; a `prompt` text beside them repeats it.
         () if pair && list("chosen") && list("rejected") && !list("prompt") && !list("conversations") => {
@@ -252,12 +280,8 @@ pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfi
         () if has("chosen") || has("rejected") => return Err(misfit(row, Format::Preference)),
         () if has("prompt") && given("completions") && given("ranks") => Format::Ranking,
         () if has("prompt") && given("completions") => return Err(misfit(row, Format::Ranking)),
-        () if has("prompt") && has("completion") && row.get("label").is_some_and(is_label) => {
-            Format::Unpaired
-        }
-        () if has("prompt") && has("completion") && row.get("score").is_some_and(Value::is_number) => {
-            Format::Scored
-        }
+        () if has("prompt") && has("completion") && thumbs => Format::Unpaired,
+        () if has("prompt") && has("completion") && score => Format::Scored,
         () if has("prompt") && has("completion") => Format::PromptCompletion,
         () if has("completion") => return Err(misfit(row, Format::PromptCompletion)),
         () if has("messages") && thumbs => Format::MessagesUnpaired,
@@ -272,6 +296,9 @@ pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfi
             let candidates = [
                 Format::Preference,
                 Format::PromptCompletion,
+                Format::Unpaired,
+                Format::Scored,
+                Format::Ranking,
                 Format::Alpaca,
                 Format::Text,
                 Format::Messages,
@@ -286,21 +313,37 @@ pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfi
     })
 }
 
-/// Finds thumbs up or down beside a conversation. Training on the bad ones would be silent harm, so such rows are
-/// a kind of their own.
+/// The columns that hold thumbs up or down.
+const THUMBS: [&str; 3] = ["label", "kto_tag", "tag"];
+
+/// Finds thumbs up or down beside an answer. Training on the bad ones would be silent harm, so such rows are a
+/// kind of their own.
 pub(crate) fn thumbs(row: &Columns) -> Option<bool> {
-    ["label", "kto_tag", "tag"].iter().find_map(|name| row.get(*name)?.as_bool())
+    THUMBS.iter().find_map(|name| truth(row.get(*name)?))
 }
 
-/// Tells whether a value can be thumbs up or down.
-pub(crate) fn is_label(value: &Value) -> bool {
-    value.is_boolean() || matches!(value.as_i64(), Some(0 | 1))
+/// Reads a value as thumbs up or down: a boolean, 0 or 1, or the words.
+pub(crate) fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(truth) => Some(*truth),
+        Value::Number(n) => match n.as_f64() {
+            Some(0.0) => Some(false),
+            Some(1.0) => Some(true),
+            _ => None,
+        },
+        Value::String(word) if word.eq_ignore_ascii_case("true") => Some(true),
+        Value::String(word) if word.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
 }
 
 fn misfit(row: &Columns, nearest_format: Format) -> Misfit {
     let (required, columns) = nearest_format.columns();
-    let missing: Vec<&'static str> =
+    let mut missing: Vec<&'static str> =
         columns.iter().take(required).copied().filter(|name| !row.contains_key(*name)).collect();
+    if nearest_format.kind() == Kind::Unpaired && thumbs(row).is_none() {
+        missing.push("label");
+    }
     let similar =
         missing.iter().filter_map(|name| alias_in(row, name).map(|column| (column, *name))).collect();
     Misfit {
@@ -367,7 +410,12 @@ mod tests {
             (r#"{"prompt":"a","completion":"b","label":null}"#, Format::PromptCompletion),
             (r#"{"prompt":"a","completion":"b","label":"spam"}"#, Format::PromptCompletion),
             (r#"{"prompt":"a","completion":"b","label":true}"#, Format::Unpaired),
+            (r#"{"prompt":"a","completion":"b","label":0}"#, Format::Unpaired),
+            (r#"{"prompt":"a","completion":"b","label":"False"}"#, Format::Unpaired),
+            (r#"{"prompt":"a","completion":"b","label":2}"#, Format::PromptCompletion),
+            (r#"{"prompt":"a","completion":"b","kto_tag":true}"#, Format::Unpaired),
             (r#"{"prompt":"a","completion":"b","score":3.5}"#, Format::Scored),
+            (r#"{"prompt":"a","completion":"b","score":null}"#, Format::PromptCompletion),
             (r#"{"prompt":"a","completions":["b"],"ranks":[1]}"#, Format::Ranking),
             (r#"{"prompt":"a","chosen":"b","rejected":"c"}"#, Format::Preference),
             (r#"{"chosen":"b","rejected":"c"}"#, Format::ImplicitPreference),

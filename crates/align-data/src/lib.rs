@@ -20,17 +20,26 @@
 //! # }
 //! ```
 
+mod codec;
 mod config;
+mod csv;
+mod doctor;
 mod error;
 mod example;
 mod format;
 mod implicit;
+mod json;
 mod load;
+mod mix;
 mod order;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod pyjson;
 mod reader;
 mod report;
+mod rows;
 mod sniff;
+mod store;
 mod strftime;
 mod template;
 mod tokenise;
@@ -38,12 +47,21 @@ mod tokenizer;
 
 pub use align_types::{PromptGroup, PromptSource};
 pub use config::{BadRows, DataConfig, Truncation};
+pub use doctor::{
+    Bin, Cuts, DoctorReport, FileFindings, Inspection, Labels, Overlap, Repeat, Scores, Shown, Span, Trouble,
+    Unit, inspect,
+};
 pub use error::{Error, Result};
 pub use format::{Format, Kind, Misfit, detect};
-pub use load::{load_language, load_pairs, load_prompts, load_rows};
+pub use load::{
+    load_language, load_pairs, load_prompts, load_rankings, load_rows, load_scored, load_unpaired, store_rows,
+};
+pub use mix::MixedRows;
 pub use order::{ShuffledRows, hold_out};
 pub use reader::{Row, RowReader};
 pub use report::{BadRow, Counted, DataReport, FileReport, LengthStats, Lengths};
+pub use rows::Rows;
+pub use store::RowStore;
 pub use template::{ChatTemplate, RenderOptions, Rendered};
 pub use tokenizer::{SpecialTokens, Tokenizer};
 

@@ -6,10 +6,12 @@ use align_types::{Columns, PromptGroup, Source};
 use rayon::prelude::*;
 
 use crate::{
-    BadRow, BadRows, ChatTemplate, DataConfig, DataReport, Error, FileReport, Format, Kind, Lengths, Result,
-    Row, RowReader, Tokenizer,
+    BadRow, BadRows, ChatTemplate, DataConfig, DataReport, Error, FileReport, Format, Kind, Result, Row,
+    RowReader, RowStore, Tokenizer, csv,
     example::Example,
     format::{self, Misfit},
+    report::{LengthLists, SHOWN, all_tied, identical_answers},
+    store::StoreWriter,
     tokenise::{Encoded, Encoder, Fit, fit},
 };
 
@@ -45,6 +47,50 @@ pub fn load_language(
     load_rows(files, &[Kind::Language, Kind::PromptCompletion], tokenizer, template, config)
 }
 
+/// Reads answers with thumbs up or down: [`Completion::label`](align_types::Completion) is set.
+///
+/// A preference row is read as one group of a good and a bad answer; its other columns stay.
+///
+/// # Errors
+/// As [`load_rows`].
+pub fn load_unpaired(
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    config: &DataConfig,
+) -> Result<(Vec<PromptGroup>, DataReport)> {
+    load_rows(files, &[Kind::Unpaired], tokenizer, template, config)
+}
+
+/// Reads answers with a finite score: [`Completion::reward`](align_types::Completion) is set.
+///
+/// # Errors
+/// As [`load_rows`].
+pub fn load_scored(
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    config: &DataConfig,
+) -> Result<(Vec<PromptGroup>, DataReport)> {
+    load_rows(files, &[Kind::Scored], tokenizer, template, config)
+}
+
+/// Reads several answers to each prompt with their ranks: [`Completion::rank`](align_types::Completion) is set,
+/// 1 is best, equal ranks are ties.
+///
+/// A preference row is read as a ranking of two.
+///
+/// # Errors
+/// As [`load_rows`].
+pub fn load_rankings(
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    config: &DataConfig,
+) -> Result<(Vec<PromptGroup>, DataReport)> {
+    load_rows(files, &[Kind::Ranking], tokenizer, template, config)
+}
+
 /// Reads prompts for sampling, from rows of every kind that has one; they have no completions, and all other
 /// columns travel along.
 ///
@@ -76,6 +122,36 @@ pub fn load_rows(
     template: Option<&ChatTemplate>,
     config: &DataConfig,
 ) -> Result<(Vec<PromptGroup>, DataReport)> {
+    let mut kept = vec![];
+    let report = load_into(&mut kept, files, wanted, tokenizer, template, config)?;
+    Ok((kept, report))
+}
+
+/// Reads rows as [`load_rows`] does, into a file in `folder` instead of memory.
+///
+/// # Errors
+/// As [`load_rows`], and a folder that cannot be written.
+pub fn store_rows(
+    folder: &Path,
+    files: &[PathBuf],
+    wanted: &[Kind],
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    config: &DataConfig,
+) -> Result<(RowStore, DataReport)> {
+    let mut store = StoreWriter::new(folder)?;
+    let report = load_into(&mut store, files, wanted, tokenizer, template, config)?;
+    Ok((store.finish()?, report))
+}
+
+fn load_into(
+    sink: &mut dyn Sink,
+    files: &[PathBuf],
+    wanted: &[Kind],
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    config: &DataConfig,
+) -> Result<DataReport> {
     config.validate()?;
     if files.is_empty() {
         return Err(Error::Config {
@@ -84,21 +160,40 @@ pub fn load_rows(
             expected: "at least one file".into(),
         });
     }
-    let encoder = Encoder { tokenizer, template };
-    let mut loader =
-        Loader { encoder, wanted, config, report: DataReport::default(), kept: vec![], too_long: None };
+    let mut loader = Loader::new(Encoder { tokenizer, template }, wanted, config, sink);
     for file in files {
         loader.file(file)?;
     }
     loader.finish()
 }
 
-struct Loader<'a> {
+/// Where rows go.
+pub(crate) trait Sink {
+    fn push(&mut self, row: Encoded) -> Result<()>;
+}
+
+impl Sink for Vec<PromptGroup> {
+    fn push(&mut self, row: Encoded) -> Result<()> {
+        Vec::push(self, row.group);
+        Ok(())
+    }
+}
+
+impl Sink for StoreWriter {
+    fn push(&mut self, row: Encoded) -> Result<()> {
+        StoreWriter::push(self, &row.group)
+    }
+}
+
+pub(crate) struct Loader<'a> {
     encoder: Encoder<'a>,
     wanted: &'a [Kind],
     config: &'a DataConfig,
-    report: DataReport,
-    kept: Vec<PromptGroup>,
+    pub report: DataReport,
+    /// How many bad rows are listed; the others are counted.
+    pub shown: usize,
+    sink: &'a mut dyn Sink,
+    lengths: LengthLists,
     /// The first row over the limit with its length and the limit, and how many there are.
     too_long: Option<(String, usize, usize, usize)>,
 }
@@ -113,31 +208,51 @@ struct Layout {
     decided_by: usize,
 }
 
-impl Loader<'_> {
-    fn file(&mut self, path: &Path) -> Result<()> {
+impl<'a> Loader<'a> {
+    pub(crate) fn new(
+        encoder: Encoder<'a>,
+        wanted: &'a [Kind],
+        config: &'a DataConfig,
+        sink: &'a mut dyn Sink,
+    ) -> Self {
+        Self {
+            encoder,
+            wanted,
+            config,
+            report: DataReport::default(),
+            shown: SHOWN,
+            sink,
+            lengths: LengthLists::default(),
+            too_long: None,
+        }
+    }
+
+    pub(crate) fn file(&mut self, path: &Path) -> Result<()> {
         let mut layout = None;
         let mut misfit: Option<(Source, Misfit)> = None;
         let mut chunk = Vec::with_capacity(CHUNK);
         let before = self.report.rows;
-        for row in RowReader::open(path)? {
+        let reader = RowReader::open(path)?;
+        let text_only = reader.text_only();
+        for row in reader {
             self.report.rows += 1;
-            let row = match row? {
-                Ok(row) => self.rename(row),
-                Err(bad) => Err(bad),
-            };
+            let mut row = row?.and_then(|row| self.rename(row));
+            if let (true, Ok(row)) = (text_only, &mut row) {
+                csv::typed(&mut row.value);
+            }
             match row.and_then(|row| self.understand(row, &mut layout, &mut misfit)) {
                 Ok(Some(example)) => chunk.push(example),
                 Ok(None) => {}
-                Err(bad) => self.report.add_bad(bad),
+                Err(bad) => self.report.add_bad(bad, self.shown),
             }
             if let Some(layout) = &layout {
                 self.check_wanted(path, layout)?;
             }
             if chunk.len() == CHUNK {
-                self.tokenise(std::mem::take(&mut chunk));
+                self.tokenise(std::mem::take(&mut chunk))?;
             }
         }
-        self.tokenise(chunk);
+        self.tokenise(chunk)?;
         let rows = self.report.rows - before;
         match (layout, misfit) {
             (Some(layout), _) => {
@@ -233,6 +348,8 @@ impl Loader<'_> {
             Kind::Preference if wants(Kind::PromptCompletion) && self.config.sft_on_chosen => {
                 Kind::PromptCompletion
             }
+            Kind::Preference if wants(Kind::Unpaired) => Kind::Unpaired,
+            Kind::Preference if wants(Kind::Ranking) => Kind::Ranking,
             Kind::Scored if wants(Kind::PromptCompletion) => Kind::PromptCompletion,
             _ if wants(Kind::Prompt) && own != Kind::Language => Kind::Prompt,
             _ => own,
@@ -266,7 +383,7 @@ impl Loader<'_> {
         Ok(())
     }
 
-    fn tokenise(&mut self, chunk: Vec<Example>) {
+    fn tokenise(&mut self, chunk: Vec<Example>) -> Result<()> {
         let (encoder, config) = (self.encoder, self.config);
         let encode = |example: Example| {
             let source = example.source.clone();
@@ -277,23 +394,24 @@ impl Loader<'_> {
         let done: Vec<Result<(Encoded, Fit), BadRow>> = chunk.into_par_iter().map(encode).collect();
         for row in done {
             match row {
-                Ok((encoded, fitted)) => self.take(encoded, fitted),
-                Err(bad) => self.report.add_bad(bad),
+                Ok((encoded, fitted)) => self.take(encoded, fitted)?,
+                Err(bad) => self.report.add_bad(bad, self.shown),
             }
         }
+        Ok(())
     }
 
-    fn take(&mut self, encoded: Encoded, fitted: Fit) {
-        let at = encoded.group.describe(self.kept.len());
+    fn take(&mut self, encoded: Encoded, fitted: Fit) -> Result<()> {
+        let at = encoded.group.describe(self.report.kept);
         let report = &mut self.report;
         match fitted {
             Fit::NoRoom => {
                 report.dropped_no_room += 1;
-                return;
+                return Ok(());
             }
             Fit::TooLong(tokens, limit) => {
                 self.too_long.get_or_insert((at, tokens, limit, 0)).3 += 1;
-                return;
+                return Ok(());
             }
             Fit::Cut => report.cut += 1,
             Fit::Whole => {}
@@ -306,17 +424,20 @@ impl Loader<'_> {
         if encoded.without_eos {
             report.without_eos.add(|| at.clone());
         }
-        let answers = &encoded.group.completions;
-        let mut neighbours = answers.iter().zip(answers.iter().skip(1));
-        if answers.len() > 1 && neighbours.all(|(a, b)| a.token_ids == b.token_ids) {
+        if identical_answers(&encoded.group) {
             report.identical_answers.add(|| at.clone());
+        }
+        if all_tied(&encoded.group) {
+            report.all_tied.add(|| at.clone());
         }
         for column in encoded.group.columns.keys() {
             if !report.ignored_columns.contains(column) {
                 report.ignored_columns.push(column.clone());
             }
         }
-        self.kept.push(encoded.group);
+        report.kept += 1;
+        self.lengths.add(&encoded.group);
+        self.sink.push(encoded)
     }
 
     fn note(&mut self, layout: &Layout) {
@@ -333,24 +454,31 @@ impl Loader<'_> {
             ),
             _ => {}
         }
-        if layout.kind != layout.format.kind() && layout.kind == Kind::PromptCompletion {
-            self.report
-                .notice(format!("{} rows are read as prompt and completion", layout.format.describe()));
+        let read_as = match layout.kind {
+            kind if kind == layout.format.kind() => None,
+            Kind::PromptCompletion => Some("prompt and completion"),
+            Kind::Unpaired => Some("a good and a bad answer each"),
+            Kind::Ranking => Some("rankings of two"),
+            _ => None,
+        };
+        if let Some(read_as) = read_as {
+            self.report.notice(format!("{} rows are read as {read_as}", layout.format.describe()));
         }
         if self.encoder.tokenizer.eos_token().is_none() {
             self.report.notice("the tokenizer names no end-of-sequence token, so texts are not ended".into());
         }
     }
 
-    fn finish(self) -> Result<(Vec<PromptGroup>, DataReport)> {
-        let Self { mut report, kept, too_long, config, .. } = self;
+    /// Closes the report of rows that may be used.
+    fn finish(self) -> Result<DataReport> {
+        let Self { mut report, lengths, too_long, config, .. } = self;
         if config.bad_rows == BadRows::Refuse && report.bad_count > 0 {
             return Err(Error::BadRows { shown: report.bad, count: report.bad_count, rows: report.rows });
         }
         if let Some((row, tokens, limit, count)) = too_long {
             return Err(Error::TooLong { row, tokens, limit, count });
         }
-        if kept.is_empty() {
+        if report.kept == 0 {
             return Err(Error::NothingLeft {
                 rows: report.rows,
                 bad: report.bad_count,
@@ -358,9 +486,13 @@ impl Loader<'_> {
                 example: report.bad.first().map(ToString::to_string),
             });
         }
-        report.kept = kept.len();
-        report.lengths = Lengths::of(&kept);
-        Ok((kept, report))
+        report.lengths = lengths.finish();
+        Ok(report)
+    }
+
+    /// Closes the report whatever it says.
+    pub(crate) fn findings(self) -> DataReport {
+        DataReport { lengths: self.lengths.finish(), ..self.report }
     }
 }
 

@@ -1,10 +1,8 @@
 //! The order of rows: shuffled passes, and rows held out.
 
-use std::sync::Arc;
-
 use align_types::{PromptGroup, PromptSource, Purpose, RngStream};
 
-use crate::{Error, Result};
+use crate::{Error, Result, Rows};
 
 /// Rows in a new order each epoch, in batches.
 ///
@@ -25,7 +23,7 @@ use crate::{Error, Result};
 /// ```
 #[derive(Debug, Clone)]
 pub struct ShuffledRows {
-    rows: Arc<[PromptGroup]>,
+    rows: Rows,
     batch_size: usize,
     seed: u64,
     steps: u64,
@@ -38,23 +36,9 @@ impl ShuffledRows {
     ///
     /// # Errors
     /// No rows, or a batch of size 0.
-    pub fn new(
-        rows: impl Into<Arc<[PromptGroup]>>,
-        batch_size: usize,
-        seed: u64,
-        steps: u64,
-    ) -> Result<Self> {
+    pub fn new(rows: impl Into<Rows>, batch_size: usize, seed: u64, steps: u64) -> Result<Self> {
         let rows = rows.into();
-        if rows.is_empty() {
-            return Err(Error::NothingLeft { rows: 0, bad: 0, no_room: 0, example: None });
-        }
-        if batch_size == 0 {
-            return Err(Error::Config {
-                key: "batch-size".into(),
-                value: "0".into(),
-                expected: "at least 1".into(),
-            });
-        }
+        check(&rows, batch_size)?;
         Ok(Self { rows, batch_size, seed, steps, order: None })
     }
 
@@ -81,7 +65,7 @@ impl ShuffledRows {
 impl PromptSource for ShuffledRows {
     fn batch(&mut self, step: u64) -> align_types::Result<Vec<PromptGroup>> {
         let indices = self.indices(step);
-        Ok(indices.into_iter().filter_map(|i| self.rows.get(i).cloned()).collect())
+        indices.into_iter().map(|i| self.rows.get(i).map_err(unreadable)).collect()
     }
 
     fn steps(&self) -> Option<u64> {
@@ -105,7 +89,26 @@ pub fn hold_out<T>(rows: Vec<T>, held_out: usize, seed: u64) -> (Vec<T>, Vec<T>)
     (plain(rest), plain(out))
 }
 
-fn shuffled(len: usize, rng: &mut RngStream) -> Vec<usize> {
+/// Refuses what no batch can be made of.
+pub(crate) fn check(rows: &Rows, batch_size: usize) -> Result<()> {
+    if rows.is_empty() {
+        return Err(Error::NothingLeft { rows: 0, bad: 0, no_room: 0, example: None });
+    }
+    if batch_size == 0 {
+        return Err(Error::Config {
+            key: "batch-size".into(),
+            value: "0".into(),
+            expected: "at least 1".into(),
+        });
+    }
+    Ok(())
+}
+
+pub(crate) fn unreadable(error: Error) -> align_types::Error {
+    align_types::Error::Seam { what: "data".into(), why: error.to_string(), source: Some(Box::new(error)) }
+}
+
+pub(crate) fn shuffled(len: usize, rng: &mut RngStream) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     rng.shuffle(&mut order);
     order

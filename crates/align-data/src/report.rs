@@ -85,15 +85,49 @@ pub struct Lengths {
 impl Lengths {
     /// Measures prompt groups.
     pub fn of(groups: &[PromptGroup]) -> Self {
-        let answers = |g: &PromptGroup| g.completions.iter().map(|c| c.token_ids.len()).collect::<Vec<_>>();
-        Self {
-            prompt: LengthStats::of(groups.iter().map(|g| g.prompt.len()).collect()),
-            completion: LengthStats::of(groups.iter().flat_map(answers).collect()),
-            total: LengthStats::of(
-                groups.iter().map(|g| g.prompt.len() + answers(g).into_iter().max().unwrap_or(0)).collect(),
-            ),
+        let mut lists = LengthLists::default();
+        groups.iter().for_each(|group| lists.add(group));
+        lists.finish()
+    }
+}
+
+/// Lengths of rows that need not be kept.
+#[derive(Debug, Default)]
+pub(crate) struct LengthLists {
+    prompt: Vec<usize>,
+    completion: Vec<usize>,
+    total: Vec<usize>,
+}
+
+impl LengthLists {
+    pub(crate) fn add(&mut self, group: &PromptGroup) {
+        let answers = group.completions.iter().map(|c| c.token_ids.len());
+        self.prompt.push(group.prompt.len());
+        self.total.push(group.prompt.len() + answers.clone().max().unwrap_or(0));
+        self.completion.extend(answers);
+    }
+
+    pub(crate) fn finish(self) -> Lengths {
+        Lengths {
+            prompt: LengthStats::of(self.prompt),
+            completion: LengthStats::of(self.completion),
+            total: LengthStats::of(self.total),
         }
     }
+}
+
+/// Tells whether a row has several answers that are all the same tokens.
+pub(crate) fn identical_answers(group: &PromptGroup) -> bool {
+    let answers = &group.completions;
+    let mut neighbours = answers.iter().zip(answers.iter().skip(1));
+    answers.len() > 1 && neighbours.all(|(a, b)| a.token_ids == b.token_ids)
+}
+
+/// Tells whether a row has several answers that all have the same rank.
+pub(crate) fn all_tied(group: &PromptGroup) -> bool {
+    let mut ranks = group.completions.iter().map(|answer| answer.rank);
+    let first = ranks.next().flatten();
+    group.completions.len() > 1 && first.is_some() && ranks.all(|rank| rank == first)
 }
 
 /// Something that happened to several rows, with the first of them as an example.
@@ -123,7 +157,7 @@ pub struct DataReport {
     pub kept: usize,
     /// Bad rows.
     pub bad_count: usize,
-    /// The first ten bad rows.
+    /// The first ten bad rows; the doctor lists more.
     pub bad: Vec<BadRow>,
     /// Kept rows that lost tokens to `max_length` or `max_prompt_length`.
     pub cut: usize,
@@ -136,6 +170,9 @@ pub struct DataReport {
     pub without_eos: Counted,
     /// Kept rows whose answers are all the same tokens, perhaps after cutting: nothing is learned from a pair of them.
     pub identical_answers: Counted,
+    /// Kept rankings whose answers all have the same rank: they compare nothing.
+    #[serde(default)]
+    pub all_tied: Counted,
     /// Columns that nothing reads; they travel along in `PromptGroup::columns`.
     pub ignored_columns: Vec<String>,
     /// How the rows were read where that is not plain from their columns.
@@ -145,9 +182,10 @@ pub struct DataReport {
 }
 
 impl DataReport {
-    pub(crate) fn add_bad(&mut self, bad: BadRow) {
+    /// Counts a bad row, and keeps it if it is among the first `shown`.
+    pub(crate) fn add_bad(&mut self, bad: BadRow, shown: usize) {
         self.bad_count += 1;
-        if self.bad.len() < SHOWN {
+        if self.bad.len() < shown {
             self.bad.push(bad);
         }
     }

@@ -1,13 +1,20 @@
 //! Guesses what a file is that is not rows of JSON, for messages.
 
+use std::path::Path;
+
 use align_types::Columns;
 use serde_json::Value;
+
+use crate::{config::COLUMNS, format::is_alias};
 
 /// Says what the beginning of a file looks like when it cannot be rows of JSON.
 pub(crate) fn not_json(head: &[u8]) -> Option<String> {
     let start = head.trim_ascii_start();
     let known: &[(&[u8], &str)] = &[
-        (b"PAR1", "this looks like a Parquet file; convert it to JSON Lines first"),
+        (
+            b"PAR1",
+            "this looks like a Parquet file, which this build does not read (feature `parquet`), or a gzipped one; convert it to JSON Lines, or unpack it",
+        ),
         (b"PK\x03\x04", "this looks like a zip archive (or a PyTorch checkpoint); unpack it first"),
         (b"ARROW1", "this looks like an Arrow file; convert it to JSON Lines first"),
         (b"GGUF", "this looks like a GGUF model"),
@@ -52,12 +59,42 @@ fn text_like(head: &[u8]) -> String {
     if separator('\t') {
         format!("this looks like tab-separated values ({shown}); convert it to JSON Lines first")
     } else if separator(',') && !first.ends_with(['.', ':', '?', '!']) && !first.contains(", ") {
-        format!("this looks like CSV ({shown}); convert it to JSON Lines first")
+        format!("this looks like CSV ({shown}) with columns of unknown names; call the file .csv if it is")
     } else {
         format!(
             "this looks like plain text ({shown}); put each text into an object like {{\"text\": \"...\"}}"
         )
     }
+}
+
+/// Tells whether a file is CSV: by its name, or by a first line of several names with a known one among them.
+pub(crate) fn is_csv(head: &[u8], path: &Path) -> bool {
+    let start = head.trim_ascii_start();
+    if matches!(start.first(), Some(b'{' | b'[' | b'<') | None) || head.contains(&0) {
+        return false;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    if name.ends_with(".csv") || name.ends_with(".csv.gz") {
+        return true;
+    }
+    let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    let names: Vec<_> = line.trim().split(',').map(|name| name.trim_matches('"')).collect();
+    let known = |name: &&str| COLUMNS.contains(name) || is_alias(name);
+    names.len() > 1 && names.iter().all(|name| name.chars().count() <= 40) && names.iter().any(known)
+}
+
+/// Takes bytes for text.
+pub(crate) fn utf8<'a>(bytes: &'a [u8], of: &str) -> Result<&'a str, String> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        let byte = bytes.get(at).copied().unwrap_or(0);
+        format!(
+            "invalid UTF-8: byte 0x{byte:02x} at byte {} of the {of}: {}; save the file as UTF-8",
+            at + 1,
+            excerpt(bytes, at)
+        )
+    })
 }
 
 /// Says what one big object holds, and where its rows probably are.
@@ -129,5 +166,16 @@ mod tests {
         assert!(says(b"\x7fELF\0\0").contains("binary"));
         assert!(says(b"<!DOCTYPE html>").contains("HTML"));
         assert_eq!(not_json(b"  {\"a\": 1}"), None);
+    }
+
+    #[test]
+    fn csv_is_told_by_name_or_by_its_columns() {
+        let csv = |head: &str, name: &str| is_csv(head.as_bytes(), Path::new(name));
+        assert!(csv("prompt,chosen,rejected\na,b,c\n", "rows"));
+        assert!(csv("\"id\",\"question\"\r\n1,a\n", "rows.txt"));
+        assert!(csv("a\n1\n", "ROWS.CSV") && csv("a;b\n", "rows.csv.gz"));
+        assert!(!csv("{\"prompt\": 1, \"chosen\": 2}", "rows.csv") && !csv("", "rows.csv"));
+        assert!(!csv("Dear reader, the prompt is this, and the answer that\n", "rows"));
+        assert!(!csv("a,b\n1,2\n", "rows"));
     }
 }

@@ -105,7 +105,7 @@ fn files_that_are_something_else_are_named() {
         assert!(matches!(read(empty), Err(Error::Empty { .. })), "{empty:?}");
     }
     assert!(read("[]").unwrap().is_empty());
-    assert!(refused("prompt,chosen\na,b\n").contains("CSV"));
+    assert!(refused("a,b\n1,2\n").contains("CSV"));
     assert!(refused("Once upon a time.\nThe end.\n").contains("plain text"));
     assert!(refused(b"PAR1\0\0\0").contains("Parquet"));
     assert!(refused(b"\x80\x02\0\0junk").contains("binary"));

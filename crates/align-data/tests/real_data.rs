@@ -4,9 +4,7 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-
-use align_data::{BadRows, DataConfig, Error, Format, Kind, load_pairs, load_rows};
+use align_data::{BadRows, DataConfig, Error, Format, load_pairs};
 
 fn no_limit(bad_rows: BadRows) -> DataConfig {
     DataConfig { max_length: None, bad_rows, ..Default::default() }
@@ -57,49 +55,5 @@ fn nested_rows_are_refused_with_what_they_lack() {
         [":1: ", "evaluation_sample", "nearest is preference", "lacks `prompt` and `chosen` and `rejected`"]
     {
         assert!(text.contains(part), "{text}");
-    }
-}
-
-fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { collect(&path, files) } else { files.push(path) }
-    }
-}
-
-#[test]
-fn every_file_gets_an_answer() {
-    let Some(root) = common::real_data("") else { return };
-    let (tokenizer, template) = common::tokenizer("plain");
-    let mut files = vec![];
-    collect(&root, &mut files);
-    files.sort();
-    let mut kinds = std::collections::BTreeMap::<String, usize>::new();
-    for file in files {
-        let short = file.strip_prefix(&root).unwrap().display().to_string();
-        let loaded = load_rows(&[file], Kind::ALL, &tokenizer, Some(&template), &no_limit(BadRows::Skip));
-        let says = match &loaded {
-            Ok((groups, report)) => {
-                assert_eq!(groups.len(), report.kept);
-                assert!(report.kept + report.bad_count == report.rows, "{short}");
-                format!("{:?}: {} of {} rows", report.files[0].format, report.kept, report.rows)
-            }
-            Err(error) => error.to_string().replace(&root.display().to_string(), ""),
-        };
-        println!("{short}: {says}");
-        let kind = loaded.map(|(_, r)| format!("{:?}", r.files[0].format));
-        *kinds.entry(kind.unwrap_or_else(|_| "refused".into())).or_default() += 1;
-    }
-    println!("{kinds:?}");
-    for format in [
-        "Preference",
-        "ImplicitPreference",
-        "Alpaca",
-        "AlpacaPreference",
-        "ShareGptPreference",
-        "MessagesUnpaired",
-        "Text",
-    ] {
-        assert!(kinds.contains_key(format), "no file was read as {format}: {kinds:?}");
     }
 }

@@ -100,6 +100,12 @@ pub struct DataCheckArgs {
     /// Folder whose tokenizer and chat template are used: counts tokens and shows rows as the model reads them
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model: Option<PathBuf>,
+    /// Held-out files; rows and prompts that the data files hold too are reported
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub eval_data: Vec<PathBuf>,
+    /// Tokens of a prompt with one answer; with --model the rows that training would cut are counted
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub max_length: usize,
     /// Names of columns, `prompt=question,completion=answer`
     #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = values::column)]
     pub columns: Vec<String>,

@@ -1,10 +1,9 @@
 //! `align data check`: what is in data files, before anybody trains on them.
 
 use align_data::{
-    BadRows, ChatTemplate, DataConfig, DataReport, Error as DataError, Kind, SpecialTokens, Tokenizer,
+    ChatTemplate, Counted, DataConfig, DoctorReport, FileFindings, Inspection, LengthStats, Shown, Tokenizer,
+    Unit,
 };
-use align_types::PromptGroup;
-use serde_json::json;
 
 use crate::{
     Error, Result,
@@ -15,141 +14,202 @@ use crate::{
 /// Rows that are shown as the model reads them.
 const SHOWN: usize = 3;
 
-/// Longest row that is shown, in characters; the middle of a longer one is left out.
+/// Longest text that is shown, in characters; the middle of a longer one is left out.
 const SHOWN_CHARS: usize = 600;
 
-/// Renders messages where there is no model to say how: only their lengths are looked at.
-const PLAIN_TEMPLATE: &str = "{% for message in messages %}{{ message.content }}\n{% endfor %}";
+/// Rows named after a problem that many have; `--json` names all.
+const NAMED: usize = 10;
 
 pub(super) fn run(check: &DataCheckArgs) -> Result<()> {
-    let (tokenizer, template) = match &check.model {
+    let model = match &check.model {
         Some(folder) => {
             let tokenizer = Tokenizer::from_folder(folder)?;
             let template = ChatTemplate::from_folder(folder, tokenizer.special_tokens())?;
-            (tokenizer, template)
+            Some((tokenizer, template))
         }
-        None => bytes()?,
+        None => None,
     };
     let config = DataConfig {
-        max_length: None,
-        bad_rows: BadRows::Skip,
+        max_length: Some(check.max_length),
         columns: args::columns(&check.columns),
         ..DataConfig::default()
     };
-    let load = |config: &DataConfig| {
-        align_data::load_rows(&check.files, Kind::ALL, &tokenizer, template.as_ref(), config)
-    };
-    let (groups, report) = match load(&config) {
-        // The list of bad rows says more than that nothing was left.
-        Err(DataError::NothingLeft { .. }) => load(&DataConfig { bad_rows: BadRows::Refuse, ..config })?,
-        other => other?,
-    };
-    let unit = if check.model.is_some() { "tokens" } else { "bytes" };
-    let histogram = histogram(&groups);
+    let report = align_data::inspect(&Inspection {
+        files: &check.files,
+        eval_files: &check.eval_data,
+        model: model.as_ref().map(|(tokenizer, template)| (tokenizer, template.as_ref())),
+        config: &config,
+        shown: SHOWN,
+    })?;
     if check.json {
-        let value = json!({"unit": unit, "report": report, "histogram": histogram_json(&histogram)});
-        talk::data(&format!("{value:#}\n"))?;
+        let json = serde_json::to_string_pretty(&report);
+        let json = json.map_err(|e| Error::data(format!("the findings cannot be written: {e}"), []))?;
+        talk::data(&(json + "\n"))?;
     } else {
-        talk::data(&text(&report, unit, &histogram))?;
-        if check.model.is_some() {
-            talk::data(&examples(&groups, &tokenizer)?)?;
-        }
+        talk::data(&text(&report))?;
     }
-    match report.bad_count {
-        0 => Ok(()),
-        bad => Err(Error::data(
-            format!("{bad} of {} rows cannot be used", report.rows),
+    verdict(&report)
+}
+
+/// Turns findings that would stop a training run into an error.
+fn verdict(report: &DoctorReport) -> Result<()> {
+    let mut troubles = report.all_files().filter_map(|file| file.trouble.as_ref());
+    if let Some(first) = troubles.next() {
+        let more = match troubles.count() {
+            0 => String::new(),
+            n => format!(" (and {n} more of the files cannot be used)"),
+        };
+        return Err(Error::data(format!("{}{more}", first.message), first.hint.clone()));
+    }
+    let sum = |count: fn(&FileFindings) -> usize| report.all_files().map(count).sum::<usize>();
+    match (sum(|file| file.report.bad_count), sum(|file| file.report.rows)) {
+        (0, _) => Ok(()),
+        (bad, rows) => Err(Error::data(
+            format!("{bad} of {rows} rows cannot be used"),
             ["correct them, or train with --bad-rows skip".to_owned()],
         )),
     }
 }
 
-/// A tokenizer whose tokens are bytes, to measure and check rows where no model is given.
-fn bytes() -> Result<(Tokenizer, Option<ChatTemplate>)> {
-    let tokenizer = Tokenizer::train_byte_level::<&str>(&[], 256, &SpecialTokens::default())?;
-    Ok((tokenizer, Some(ChatTemplate::new(PLAIN_TEMPLATE, [])?)))
-}
-
-/// Counts rows by the power of two that their length (prompt with its longest answer) reaches.
-fn histogram(groups: &[PromptGroup]) -> Vec<(usize, usize)> {
-    let mut bins: Vec<(usize, usize)> = Vec::new();
-    for group in groups {
-        let longest = group.completions.iter().map(|c| c.token_ids.len()).max().unwrap_or(0);
-        let bin = (group.prompt.len() + longest).max(1).ilog2() as usize;
-        while bins.len() <= bin {
-            bins.push((1 << bins.len(), 0));
-        }
-        if let Some((_, count)) = bins.get_mut(bin) {
-            *count += 1;
-        }
-    }
-    let first = bins.iter().position(|(_, count)| *count > 0).unwrap_or(0);
-    bins.split_off(first)
-}
-
-fn histogram_json(bins: &[(usize, usize)]) -> Vec<serde_json::Value> {
-    bins.iter().map(|(from, count)| json!({"from": from, "below": from * 2, "rows": count})).collect()
-}
-
-fn text(report: &DataReport, unit: &str, histogram: &[(usize, usize)]) -> String {
+fn text(report: &DoctorReport) -> String {
     let mut lines = Vec::new();
-    for file in &report.files {
-        let form = if file.conversational { "messages" } else { "plain text" };
+    for file in report.all_files() {
+        about(file, report.unit, &mut lines);
+        lines.push(String::new());
+    }
+    if let Some(overlap) = &report.overlap {
+        let name = |what: &str, repeats: &[align_data::Repeat]| {
+            let named = named(repeats.iter().map(|r| format!("{} is {}", r.row, r.of)));
+            format!("{}: {what}{named}", repeats.len())
+        };
+        lines.push(name("rows to evaluate on that are trained on", &overlap.rows));
+        lines.push(name("rows to evaluate on whose prompt is trained on", &overlap.prompts));
+        lines.push(String::new());
+    }
+    lines.pop();
+    lines.join("\n") + "\n"
+}
+
+fn about(file: &FileFindings, unit: Unit, lines: &mut Vec<String>) {
+    let report = &file.report;
+    let path = file.path.display();
+    match report.files.first() {
+        None => lines.push(format!("{path}: cannot be used")),
+        Some(found) => {
+            let form = if found.conversational { "messages" } else { "plain text" };
+            lines.push(format!("{path}: {}, {form}", found.format.describe()));
+        }
+    }
+    if let Some(trouble) = &file.trouble {
+        lines.push(trouble.message.clone());
+        lines.extend(trouble.hint.iter().cloned());
+    } else if let Some(serves) = &file.serves {
+        lines.push(format!("for: {serves}"));
+    }
+    if report.rows > 0 {
+        lines.push(format!("rows: {} read, {} good, {} bad", report.rows, report.kept, report.bad_count));
+    }
+    if report.kept > 0 {
+        lengths(file, unit, lines);
+        counts(file, lines);
+        problems(file, lines);
+    }
+    lines.extend(report.notices.iter().cloned());
+    lines.extend(report.bad.iter().map(|bad| format!("bad: {bad}")));
+    if report.bad_count > report.bad.len() {
+        lines.push(format!("and {} more bad rows", report.bad_count - report.bad.len()));
+    }
+    file.examples.iter().for_each(|row| example(row, lines));
+}
+
+fn lengths(file: &FileFindings, unit: Unit, lines: &mut Vec<String>) {
+    let lengths = &file.report.lengths;
+    let parts = [
+        ("prompt", lengths.prompt),
+        ("answer", lengths.completion),
+        ("prompt and longest answer", lengths.total),
+    ];
+    for (name, LengthStats { count, min, median, mean, p95, max }) in parts {
+        if count > 0 {
+            lines.push(format!(
+                "{name}, {unit}: least {min}, median {median}, mean {mean:.1}, 95 % {p95}, most {max}"
+            ));
+        }
+    }
+    let most = file.histogram.iter().map(|bin| bin.rows).max().unwrap_or(1).max(1);
+    for bin in &file.histogram {
+        let bar = "#".repeat((bin.rows * 40).div_ceil(most));
+        lines.push(format!("  {:>7} to {:>7} {:>8} {bar}", bin.from, bin.below - 1, bin.rows));
+    }
+    if let Some(cuts) = &file.cuts
+        && let Some(limit) = cuts.max_length
+    {
         lines.push(format!(
-            "{}: {}, {form}, {} rows",
-            file.path.display(),
-            file.format.describe(),
-            file.rows
+            "--max-length {limit} cuts {} rows by {} tokens together and drops {} whose prompt leaves no room",
+            cuts.cut, cuts.tokens, cuts.dropped
         ));
     }
-    lines.push(format!("rows: {} read, {} good, {} bad", report.rows, report.kept, report.bad_count));
-    for (name, lengths) in [
-        ("prompt", report.lengths.prompt),
-        ("answer", report.lengths.completion),
-        ("prompt and longest answer", report.lengths.total),
-    ] {
-        lines.push(format!(
-            "{name}, {unit}: least {}, median {}, mean {:.1}, 95 % {}, most {}",
-            lengths.min, lengths.median, lengths.mean, lengths.p95, lengths.max
-        ));
+}
+
+fn counts(file: &FileFindings, lines: &mut Vec<String>) {
+    if let Some(labels) = &file.labels {
+        let all = labels.good + labels.bad;
+        let share = 100.0 * labels.good as f64 / all.max(1) as f64;
+        lines.push(format!("labels: {} up, {} down ({share:.0} % up)", labels.good, labels.bad));
     }
-    let most = histogram.iter().map(|(_, count)| *count).max().unwrap_or(1).max(1);
-    for (from, count) in histogram {
-        let bar = "#".repeat((count * 40).div_ceil(most));
-        lines.push(format!("  {from:>7} to {:>7} {count:>8} {bar}", from * 2 - 1));
+    if let Some(scores) = &file.scores {
+        lines.push(format!("scores: {} to {}, mean {:.3}", scores.min, scores.max, scores.mean));
     }
-    for (what, counted) in [
+}
+
+fn problems(file: &FileFindings, lines: &mut Vec<String>) {
+    let report = &file.report;
+    for (what, Counted { count, example }) in [
         ("answers that begin inside the prompt's last token", &report.merged_boundary),
         ("answers without an end-of-sequence token", &report.without_eos),
-        ("rows whose answers are all the same", &report.identical_answers),
     ] {
-        if let (1.., Some(example)) = (counted.count, &counted.example) {
-            lines.push(format!("{}: {what}, first: {example}", counted.count));
+        if let (1.., Some(example)) = (count, example) {
+            lines.push(format!("{count}: {what}, first: {example}"));
         }
+    }
+    for (what, rows) in [
+        ("rows whose answers are all the same", &file.identical_answers),
+        ("rankings whose answers all have the same rank", &file.all_tied),
+    ] {
+        if !rows.is_empty() {
+            let places = rows.iter().map(|row| format!("{}:{row}", file.path.display()));
+            lines.push(format!("{}: {what}{}", rows.len(), named(places)));
+        }
+    }
+    if !file.duplicates.is_empty() {
+        let places = file.duplicates.iter().map(|repeat| format!("{} is {}", repeat.row, repeat.of));
+        lines.push(format!("{}: rows that were there before{}", file.duplicates.len(), named(places)));
     }
     if !report.ignored_columns.is_empty() {
         lines.push(format!("columns that training does not read: {}", report.ignored_columns.join(", ")));
     }
-    lines.extend(report.notices.iter().cloned());
-    lines.extend(report.bad.iter().map(|bad| format!("bad: {bad}")));
-    lines.join("\n") + "\n"
 }
 
-/// Shows rows as the model reads them, the trained tokens between » and «.
-fn examples(groups: &[PromptGroup], tokenizer: &Tokenizer) -> Result<String> {
-    let mut lines = String::new();
-    for (index, group) in groups.iter().take(SHOWN).enumerate() {
-        lines.push_str(&format!(
-            "\n{}\n{}\n",
-            group.describe(index),
-            shorten(&tokenizer.decode(&group.prompt, false)?)
-        ));
-        for completion in &group.completions {
-            let text = shorten(&tokenizer.decode(&completion.token_ids, false)?);
-            lines.push_str(&format!("  {} »{text}«\n", completion.name));
-        }
+/// Lists the first places, and says how many more there are.
+fn named(mut places: impl ExactSizeIterator<Item = String>) -> String {
+    let first: Vec<_> = places.by_ref().take(NAMED).collect();
+    match (first.is_empty(), places.len()) {
+        (true, _) => String::new(),
+        (false, 0) => format!(": {}", first.join(", ")),
+        (false, more) => format!(": {} and {more} more", first.join(", ")),
     }
-    Ok(lines)
+}
+
+/// Shows a row as the model reads it, the trained tokens between » and «.
+fn example(row: &Shown, lines: &mut Vec<String>) {
+    lines.push(format!("\n{}\n{}", row.row, shorten(&row.prompt)));
+    for answer in &row.answers {
+        let marked = answer.iter().map(|span| {
+            let text = shorten(&span.text);
+            if span.trained { format!("»{text}«") } else { text }
+        });
+        lines.push(format!("  {}", marked.collect::<String>()));
+    }
 }
 
 fn shorten(text: &str) -> String {
