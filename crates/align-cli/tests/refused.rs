@@ -134,8 +134,8 @@ fn model_folders_that_cannot_be_used() {
         &["config.json", "not valid JSON"],
     );
     check(
-        &|model| edit_json(&model.join("config.json"), &[("model_type", json!("gpt_neox"))]),
-        &["gpt_neox", "not supported", "llama"],
+        &|model| edit_json(&model.join("config.json"), &[("model_type", json!("mamba"))]),
+        &["mamba", "not supported", "llama"],
     );
     check(
         &|model| edit_json(&model.join("config.json"), &[("num_attention_heads", json!(3))]),

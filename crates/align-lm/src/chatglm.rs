@@ -30,6 +30,8 @@ impl ChatGlmConfig {
             ("post_layer_norm", true),
             ("original_rope", true),
             ("apply_residual_connection_post_layernorm", false),
+            // ChatGLM 1, another architecture under the same name.
+            ("position_encoding_2d", false),
         ] {
             keys.only(key, built)?;
         }

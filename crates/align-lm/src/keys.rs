@@ -77,17 +77,24 @@ impl<'a> Keys<'a> {
         most: usize,
         default: Option<usize>,
     ) -> Result<Option<usize>> {
-        match self.map.contains_key(key) {
-            true => self.has(key).then(|| self.size(key, most, None)).transpose(),
-            false => Ok(default),
-        }
+        self.or_null(key, default, || self.size(key, most, None))
     }
 
     /// A finite number above 0 that can be switched off by `null`.
     pub(crate) fn positive_or_null(&self, key: &str, default: Option<f64>) -> Result<Option<f64>> {
-        match self.map.contains_key(key) {
-            true => self.has(key).then(|| self.positive(key, None)).transpose(),
-            false => Ok(default),
+        self.or_null(key, default, || self.positive(key, None))
+    }
+
+    fn or_null<T>(
+        &self,
+        key: &str,
+        default: Option<T>,
+        read: impl FnOnce() -> Result<T>,
+    ) -> Result<Option<T>> {
+        match self.map.get(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(None),
+            Some(_) => read().map(Some),
         }
     }
 

@@ -109,6 +109,7 @@ fn what_is_not_built_is_refused_with_its_key() {
         ("tiny-glm4", "hidden_act", json!("gelu"), "hidden_act = \"gelu\""),
         ("tiny-baichuan-7b", "rope_scaling", json!({"type": "linear", "factor": 2}), "rope_scaling = "),
         ("tiny-chatglm", "rmsnorm", json!(false), "rmsnorm = false: expected true"),
+        ("tiny-chatglm", "position_encoding_2d", json!(true), "position_encoding_2d = true: expected false"),
         ("tiny-chatglm", "pre_seq_len", json!(128), "pre_seq_len = 128"),
         ("tiny-chatglm", "multi_query_group_num", json!(3), "multi_query_group_num = 3: expected a divisor"),
         ("tiny-chatglm", "kv_channels", json!(6), "kv_channels = 6: expected a multiple of 4"),
