@@ -101,6 +101,7 @@ fn run(path: &Path, stop_at: u64) -> Result<Outcome, BoxError> {
         config: &config,
         optimizer: &optimizer,
         unit: Unit::Groups,
+        inputs: String::new(),
         summary: serde_json::Map::new(),
     };
     Ok(train(job, hooks)?)

@@ -67,6 +67,8 @@ pub struct TrainerState {
     pub seed: u64,
     /// Stands for the part of the configuration that shapes the result.
     pub config_fingerprint: String,
+    /// Stands for the rows and models that go into the run: `TrainJob::inputs`.
+    pub inputs: String,
     /// Stands for the names, shapes and values of the trained parameters.
     pub weights_fingerprint: String,
     /// Compute threads.
@@ -93,6 +95,7 @@ impl TrainerState {
             next_batch: 0,
             seed,
             config_fingerprint,
+            inputs: String::new(),
             weights_fingerprint: String::new(),
             threads,
             rows: 0,

@@ -21,6 +21,15 @@ impl std::fmt::Display for Difference {
     }
 }
 
+/// The newest whole checkpoint after a step that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedStep {
+    /// The steps that were done when it was written.
+    pub step: u64,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
 /// What can go wrong in a training run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -76,6 +85,16 @@ pub enum Error {
         /// Every key that differs, in alphabetical order.
         differences: Vec<Difference>,
     },
+    /// The rows or weights that go into a run are not those it was started with.
+    #[error(
+        "{} was started with other inputs: its data files, its tokenizer or chat template, or its base or \
+         reference model have changed since; put them back, or start a new run",
+        path.display()
+    )]
+    InputsMismatch {
+        /// The checkpoint that was to be continued.
+        path: PathBuf,
+    },
     /// A configuration cannot be read or is out of range.
     #[error("configuration: {0}")]
     Config(String),
@@ -117,16 +136,20 @@ pub enum Error {
         /// What the micro-batches added up to.
         found: f64,
     },
-    /// A step failed; the state before it is safe.
-    #[error("step {step}: {source}; {}", what_is_safe(saved))]
+    /// A step or its evaluation failed.
+    #[error("step {step}: {source}; {}", what_is_safe(*step, saved.as_ref()))]
     Step {
         /// The step (from 1).
         step: u64,
-        /// The checkpoint of the state before it; `None` when no step was done yet.
-        saved: Option<PathBuf>,
+        /// The newest whole checkpoint: of the state before the step, after it where the evaluation failed, or
+        /// an older one where that could not be written. `None` when there is none.
+        saved: Option<SavedStep>,
         /// What went wrong.
         source: Box<Error>,
     },
+    /// The caller's hook after the last step failed; the checkpoint of that step is whole.
+    #[error("after the last step: {0}")]
+    BeforeFinish(BoxError),
     /// The rows of a step cannot be used.
     #[error("rows {}: {source}", rows_in_short(rows))]
     Rows {
@@ -177,21 +200,34 @@ impl Error {
 
     /// Wraps what the caller's closure said; a full disk is recognised wherever it is in the chain.
     pub(crate) fn save_model(path: &Path, source: BoxError) -> Self {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
-        while let Some(error) = cause {
-            let io = error.downcast_ref::<std::io::Error>();
-            // Libraries that turn an input/output error into text leave nothing else to go by.
-            if io.is_some_and(is_full) || error.to_string().contains("No space left on device") {
-                return Self::DiskFull { path: path.to_owned() };
-            }
-            // What an input/output error wraps is not its source: that would be the source of the wrapped.
-            cause = match io.and_then(std::io::Error::get_ref) {
-                Some(inner) => Some(inner),
-                None => error.source(),
-            };
-        }
-        Self::SaveModel { path: path.to_owned(), source }
+        let path = path.to_owned();
+        if tells_of_a_full_disk(&source) { Self::DiskFull { path } } else { Self::SaveModel { path, source } }
     }
+
+    /// Wraps what the hook after the last step said, in the run folder `path`.
+    pub(crate) fn before_finish(path: &Path, source: BoxError) -> Self {
+        if tells_of_a_full_disk(&source) {
+            return Self::DiskFull { path: path.to_owned() };
+        }
+        Self::BeforeFinish(source)
+    }
+}
+
+fn tells_of_a_full_disk(error: &BoxError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        // Libraries that turn an input/output error into text leave nothing else to go by.
+        if io.is_some_and(is_full) || error.to_string().contains("No space left on device") {
+            return true;
+        }
+        // What an input/output error wraps is not its source: that would be the source of the wrapped.
+        cause = match io.and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 fn is_full(error: &std::io::Error) -> bool {
@@ -211,10 +247,17 @@ fn rows_in_short(rows: &[String]) -> String {
     }
 }
 
-fn what_is_safe(saved: &Option<PathBuf>) -> String {
-    match saved {
-        Some(path) => format!("the state before it is in {}", path.display()),
-        None => "nothing was trained yet".into(),
+fn what_is_safe(failed: u64, saved: Option<&SavedStep>) -> String {
+    let Some(SavedStep { step, folder }) = saved else {
+        return if failed == 1 { "nothing was trained yet" } else { "no checkpoint was written" }.into();
+    };
+    let folder = folder.display();
+    if *step == failed {
+        format!("the state after it is in {folder}")
+    } else if step + 1 == failed {
+        format!("the state before it is in {folder}")
+    } else {
+        format!("the last whole checkpoint is that of step {step}, {folder}")
     }
 }
 

@@ -16,8 +16,8 @@ use crate::keep_best::KeepBest;
 use crate::pace::Pace;
 use crate::progress::{Position, Progress, Silent};
 use crate::{
-    BatchReport, Checkpoint, Compute, Engine, Error, MetricsFile, Result, RunFolder, Unit, environment,
-    fingerprint, learning_rate,
+    BatchReport, BoxError, Checkpoint, Compute, Engine, Error, MetricsFile, Result, RunFolder, SavedStep,
+    Unit, environment, fingerprint, learning_rate,
 };
 
 /// Everything a run is made of.
@@ -45,14 +45,24 @@ pub struct TrainJob<'a> {
     pub optimizer: &'a OptimizerConfig,
     /// What a prompt group is called in the metrics.
     pub unit: Unit,
+    /// Stands for everything else that shapes the result: tokenised rows, held-out rows, weights of a base or
+    /// reference model. The caller makes it (a digest, say); a run is only continued with the same. Empty where
+    /// there is nothing to compare.
+    pub inputs: String,
     /// Further entries of `summary.json`, such as rows cut and skipped.
     pub summary: Map<String, Value>,
 }
+
+/// Called with the number of steps after the last of them.
+pub type BeforeFinish<'a> = &'a dyn Fn(u64) -> Result<(), BoxError>;
 
 /// What a run does to the outside.
 pub struct Hooks<'a> {
     /// Writes the model to an empty folder, in float32, with everything that is needed to load it again.
     pub save_model: SaveModel<'a>,
+    /// Called after the last step's checkpoint and before the final model and `summary.json`, which make the run
+    /// finished. A run that is killed meanwhile calls it again when it is resumed, so it must bear repetition.
+    pub before_finish: Option<BeforeFinish<'a>>,
     /// Receive every line of `metrics.jsonl` as well.
     pub sinks: Vec<Box<dyn MetricSink>>,
     /// Shows a person where the run is.
@@ -64,7 +74,13 @@ pub struct Hooks<'a> {
 impl<'a> Hooks<'a> {
     /// Makes hooks that save with a closure, show nothing and never stop.
     pub fn new(save_model: SaveModel<'a>) -> Self {
-        Self { save_model, sinks: Vec::new(), progress: Box::new(Silent), stop: Arc::default() }
+        Self {
+            save_model,
+            before_finish: None,
+            sinks: Vec::new(),
+            progress: Box::new(Silent),
+            stop: Arc::default(),
+        }
     }
 }
 
@@ -90,7 +106,8 @@ pub enum Outcome {
 /// # Errors
 /// [`Error::Step`] when a step fails (a loss or gradient that is not finite, rows that cannot be used); the
 /// state before it is then in a checkpoint. [`Error::Checkpoint`] when `start` and `model` do not belong
-/// together. Files that cannot be written.
+/// together, [`Error::InputsMismatch`] when `start` was written with other `inputs`. [`Error::BeforeFinish`] when
+/// that hook fails. Files that cannot be written.
 pub fn train<'a>(job: TrainJob<'a>, hooks: Hooks<'a>) -> Result<Outcome> {
     job.config.validate()?;
     let mut run = Run::new(job, hooks)?;
@@ -148,9 +165,11 @@ impl<'a> Run<'a> {
         }
         let saved = job.start.is_some();
         let state = match job.start {
-            Some(checkpoint) => continue_from(&checkpoint, &mut engine, job.total_steps)?,
+            Some(checkpoint) => continue_from(&checkpoint, &mut engine, job.total_steps, &job.inputs)?,
             None => {
-                TrainerState::new(job.total_steps, config.seed, config.threads, folder.config_fingerprint())
+                let fingerprint = folder.config_fingerprint();
+                let new = TrainerState::new(job.total_steps, config.seed, config.threads, fingerprint);
+                TrainerState { inputs: job.inputs, ..new }
             }
         };
         let metrics = MetricsFile::open(&folder.metrics_file(), state.step)?;
@@ -182,6 +201,9 @@ impl<'a> Run<'a> {
         }
         // A resumed run may have nothing left to do but this.
         self.save()?;
+        if let Some(hook) = self.hooks.before_finish {
+            hook(self.state.step).map_err(|error| Error::before_finish(self.folder.path(), error))?;
+        }
         self.finish()
     }
 
@@ -227,17 +249,19 @@ impl<'a> Run<'a> {
         Ok(report)
     }
 
-    /// Keeps the state before a step that failed, and says where.
+    /// Keeps the state as it is when a step or its evaluation fails, and says where.
     fn failed(&mut self, step: u64, source: Error) -> Error {
-        let saved = if self.state.step == 0 {
+        let done = self.state.step;
+        let saved = if done == 0 {
             None
         } else {
             match self.save() {
-                Ok(()) => Some(self.checkpoints.folder_of(self.state.step)),
+                Ok(()) => Some(SavedStep { step: done, folder: self.checkpoints.folder_of(done) }),
                 Err(error) => {
                     // The step's own error is the one to report; this one is said beside it.
-                    self.hooks.progress.note(&format!("the state before step {step} is not saved: {error}"));
-                    self.checkpoints.newest().ok().and_then(|(newest, _)| newest.map(|c| c.folder))
+                    self.hooks.progress.note(&format!("the state after step {done} is not saved: {error}"));
+                    let newest = self.checkpoints.newest().ok().and_then(|(newest, _)| newest);
+                    newest.map(|found| SavedStep { step: found.state.step, folder: found.folder })
                 }
             }
         };
@@ -348,8 +372,17 @@ impl<'a> Run<'a> {
 }
 
 /// Puts a checkpoint's state into the engine; the weights are there already, and are checked.
-fn continue_from(checkpoint: &Checkpoint, engine: &mut Engine, total_steps: u64) -> Result<TrainerState> {
+fn continue_from(
+    checkpoint: &Checkpoint,
+    engine: &mut Engine,
+    total_steps: u64,
+    inputs: &str,
+) -> Result<TrainerState> {
     let state = checkpoint.state.clone();
+    // Before the number of steps, which follows from the number of rows: this says what the user can mend.
+    if state.inputs != inputs {
+        return Err(Error::InputsMismatch { path: checkpoint.folder.clone() });
+    }
     if state.total_steps != total_steps {
         let why = format!("its run has {} steps, this one {total_steps}", state.total_steps);
         return Err(Error::checkpoint(&checkpoint.folder, why));

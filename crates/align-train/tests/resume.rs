@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use align_train::{Error, OpenMode, Outcome, Position, Progress};
+use align_train::{Error, OpenMode, Outcome, Position, Progress, SavedStep};
 use common::{PairLoss, Setup, final_weights, timeless_metrics};
 
 /// Sets the stop flag after a step.
@@ -233,7 +233,9 @@ fn a_loss_that_is_no_number_stops_the_run_after_a_checkpoint() {
     assert!(text.starts_with("step 8: the loss is not finite") && text.contains("step7.jsonl:1"), "{text}");
     let checkpoint = folder.path().join("checkpoints/step-7");
     match error {
-        Error::Step { step: 8, saved: Some(saved), .. } => assert_eq!(saved, checkpoint),
+        Error::Step { step: 8, saved: Some(saved), .. } => {
+            assert_eq!(saved, SavedStep { step: 7, folder: checkpoint });
+        }
         other => panic!("{other:?}"),
     }
     // Without the bad row the run goes on from there to the bits of a run that never had it.

@@ -219,6 +219,7 @@ pub struct Setup {
     pub objective: PairLoss,
     pub poisoned_step: Option<u64>,
     pub keep_best: Option<String>,
+    pub inputs: String,
     pub mode: OpenMode,
 }
 
@@ -245,6 +246,7 @@ impl Default for Setup {
             objective: PairLoss::default(),
             poisoned_step: None,
             keep_best: None,
+            inputs: "rows and weights".into(),
             mode: OpenMode::Resume,
         }
     }
@@ -302,6 +304,7 @@ impl Setup {
             config: &self.config,
             optimizer: &self.optimizer,
             unit: Unit::Pairs,
+            inputs: self.inputs.clone(),
             summary: serde_json::Map::new(),
         };
         let save = |folder: &Path| save(&model, folder);
