@@ -23,13 +23,15 @@ pub(crate) struct JsonRows {
     pub row: usize,
     /// Whether no row has been read yet.
     first: bool,
+    /// Whether the bracket that ends the array was read.
+    closed: bool,
     done: bool,
 }
 
 impl JsonRows {
     /// Reads lines, or the elements of an array whose opening bracket has been read.
     pub(crate) fn new(path: PathBuf, input: Input, array: bool) -> Self {
-        Self { path, input, array, row: 0, first: true, done: false }
+        Self { path, input, array, row: 0, first: true, closed: false, done: false }
     }
 
     fn bad(&self, problem: String) -> BadRow {
@@ -78,12 +80,15 @@ impl JsonRows {
     }
 
     fn element(&mut self) -> Result<Option<Result<Row, BadRow>>> {
+        if self.closed {
+            return self.after_array();
+        }
         let mut bytes = Vec::new();
         let end = scan_element(&mut self.input, &mut bytes).map_err(|e| self.read_error(e))?;
         let blank = bytes.iter().all(u8::is_ascii_whitespace);
-        self.done = end != ElementEnd::Comma;
-        if blank && end == ElementEnd::Bracket {
-            return Ok(None);
+        self.closed = end == ElementEnd::Bracket;
+        if blank && self.closed {
+            return self.after_array();
         }
         self.row += 1;
         if end == ElementEnd::File {
@@ -95,6 +100,25 @@ impl JsonRows {
         }
         let row = self.parse(&bytes);
         Ok(Some(row))
+    }
+
+    /// Refuses what follows the array: two files joined end to end would lose the second without a word.
+    fn after_array(&mut self) -> Result<Option<Result<Row, BadRow>>> {
+        let mut rest = Vec::new();
+        (&mut self.input).take(1 << 10).read_to_end(&mut rest).map_err(|e| self.read_error(e))?;
+        while rest.iter().all(u8::is_ascii_whitespace) {
+            if rest.is_empty() {
+                return Ok(None);
+            }
+            rest.clear();
+            (&mut self.input).take(1 << 10).read_to_end(&mut rest).map_err(|e| self.read_error(e))?;
+        }
+        self.done = true;
+        self.row += 1;
+        let shown = sniff::excerpt(rest.trim_ascii_start(), 0);
+        Ok(Some(Err(self.bad(format!(
+            "more data after the end of the array: {shown}; join files as JSON Lines, or as one array"
+        )))))
     }
 
     fn parse(&self, bytes: &[u8]) -> Result<Row, BadRow> {

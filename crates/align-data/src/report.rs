@@ -166,7 +166,8 @@ pub struct DataReport {
     /// Rows whose answer starts inside the prompt, because tokens merge over the boundary or the chat template
     /// writes the prompt differently when an answer follows.
     pub merged_boundary: Counted,
-    /// Rows with an answer that has no end-of-sequence token: the model does not learn to stop from it.
+    /// Rows with an answer that has no end-of-sequence token, before anything is cut: the model does not learn to
+    /// stop from it. Answers that lose theirs to the limits are among `cut`.
     pub without_eos: Counted,
     /// Kept rows whose answers are all the same tokens, perhaps after cutting: nothing is learned from a pair of them.
     pub identical_answers: Counted,

@@ -151,7 +151,9 @@ impl ChatTemplate {
         context.insert("add_generation_prompt".into(), Json::Bool(options.add_generation_prompt));
         let name = if self.has_tool_use && options.tools.is_some() { "tool_use" } else { "chat" };
         let render = || self.env.get_template(name)?.render(minijinja::value::Serde(&context));
-        Ok(spans(&render().map_err(|e| template_error(&e))?))
+        let text = render().map_err(|e| template_error(&e))?;
+        // Without marks of our own, the two characters belong to the text.
+        Ok(if self.marks { spans(&text) } else { Rendered { text, generated: vec![] } })
     }
 }
 

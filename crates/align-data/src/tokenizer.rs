@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use align_types::TokenId;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokenizers::{
     AddedToken,
     decoders::byte_level::ByteLevel as ByteLevelDecoder,
@@ -95,10 +95,13 @@ impl Tokenizer {
             }
         }
         let (generation, model) = (read("generation_config.json")?, read("config.json")?);
-        let ids =
-            |name: &str| [&generation, &model].into_iter().flat_map(|c| token_ids(c.get(name))).collect();
-        let eos: Vec<TokenId> = ids("eos_token_id");
-        for (name, ids) in [("eos_token", eos.clone()), ("bos_token", ids("bos_token_id"))] {
+        let ids = |name: &str| -> Result<Vec<TokenId>> {
+            let mut all = token_ids(&generation, name, &dir.join("generation_config.json"))?;
+            all.extend(token_ids(&model, name, &dir.join("config.json"))?);
+            Ok(all)
+        };
+        let eos = ids("eos_token_id")?;
+        for (name, ids) in [("eos_token", eos.clone()), ("bos_token", ids("bos_token_id")?)] {
             if let (false, Some(token)) =
                 (special.contains_key(name), ids.first().and_then(|id| inner.id_to_token(*id)))
             {
@@ -329,13 +332,19 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<serde_json::Map<String, Va
     }
 }
 
-fn token_ids(value: Option<&Value>) -> Vec<TokenId> {
-    let id = |v: &Value| v.as_u64().and_then(|id| TokenId::try_from(id).ok());
-    match value {
-        Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
-        Some(one) => id(one).into_iter().collect(),
-        None => vec![],
-    }
+/// Reads a token id or a list of them. Anything else is refused: sampling might never stop without the token.
+fn token_ids(config: &Map<String, Value>, key: &str, path: &Path) -> Result<Vec<TokenId>> {
+    let id = |value: &Value| value.as_u64().and_then(|id| TokenId::try_from(id).ok());
+    let ids = match config.get(key) {
+        None | Some(Value::Null) => Some(vec![]),
+        Some(Value::Array(list)) => list.iter().map(id).collect(),
+        Some(one) => id(one).map(|id| vec![id]),
+    };
+    ids.ok_or_else(|| {
+        let found = config.get(key).map(ToString::to_string).unwrap_or_default();
+        let message = format!("{key} is {found}, a token id or a list of token ids is expected");
+        Error::Tokenizer { what: path.display().to_string(), message }
+    })
 }
 
 fn failed(what: impl std::fmt::Display, error: tokenizers::Error) -> Error {

@@ -55,6 +55,18 @@ fn json_lines_and_arrays_are_told_apart_by_content() {
 }
 
 #[test]
+fn what_follows_an_array_is_refused_and_not_dropped() {
+    assert_eq!(good("[{\"a\":1}]\n \n"), [(1, 1)]);
+    assert_eq!(good(format!("[{{\"a\":1}}]{}", " ".repeat(5000))), [(1, 1)]);
+    for (joined, row) in [("[{\"a\":1}]\n[{\"a\":2}]", 2), ("[]{\"a\":1}", 1)] {
+        let rows = bad(joined);
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        assert_eq!(rows[0].source.row, row);
+        assert!(rows[0].problem.contains("more data after the end of the array"), "{rows:?}");
+    }
+}
+
+#[test]
 fn gzip_is_told_by_content_and_members_are_joined() {
     assert_eq!(good(gzip(b"{\"a\":1}\n")), [(1, 1)]);
     assert_eq!(good(gzip(b"[{\"a\":1}]")), [(1, 1)]);

@@ -243,34 +243,6 @@ impl ModelConfig {
     }
 }
 
-/// Reads the tokens that end a text from `generation_config.json` and `config.json` of a model folder, without
-/// duplicates. A folder that names none gives an empty list.
-///
-/// # Errors
-/// A file is not a JSON object, or `eos_token_id` is neither a token nor a list of tokens.
-pub fn stop_token_ids(dir: &Path) -> Result<Vec<u32>> {
-    let mut all: Vec<u32> = Vec::new();
-    for name in ["generation_config.json", CONFIG_FILE] {
-        let path = dir.join(name);
-        if !path.exists() {
-            continue;
-        }
-        let map = read_object(&path)?;
-        let keys = Keys::new(&path, &map);
-        let expected = "a token id or a list of token ids";
-        let ids = match map.get("eos_token_id") {
-            Some(Value::Array(_)) => keys.get::<Vec<u32>>("eos_token_id", expected)?.unwrap_or_default(),
-            _ => keys.get::<u32>("eos_token_id", expected)?.into_iter().collect(),
-        };
-        ids.into_iter().for_each(|id| {
-            if !all.contains(&id) {
-                all.push(id);
-            }
-        });
-    }
-    Ok(all)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -38,7 +38,7 @@ mod weights;
 pub use baichuan::BaichuanConfig;
 pub use bloom::BloomConfig;
 pub use chatglm::ChatGlmConfig;
-pub use config::{FamilyConfig, ModelConfig, SUPPORTED_FAMILIES, stop_token_ids};
+pub use config::{FamilyConfig, ModelConfig, SUPPORTED_FAMILIES};
 pub use error::{Error, Result};
 pub use gemma::GemmaConfig;
 pub use gemma2::Gemma2Config;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use align_core::CausalLm;
-use align_lm::{Error, LoadOptions, Model, SaveDtype, stop_token_ids};
+use align_lm::{Error, LoadOptions, Model, SaveDtype};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -325,19 +325,6 @@ fn other_data_types_and_missing_weights_are_named() {
 fn with_first_replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
     [&bytes[..at], to, &bytes[at + from.len()..]].concat()
-}
-
-#[test]
-fn stop_tokens_come_from_both_files() {
-    let dir = copy("tiny-llama");
-    // generation_config.json says [1, 6], config.json says 1.
-    assert_eq!(stop_token_ids(dir.path()).unwrap(), [1, 6]);
-    fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": "</s>"}"#).unwrap();
-    let refused = stop_token_ids(dir.path()).unwrap_err().to_string();
-    let expected = "generation_config.json: eos_token_id = \"</s>\": expected a token id or a list";
-    assert!(refused.contains(expected), "{refused}");
-    fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": 7}"#).unwrap();
-    assert_eq!(stop_token_ids(dir.path()).unwrap(), [7, 1]);
 }
 
 #[test]

@@ -42,7 +42,9 @@ pub enum Error {
         position: usize,
     },
     /// The engine does not know the architecture.
-    #[error("the engine samples from models of the Llama shape, in float32 and on the CPU; use the tensor backend")]
+    #[error(
+        "the engine samples from models of the Llama shape, in float32 and on the CPU; use the tensor backend"
+    )]
     Unsupported,
     /// A thread of the engine ended without its results.
     #[error("a sampling thread broke down; its message is above, please report it")]
@@ -60,6 +62,18 @@ pub enum Error {
 
 /// The result of sampling.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Returns the place of the prompt that the error is about in the list that was given, from 0.
+    pub fn prompt(&self) -> Option<usize> {
+        match self {
+            Self::Prompt { index: prompt, .. }
+            | Self::Decode { prompt, .. }
+            | Self::NonFinite { prompt, .. } => Some(*prompt),
+            _ => None,
+        }
+    }
+}
 
 impl From<Error> for align_core::align_types::Error {
     fn from(error: Error) -> Self {

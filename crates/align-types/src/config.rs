@@ -52,6 +52,10 @@ impl Default for SamplingConfig {
 }
 
 impl SamplingConfig {
+    /// Most samples per prompt: a bound that no use reaches, so that a slip of the keyboard does not ask for
+    /// all memory.
+    pub const MOST_COMPLETIONS: usize = 1_000_000;
+
     /// Checks the ranges.
     ///
     /// # Errors
@@ -64,7 +68,9 @@ impl SamplingConfig {
             "a number above 0 (use greedy for 0)",
         )?;
         check("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a number in (0, 1]")?;
-        check("num-completions", self.num_completions as f64, self.num_completions > 0, "at least 1")?;
+        let most = Self::MOST_COMPLETIONS;
+        let samples = (1..=most).contains(&self.num_completions);
+        check("num-completions", self.num_completions as f64, samples, "a whole number from 1 to 1000000")?;
         check("max-new-tokens", self.max_new_tokens as f64, self.max_new_tokens > 0, "at least 1")?;
         if self.stop.iter().any(String::is_empty) {
             return Err(Error::Config {
@@ -297,6 +303,7 @@ mod tests {
         assert!(OptimizerConfig { learning_rate: f64::NAN, ..Default::default() }.validate().is_err());
         assert!(OptimizerConfig { adam_beta2: 1.0, ..Default::default() }.validate().is_err());
         assert!(SamplingConfig { top_p: 0.0, ..Default::default() }.validate().is_err());
+        assert!(SamplingConfig { num_completions: usize::MAX, ..Default::default() }.validate().is_err());
         assert!(SamplingConfig { stop: vec![String::new()], ..Default::default() }.validate().is_err());
         assert!(TrainConfig { max_steps: Some(0), ..Default::default() }.validate().is_err());
         assert!(TrainConfig { batch_size: 0, ..Default::default() }.validate().is_err());

@@ -124,7 +124,10 @@ fn load_tile<S: Level, const R: usize, const B: usize>(acc: &[[Lane; B]; R]) -> 
 }
 
 #[inline(always)]
-fn store_tile<S: Level, const R: usize, const B: usize>(local: [[S::Vector; B]; R], acc: &mut [[Lane; B]; R]) {
+fn store_tile<S: Level, const R: usize, const B: usize>(
+    local: [[S::Vector; B]; R],
+    acc: &mut [[Lane; B]; R],
+) {
     for r in 0..R {
         for b in 0..B {
             acc[r][b] = S::store(local[r][b]);
