@@ -133,11 +133,9 @@ impl Model {
         }
         let mut names = Names { model: self, taken: 0 };
         let layers = (0..config.num_hidden_layers).map(|index| names.layer(index)).collect();
-        let (Some(layers), Some(embedding), Some(norm)) = (
-            layers,
-            names.optional("model.embed_tokens.weight"),
-            names.optional("model.norm.weight"),
-        ) else {
+        let (Some(layers), Some(embedding), Some(norm)) =
+            (layers, names.optional("model.embed_tokens.weight"), names.optional("model.norm.weight"))
+        else {
             return Ok(None);
         };
         let head = match config.tie_word_embeddings {

@@ -1,8 +1,6 @@
 use align_core::{
     CachedLm, KvCache,
-    align_types::{
-        Completion, PromptGroup, TokenId, config::SamplingConfig,
-    },
+    align_types::{Completion, PromptGroup, TokenId, config::SamplingConfig},
     expect_shape, no_grad,
     tch::{Device, Kind, Tensor},
 };

@@ -42,7 +42,9 @@ pub enum Error {
         position: usize,
     },
     /// The engine does not know the architecture.
-    #[error("the engine samples from models of the Llama shape, in float32 and on the CPU; use the tensor backend")]
+    #[error(
+        "the engine samples from models of the Llama shape, in float32 and on the CPU; use the tensor backend"
+    )]
     Unsupported,
     /// A thread of the engine ended without its results.
     #[error("a sampling thread broke down; its message is above, please report it")]
@@ -79,6 +81,16 @@ impl From<Error> for align_core::align_types::Error {
 }
 
 impl Error {
+    /// Counts the prompt from a list of which `before` prompts went before.
+    pub(crate) fn after(mut self, before: usize) -> Self {
+        match &mut self {
+            Self::Prompt { index, .. } => *index += before,
+            Self::Decode { prompt, .. } | Self::NonFinite { prompt, .. } => *prompt += before,
+            _ => {}
+        }
+        self
+    }
+
     /// Makes the wrapper that says what the model was asked to do.
     pub(crate) fn model(doing: impl Into<String>) -> impl FnOnce(align_core::Error) -> Self {
         let doing = doing.into();

@@ -1,4 +1,6 @@
-use align_core::align_types::{Completion, FinishReason, Purpose, RngStream, TokenId, config::SamplingConfig};
+use align_core::align_types::{
+    Completion, FinishReason, Purpose, RngStream, TokenId, config::SamplingConfig,
+};
 
 use crate::{
     Error, Result,

@@ -10,7 +10,7 @@ use align_core::{
     threads::prepare_compute_thread,
 };
 use align_lm::{LlamaConfig, LoadOptions, Model, ModelConfig, Trainable};
-use align_rollout::{BoxError, Engine, Error, Instructions, TensorGenerator};
+use align_rollout::{AutoGenerator, BoxError, Engine, Error, Instructions, TensorGenerator, auto_generator};
 use align_testkit::{assert_close, fixture};
 use proptest::prelude::*;
 
@@ -108,14 +108,21 @@ proptest! {
 #[test]
 fn long_prompts_come_in_pieces() {
     prepare_compute_thread();
-    let shape = LlamaConfig { vocab_size: 96, hidden_size: 48, num_hidden_layers: 2, head_dim: 12, ..Default::default() };
+    let shape = LlamaConfig {
+        vocab_size: 96,
+        hidden_size: 48,
+        num_hidden_layers: 2,
+        head_dim: 12,
+        ..Default::default()
+    };
     let model = Model::init(&ModelConfig::llama(shape).unwrap(), 2).unwrap();
     let prompts: Vec<Vec<u32>> =
         [700, 3, 255, 256, 257, 999, 1].map(|len| (0..len).map(|i| (i * i + len) % 96).collect()).into();
     let config = SamplingConfig { max_new_tokens: 20, ..config(2) };
     let together = engine(&model).with_threads(1).generate(&prompts, &config, 0).unwrap();
     for (index, prompt) in prompts.iter().enumerate() {
-        let alone = engine(&model).generate_from(index as u64, std::slice::from_ref(prompt), &config, 0).unwrap();
+        let alone =
+            engine(&model).generate_from(index as u64, std::slice::from_ref(prompt), &config, 0).unwrap();
         assert_eq!(alone[0], together[index], "prompt {index}");
     }
     let expected = TensorGenerator::new(&model, stop_tokens(&model)).generate(&prompts, &config, 0).unwrap();
@@ -127,7 +134,9 @@ fn long_prompts_come_in_pieces() {
 #[test]
 fn log_probs_are_those_of_the_training_forward() {
     let model = load("tiny-llama");
-    for config in [config(4), SamplingConfig { top_k: 5, ..config(4) }, SamplingConfig { greedy: true, ..config(1) }] {
+    for config in
+        [config(4), SamplingConfig { top_k: 5, ..config(4) }, SamplingConfig { greedy: true, ..config(1) }]
+    {
         let groups = engine(&model).generate(&prompts(&model, 8), &config, 0).unwrap();
         let batch = PackedBatch::new(&groups).unwrap();
         let training = model.token_log_probs(&batch, config.temperature).unwrap().to_vecs().unwrap();
@@ -158,7 +167,11 @@ fn completions_end_at_stop_tokens_stop_strings_and_limits() {
     let prompts = prompts(&model, 12);
     let endless = Engine::new(&model, vec![]).unwrap().with_decoder(letters);
     let endless = { endless }.generate(&prompts, &config(3), 0).unwrap();
-    assert!(all(&endless).iter().all(|c| c.token_ids.len() == 24 && c.finish_reason == Some(FinishReason::Length)));
+    assert!(
+        all(&endless)
+            .iter()
+            .all(|c| c.token_ids.len() == 24 && c.finish_reason == Some(FinishReason::Length))
+    );
     // The seventh token of the first completion and its neighbour, as a string across tokens.
     let first = &endless[0].completions[0].token_ids;
     let string = format!("{}><{}", first[6] % 10, first[7]);
@@ -182,7 +195,8 @@ fn completions_end_at_stop_tokens_stop_strings_and_limits() {
 fn completions_end_at_the_context() {
     let model = load("tiny-llama");
     let context = model.context_length().unwrap();
-    let groups = engine(&model).generate(&[vec![1; context - 1], vec![1; context - 2]], &config(3), 0).unwrap();
+    let groups =
+        engine(&model).generate(&[vec![1; context - 1], vec![1; context - 2]], &config(3), 0).unwrap();
     for (group, room) in groups.iter().zip([1, 2]) {
         assert!(group.completions.iter().all(|c| (1..=room).contains(&c.token_ids.len())));
     }
@@ -200,7 +214,11 @@ fn completions_end_at_the_context() {
     assert!(matches!(error, Error::NoDecoder));
     // More than any machine has: bounds come from the context, not from the request.
     let huge = SamplingConfig { max_new_tokens: usize::MAX, ..config(1) };
-    let groups = Engine::new(&model, vec![]).unwrap().with_slots(usize::MAX).generate(&[vec![1; 9]], &huge, 0).unwrap();
+    let groups = Engine::new(&model, vec![])
+        .unwrap()
+        .with_slots(usize::MAX)
+        .generate(&[vec![1; 9]], &huge, 0)
+        .unwrap();
     assert_eq!(groups[0].completions[0].token_ids.len(), context - 9);
 }
 
@@ -245,8 +263,9 @@ fn repacking_takes_the_weights_as_they_are() {
     engine.repack(&model).unwrap();
     let after = engine.generate(&prompts(&model, 6), &config(2), 0).unwrap();
     assert_ne!(after, before);
-    let expected =
-        TensorGenerator::new(&model, stop_tokens(&model)).generate(&prompts(&model, 6), &config(2), 0).unwrap();
+    let expected = TensorGenerator::new(&model, stop_tokens(&model))
+        .generate(&prompts(&model, 6), &config(2), 0)
+        .unwrap();
     for (got, expected) in all(&after).iter().zip(all(&expected)) {
         assert_eq!(got.token_ids, expected.token_ids);
     }
@@ -256,7 +275,36 @@ fn repacking_takes_the_weights_as_they_are() {
 fn a_model_that_is_not_trained_is_served_too() {
     prepare_compute_thread();
     let folder = fixture("models/tiny-llama");
-    let frozen = Model::load(&folder, &LoadOptions { trainable: Trainable::No, ..Default::default() }).unwrap();
+    let frozen =
+        Model::load(&folder, &LoadOptions { trainable: Trainable::No, ..Default::default() }).unwrap();
     let whole = engine(&load("tiny-llama")).generate(&prompts(&frozen, 3), &config(1), 0).unwrap();
     assert_eq!(engine(&frozen).generate(&prompts(&frozen, 3), &config(1), 0).unwrap(), whole);
+}
+
+/// What the engine does not know goes to the tensor backend, with the same results.
+#[test]
+fn the_backend_is_chosen_by_the_model() {
+    let model = load("tiny-llama");
+    let chosen = auto_generator(&model, stop_tokens(&model)).unwrap().with_threads(2).with_slots(9);
+    assert!(matches!(chosen, AutoGenerator::Engine(_)), "{chosen:?}");
+    let tensor = AutoGenerator::Tensor(Box::new(TensorGenerator::new(&model, stop_tokens(&model))));
+    let (prompts, config) = (prompts(&model, 40), config(2));
+    let [fast, plain] = [chosen, tensor].map(|backend| {
+        let mut groups = Vec::new();
+        let mut backend = backend.with_decoder(letters);
+        let sink = |group| {
+            groups.push(group);
+            if groups.len() == 37 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        backend.generate_each(3, &prompts, &config, 0, sink).unwrap();
+        let mut longer = prompts.clone();
+        longer[35] = vec![];
+        let error = backend.generate_each(0, &longer, &config, 0, |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(error.to_string().contains("prompt 35: is empty"), "{error}");
+        groups
+    });
+    assert_eq!(fast.len(), 37);
+    for (fast, plain) in all(&fast).iter().zip(all(&plain)) {
+        assert_eq!((&fast.token_ids, &fast.text), (&plain.token_ids, &plain.text));
+    }
 }

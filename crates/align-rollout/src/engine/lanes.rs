@@ -34,6 +34,8 @@ pub(crate) trait Level {
     /// Computes `a · b + c`.
     fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Asks for a lane that will be read soon.
+    fn prefetch(lane: &Lane);
 }
 
 #[inline(always)]
@@ -43,11 +45,13 @@ pub(super) fn fma<S: Level>(a: f32, b: f32, c: f32) -> f32 {
 
 /// Adds `x[i][FROM + r] · w[b][i]` over i to `acc[r][b]`: the register tile that all matrix work is made of.
 ///
+/// `next` is what will be read after: weights come from far away, and a tile has time to fetch them.
 /// Loops instead of closures: a closure that is not inlined would be compiled for another instruction set.
 #[inline(always)]
 pub(super) fn tile<S: Level, const X: usize, const FROM: usize, const R: usize, const B: usize>(
     x: &[[f32; X]],
     w: [&[Lane]; B],
+    next: &[Lane],
     acc: &mut [[Lane; B]; R],
 ) {
     let mut k = x.len();
@@ -60,6 +64,9 @@ pub(super) fn tile<S: Level, const X: usize, const FROM: usize, const R: usize, 
         let mut row = [S::load(&ZERO); B];
         for b in 0..B {
             row[b] = S::load(&w[b][i]);
+        }
+        for lane in next.iter().skip(i * B).take(B) {
+            S::prefetch(lane);
         }
         for r in 0..R {
             for b in 0..B {
@@ -124,7 +131,10 @@ fn load_tile<S: Level, const R: usize, const B: usize>(acc: &[[Lane; B]; R]) -> 
 }
 
 #[inline(always)]
-fn store_tile<S: Level, const R: usize, const B: usize>(local: [[S::Vector; B]; R], acc: &mut [[Lane; B]; R]) {
+fn store_tile<S: Level, const R: usize, const B: usize>(
+    local: [[S::Vector; B]; R],
+    acc: &mut [[Lane; B]; R],
+) {
     for r in 0..R {
         for b in 0..B {
             acc[r][b] = S::store(local[r][b]);

@@ -257,9 +257,10 @@ fn read(model: &Model) -> Result<Weights> {
     match model.plain() {
         Ok(Some(plain)) => Weights::new(&plain),
         Ok(None) => Err(Error::Unsupported),
-        Err(error) => {
-            Err(Error::Model { doing: "packing".into(), source: align_core::Error::input("model", error.to_string()) })
-        }
+        Err(error) => Err(Error::Model {
+            doing: "packing".into(),
+            source: align_core::Error::input("model", error.to_string()),
+        }),
     }
 }
 
@@ -288,8 +289,7 @@ fn collect(
     let mut next = 0;
     for finished in results {
         let (prompt, sample, completion) = finished?;
-        let (count, group) =
-            open.entry(prompt).or_insert_with(|| (0, vec![Completion::default(); samples]));
+        let (count, group) = open.entry(prompt).or_insert_with(|| (0, vec![Completion::default(); samples]));
         *count += 1;
         if let Some(place) = group.get_mut(sample) {
             *place = completion;

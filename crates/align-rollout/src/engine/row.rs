@@ -61,7 +61,9 @@ impl Row {
         }
         let target = uniform * self.sums.iter().sum::<f64>();
         let mut before = 0.0;
-        for (segment, sum) in self.weights.chunks(SEGMENT).zip(&self.sums).enumerate().map(|(i, s)| ((i, s.0), s.1)) {
+        for (segment, sum) in
+            self.weights.chunks(SEGMENT).zip(&self.sums).enumerate().map(|(i, s)| ((i, s.0), s.1))
+        {
             if before + sum > target {
                 return self.draw_within(segment.0 * SEGMENT * WIDTH, segment.1, target - before);
             }

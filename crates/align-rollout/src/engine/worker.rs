@@ -121,7 +121,8 @@ impl<'c> Worker<'c> {
         }
         let mut room = PROMPT_ROWS;
         for entering in self.entering.iter_mut().filter(|entering| entering.first.is_none()) {
-            let left = self.shared.prompts.get(entering.job.prompt).map_or(0, Vec::len) - entering.table.len();
+            let left =
+                self.shared.prompts.get(entering.job.prompt).map_or(0, Vec::len) - entering.table.len();
             let count = left.min(room);
             self.pool.extend(&mut entering.table, count);
             rows.prompts.push(count);
@@ -166,7 +167,8 @@ impl<'c> Worker<'c> {
             self.pool.release(running.table);
         }
         let length = |job: Job| self.shared.prompts.get(job.prompt).map_or(0, Vec::len);
-        let complete = self.entering.iter_mut().filter(|e| e.first.is_none() && e.table.len() == length(e.job));
+        let complete =
+            self.entering.iter_mut().filter(|e| e.first.is_none() && e.table.len() == length(e.job));
         for (entering, logits) in complete.zip(logits) {
             let mut row = self.spare.pop().unwrap_or_default();
             self.shared.set(&mut row, logits, entering.job.prompt, entering.table.len())?;

@@ -31,7 +31,13 @@ impl Case {
     fn new(count: usize, inputs: usize, outputs: usize) -> Self {
         let mut rng = stream((count * 1_000_000 + inputs * 1000 + outputs) as u64);
         let mut numbers = |n| normals(&mut rng, n);
-        Self { inputs, outputs, x: numbers(count * inputs), w: numbers(inputs * outputs), bias: numbers(outputs) }
+        Self {
+            inputs,
+            outputs,
+            x: numbers(count * inputs),
+            w: numbers(inputs * outputs),
+            bias: numbers(outputs),
+        }
     }
 
     /// The product in float64, bias included.
@@ -45,7 +51,8 @@ impl Case {
     fn run(&self, set: Instructions, emit: Emit, rows_used: std::ops::Range<usize>) -> Vec<Lane> {
         let stride = self.inputs.div_ceil(WIDTH) + 1;
         let out_stride = self.outputs.div_ceil(WIDTH);
-        let x = rows(&self.x[rows_used.start * self.inputs..rows_used.end * self.inputs], self.inputs, stride);
+        let x =
+            rows(&self.x[rows_used.start * self.inputs..rows_used.end * self.inputs], self.inputs, stride);
         let mut out = vec![Lane([3.0; WIDTH]); rows_used.len() * out_stride];
         let panels = panels(&self.w, self.inputs);
         let mut bias = rows(&self.bias, self.outputs, out_stride);
@@ -115,7 +122,12 @@ fn a_row_has_the_same_bits_alone_and_among_others() {
     for set in Instructions::available() {
         let all = case.run(set, Emit::Store, 0..41);
         for range in [0..1, 3..5, 7..20, 0..32, 40..41, 9..41] {
-            assert_eq!(case.run(set, Emit::Store, range.clone()), all[range.start * 6..range.end * 6], "{}", set.name());
+            assert_eq!(
+                case.run(set, Emit::Store, range.clone()),
+                all[range.start * 6..range.end * 6],
+                "{}",
+                set.name()
+            );
         }
     }
 }
@@ -167,7 +179,9 @@ fn naive(query: &[f32], keys: &[f32], values: &[f32], seen: std::ops::Range<usiz
     let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
     let total: f64 = weights.iter().sum();
     (0..d)
-        .map(|i| seen.clone().zip(&weights).map(|(j, w)| w * f64::from(values[j * d + i])).sum::<f64>() / total)
+        .map(|i| {
+            seen.clone().zip(&weights).map(|(j, w)| w * f64::from(values[j * d + i])).sum::<f64>() / total
+        })
         .collect()
 }
 
@@ -190,7 +204,14 @@ fn attention_of_one_position_is_the_naive_one() {
                 let mut out = vec![f32::NAN; group * d];
                 let scratch = &mut Scratch::default();
                 let past = pool.past(&table, 1, 1);
-                set.one(One { past, queries: &queries, seen: seen.clone(), scale: 0.3, out: &mut out, scratch });
+                set.one(One {
+                    past,
+                    queries: &queries,
+                    seen: seen.clone(),
+                    scale: 0.3,
+                    out: &mut out,
+                    scratch,
+                });
                 for (query, out) in queries.chunks(d).zip(out.chunks(d)) {
                     let what = format!("{} d {d} group {group} seen {seen:?}", set.name());
                     close(out, &naive(query, &keys, &values, seen.clone(), 0.3), &what);
@@ -248,7 +269,24 @@ fn exponentials_are_exact_to_two_units() {
         }
         let total: f64 = xs.iter().map(|x| f64::from(*x).exp()).sum();
         assert!((sums.iter().sum::<f64>() / total - 1.0).abs() < 1e-6);
-        let far = [Lane([-1e4, -88.0, f32::NEG_INFINITY, 0.0, -87.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])];
+        let far = [Lane([
+            -1e4,
+            -88.0,
+            f32::NEG_INFINITY,
+            0.0,
+            -87.5,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+        ])];
         set.exponentials(&far, 0.0, 1.0, &mut weights, &mut sums);
         assert_eq!(weights[0].0[..5], [0.0, 0.0, 0.0, 1.0, 0.0]);
     }
