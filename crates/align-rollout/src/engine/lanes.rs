@@ -255,17 +255,17 @@ pub(crate) const SEGMENT: usize = 4;
 /// Finds the largest number; `None` when one is NaN or +inf, or all are -inf.
 #[inline(always)]
 pub(crate) fn largest<S: Level>(row: &[Lane]) -> Option<f32> {
-    let mut most = Lane([f32::NEG_INFINITY; WIDTH]);
-    let mut sound = [true; WIDTH];
+    let mut most = S::splat(f32::NEG_INFINITY);
+    let mut sound = true;
     for x in row {
-        for c in 0..WIDTH {
-            most.0[c] = if x.0[c] > most.0[c] { x.0[c] } else { most.0[c] };
-            // False for NaN, too.
-            sound[c] &= x.0[c] < f32::INFINITY;
+        // False for NaN, too; the maximum would pass over it.
+        for x in &x.0 {
+            sound &= *x < f32::INFINITY;
         }
+        most = S::max(S::load(x), most);
     }
-    let most = largest_of(most);
-    (sound.iter().all(|s| *s) && most > f32::NEG_INFINITY).then_some(most)
+    let most = largest_of(S::store(most));
+    (sound && most > f32::NEG_INFINITY).then_some(most)
 }
 
 /// Turns scores of positions into unnormalised probabilities and returns their sum; those outside `seen` become 0.
