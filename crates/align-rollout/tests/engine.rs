@@ -10,7 +10,7 @@ use align_core::{
     threads::prepare_compute_thread,
 };
 use align_lm::{LlamaConfig, LoadOptions, Model, ModelConfig, Trainable};
-use align_rollout::{BoxError, Engine, Error, Instructions, TensorGenerator};
+use align_rollout::{AutoGenerator, BoxError, Engine, Error, Instructions, TensorGenerator, auto_generator};
 use align_testkit::{assert_close, fixture};
 use proptest::prelude::*;
 
@@ -279,4 +279,32 @@ fn a_model_that_is_not_trained_is_served_too() {
         Model::load(&folder, &LoadOptions { trainable: Trainable::No, ..Default::default() }).unwrap();
     let whole = engine(&load("tiny-llama")).generate(&prompts(&frozen, 3), &config(1), 0).unwrap();
     assert_eq!(engine(&frozen).generate(&prompts(&frozen, 3), &config(1), 0).unwrap(), whole);
+}
+
+/// What the engine does not know goes to the tensor backend, with the same results.
+#[test]
+fn the_backend_is_chosen_by_the_model() {
+    let model = load("tiny-llama");
+    let chosen = auto_generator(&model, stop_tokens(&model)).unwrap().with_threads(2).with_slots(9);
+    assert!(matches!(chosen, AutoGenerator::Engine(_)), "{chosen:?}");
+    let tensor = AutoGenerator::Tensor(Box::new(TensorGenerator::new(&model, stop_tokens(&model))));
+    let (prompts, config) = (prompts(&model, 40), config(2));
+    let [fast, plain] = [chosen, tensor].map(|backend| {
+        let mut groups = Vec::new();
+        let mut backend = backend.with_decoder(letters);
+        let sink = |group| {
+            groups.push(group);
+            if groups.len() == 37 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        backend.generate_each(3, &prompts, &config, 0, sink).unwrap();
+        let mut longer = prompts.clone();
+        longer[35] = vec![];
+        let error = backend.generate_each(0, &longer, &config, 0, |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(error.to_string().contains("prompt 35: is empty"), "{error}");
+        groups
+    });
+    assert_eq!(fast.len(), 37);
+    for (fast, plain) in all(&fast).iter().zip(all(&plain)) {
+        assert_eq!((&fast.token_ids, &fast.text), (&plain.token_ids, &plain.text));
+    }
 }

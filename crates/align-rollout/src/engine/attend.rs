@@ -148,7 +148,7 @@ fn score<S: Level, const R: usize, const B: usize>(
     at: usize,
 ) {
     let mut acc = [[Lane::default(); B]; R];
-    tile::<S, R, 0, R, B>(mixed, keys, &mut acc);
+    tile::<S, R, 0, R, B>(mixed, keys, &[], &mut acc);
     for (scores, acc) in scores.chunks_exact_mut(stride).zip(&acc) {
         for (score, acc) in scores.iter_mut().skip(at).zip(acc) {
             *score = *acc;
@@ -251,14 +251,14 @@ pub(crate) fn many<S: Level>(many: Many<'_>) {
 #[inline(always)]
 fn square<S: Level>(x: &[[f32; WIDTH]], w: &[Lane], acc: &mut [[Lane; 1]; WIDTH]) {
     if S::ROWS == 12 {
-        tile::<S, WIDTH, 0, WIDTH, 1>(x, [w], acc);
+        tile::<S, WIDTH, 0, WIDTH, 1>(x, [w], &[], acc);
     } else {
         let (parts, _) = acc.as_chunks_mut::<4>();
         if let [a, b, c, d] = parts {
-            tile::<S, WIDTH, 0, 4, 1>(x, [w], a);
-            tile::<S, WIDTH, 4, 4, 1>(x, [w], b);
-            tile::<S, WIDTH, 8, 4, 1>(x, [w], c);
-            tile::<S, WIDTH, 12, 4, 1>(x, [w], d);
+            tile::<S, WIDTH, 0, 4, 1>(x, [w], &[], a);
+            tile::<S, WIDTH, 4, 4, 1>(x, [w], &[], b);
+            tile::<S, WIDTH, 8, 4, 1>(x, [w], &[], c);
+            tile::<S, WIDTH, 12, 4, 1>(x, [w], &[], d);
         }
     }
 }

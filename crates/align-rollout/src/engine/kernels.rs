@@ -159,6 +159,12 @@ impl Level for Wide {
         // SAFETY: as in `splat`.
         unsafe { x86::_mm512_max_ps(a, b) }
     }
+
+    #[inline(always)]
+    fn prefetch(lane: &Lane) {
+        // SAFETY: a prefetch reads nothing that the program sees; every x86-64 has it.
+        unsafe { x86::_mm_prefetch::<{ x86::_MM_HINT_T0 }>(lane.0.as_ptr().cast()) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -210,6 +216,11 @@ impl Level for Narrow {
         // SAFETY: as in `splat`.
         unsafe { [x86::_mm256_max_ps(a[0], b[0]), x86::_mm256_max_ps(a[1], b[1])] }
     }
+
+    #[inline(always)]
+    fn prefetch(lane: &Lane) {
+        Wide::prefetch(lane);
+    }
 }
 
 impl Level for Portable {
@@ -255,6 +266,9 @@ impl Level for Portable {
         }
         b
     }
+
+    #[inline(always)]
+    fn prefetch(_: &Lane) {}
 }
 
 /// Sees lanes as numbers.

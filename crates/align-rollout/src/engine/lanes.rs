@@ -34,6 +34,8 @@ pub(crate) trait Level {
     /// Computes `a · b + c`.
     fn mul_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Asks for a lane that will be read soon.
+    fn prefetch(lane: &Lane);
 }
 
 #[inline(always)]
@@ -43,11 +45,13 @@ pub(super) fn fma<S: Level>(a: f32, b: f32, c: f32) -> f32 {
 
 /// Adds `x[i][FROM + r] · w[b][i]` over i to `acc[r][b]`: the register tile that all matrix work is made of.
 ///
+/// `next` is what will be read after: weights come from far away, and a tile has time to fetch them.
 /// Loops instead of closures: a closure that is not inlined would be compiled for another instruction set.
 #[inline(always)]
 pub(super) fn tile<S: Level, const X: usize, const FROM: usize, const R: usize, const B: usize>(
     x: &[[f32; X]],
     w: [&[Lane]; B],
+    next: &[Lane],
     acc: &mut [[Lane; B]; R],
 ) {
     let mut k = x.len();
@@ -60,6 +64,9 @@ pub(super) fn tile<S: Level, const X: usize, const FROM: usize, const R: usize, 
         let mut row = [S::load(&ZERO); B];
         for b in 0..B {
             row[b] = S::load(&w[b][i]);
+        }
+        for lane in next.iter().skip(i * B).take(B) {
+            S::prefetch(lane);
         }
         for r in 0..R {
             for b in 0..B {
@@ -248,17 +255,17 @@ pub(crate) const SEGMENT: usize = 4;
 /// Finds the largest number; `None` when one is NaN or +inf, or all are -inf.
 #[inline(always)]
 pub(crate) fn largest<S: Level>(row: &[Lane]) -> Option<f32> {
-    let mut most = Lane([f32::NEG_INFINITY; WIDTH]);
-    let mut sound = [true; WIDTH];
+    let mut most = S::splat(f32::NEG_INFINITY);
+    let mut sound = true;
     for x in row {
-        for c in 0..WIDTH {
-            most.0[c] = if x.0[c] > most.0[c] { x.0[c] } else { most.0[c] };
-            // False for NaN, too.
-            sound[c] &= x.0[c] < f32::INFINITY;
+        // False for NaN, too; the maximum would pass over it.
+        for x in &x.0 {
+            sound &= *x < f32::INFINITY;
         }
+        most = S::max(S::load(x), most);
     }
-    let most = largest_of(most);
-    (sound.iter().all(|s| *s) && most > f32::NEG_INFINITY).then_some(most)
+    let most = largest_of(S::store(most));
+    (sound && most > f32::NEG_INFINITY).then_some(most)
 }
 
 /// Turns scores of positions into unnormalised probabilities and returns their sum; those outside `seen` become 0.

@@ -3,6 +3,26 @@
 use super::kernels::floats;
 use super::lanes::{Lane, Level, WIDTH, exp, tile};
 
+/// Calls a function with a number of rows that is known when it is compiled.
+macro_rules! with_rows {
+    ($count:expr, $call:ident :: < $level:ty, R $(, $more:ident)? > ( $($arg:expr),* )) => {
+        match $count {
+            1 => $call::<$level, 1 $(, $more)?>($($arg),*),
+            2 => $call::<$level, 2 $(, $more)?>($($arg),*),
+            3 => $call::<$level, 3 $(, $more)?>($($arg),*),
+            4 => $call::<$level, 4 $(, $more)?>($($arg),*),
+            5 => $call::<$level, 5 $(, $more)?>($($arg),*),
+            6 => $call::<$level, 6 $(, $more)?>($($arg),*),
+            7 => $call::<$level, 7 $(, $more)?>($($arg),*),
+            8 => $call::<$level, 8 $(, $more)?>($($arg),*),
+            9 => $call::<$level, 9 $(, $more)?>($($arg),*),
+            10 => $call::<$level, 10 $(, $more)?>($($arg),*),
+            11 => $call::<$level, 11 $(, $more)?>($($arg),*),
+            _ => $call::<$level, 12 $(, $more)?>($($arg),*),
+        }
+    };
+}
+
 /// What becomes of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Emit {
@@ -56,22 +76,25 @@ pub(crate) fn product<S: Level>(p: Product<'_>) {
         return;
     }
     let blocks = Blocks { count, base: rows / count, larger: rows % count };
-    transpose(p.x, p.stride, p.inputs, blocks, p.scratch);
+    transpose::<S>(p.x, p.stride, p.inputs, blocks, p.scratch);
     let most_together = if blocks.rows(0) <= S::ROWS / 2 { 4 } else { 2 };
     let panels = p.panels.len() / p.inputs;
     let mut panel = 0;
     while panel < panels {
         let together = if panel + most_together <= panels { most_together } else { 2 };
         let lanes = p.panels.get(panel * p.inputs..(panel + together) * p.inputs).unwrap_or_default();
+        let next = p.panels.get((panel + together) * p.inputs..).unwrap_or_default();
         let mut first = 0;
         for block in 0..blocks.count {
             let count = blocks.rows(block);
+            // The last block of rows fetches the next panels while it works.
+            let next = if block + 1 == blocks.count { next } else { &[] };
             let x = p.scratch.get(first * p.inputs..(first + count) * p.inputs).unwrap_or_default();
             let out = p.out.get_mut(first * p.out_stride..(first + count) * p.out_stride).unwrap_or_default();
             let to = To { out, stride: p.out_stride, panel, bias: p.bias, emit: p.emit };
             match together {
-                4 => block_of::<S, 4>(count, x, lanes, p.inputs, to),
-                _ => block_of::<S, 2>(count, x, lanes, p.inputs, to),
+                4 => block_of::<S, 4>(x, Panels { lanes, next, inputs: p.inputs }, count, to),
+                _ => block_of::<S, 2>(x, Panels { lanes, next, inputs: p.inputs }, count, to),
             }
             first += count;
         }
@@ -81,22 +104,28 @@ pub(crate) fn product<S: Level>(p: Product<'_>) {
 
 /// Writes each block of rows as `[inputs][rows of the block]`.
 #[inline(always)]
-fn transpose(x: &[Lane], stride: usize, inputs: usize, blocks: Blocks, out: &mut Vec<f32>) {
-    let mut rows = x.chunks_exact(stride).map(|row| floats(row).get(..inputs).unwrap_or_default());
-    let mut first = 0;
-    let total: usize = (0..blocks.count).map(|block| blocks.rows(block) * inputs).sum();
+fn transpose<S: Level>(x: &[Lane], stride: usize, inputs: usize, blocks: Blocks, out: &mut Vec<f32>) {
+    let total = x.len() / stride * inputs;
     if out.len() < total {
         out.resize(total, 0.0);
     }
+    let mut first = 0;
     for block in 0..blocks.count {
         let count = blocks.rows(block);
-        let out = out.get_mut(first..first + count * inputs).unwrap_or_default();
-        for (r, row) in rows.by_ref().take(count).enumerate() {
-            for (out, x) in out.iter_mut().skip(r).step_by(count).zip(row) {
-                *out = *x;
-            }
+        let rows = x.get(first * stride..).unwrap_or_default();
+        let out = out.get_mut(first * inputs..(first + count) * inputs).unwrap_or_default();
+        with_rows!(count, transpose_block::<S, R>(rows, stride, out));
+        first += count;
+    }
+}
+
+#[inline(always)]
+fn transpose_block<S: Level, const R: usize>(x: &[Lane], stride: usize, out: &mut [f32]) {
+    let (out, _) = out.as_chunks_mut::<R>();
+    for (r, row) in x.chunks_exact(stride).enumerate().take(R) {
+        for (out, x) in out.iter_mut().zip(floats(row)) {
+            out[r] = *x;
         }
-        first += count * inputs;
     }
 }
 
@@ -109,34 +138,28 @@ struct To<'a> {
     emit: Emit,
 }
 
-#[inline(always)]
-fn block_of<S: Level, const B: usize>(count: usize, x: &[f32], lanes: &[Lane], inputs: usize, to: To<'_>) {
-    match count {
-        1 => panels_of::<S, 1, B>(x, lanes, inputs, to),
-        2 => panels_of::<S, 2, B>(x, lanes, inputs, to),
-        3 => panels_of::<S, 3, B>(x, lanes, inputs, to),
-        4 => panels_of::<S, 4, B>(x, lanes, inputs, to),
-        5 => panels_of::<S, 5, B>(x, lanes, inputs, to),
-        6 => panels_of::<S, 6, B>(x, lanes, inputs, to),
-        7 => panels_of::<S, 7, B>(x, lanes, inputs, to),
-        8 => panels_of::<S, 8, B>(x, lanes, inputs, to),
-        9 => panels_of::<S, 9, B>(x, lanes, inputs, to),
-        10 => panels_of::<S, 10, B>(x, lanes, inputs, to),
-        11 => panels_of::<S, 11, B>(x, lanes, inputs, to),
-        _ => panels_of::<S, 12, B>(x, lanes, inputs, to),
-    }
+/// The panels of a tile, and those that come after.
+struct Panels<'a> {
+    lanes: &'a [Lane],
+    next: &'a [Lane],
+    inputs: usize,
 }
 
 #[inline(always)]
-fn panels_of<S: Level, const R: usize, const B: usize>(x: &[f32], lanes: &[Lane], inputs: usize, to: To<'_>) {
+fn block_of<S: Level, const B: usize>(x: &[f32], panels: Panels<'_>, count: usize, to: To<'_>) {
+    with_rows!(count, panels_of::<S, R, B>(x, panels, to));
+}
+
+#[inline(always)]
+fn panels_of<S: Level, const R: usize, const B: usize>(x: &[f32], from: Panels<'_>, to: To<'_>) {
     // Tiles that the level never asks for, or that would not fit its registers, are not compiled.
     if R > S::ROWS || (B == 4 && R > S::ROWS / 2) {
         return;
     }
-    let mut panels = lanes.chunks_exact(inputs);
+    let mut panels = from.lanes.chunks_exact(from.inputs);
     let panels: [&[Lane]; B] = std::array::from_fn(|_| panels.next().unwrap_or_default());
     let mut acc = [[Lane::default(); B]; R];
-    tile::<S, R, 0, R, B>(x.as_chunks::<R>().0, panels, &mut acc);
+    tile::<S, R, 0, R, B>(x.as_chunks::<R>().0, panels, from.next, &mut acc);
     if let Some(bias) = to.bias.and_then(|bias| bias.get(to.panel..to.panel + B)) {
         for acc in &mut acc {
             for (acc, bias) in acc.iter_mut().zip(bias) {

@@ -124,7 +124,8 @@ pub(crate) struct Layer {
 impl Layer {
     fn new(plain: &PlainLayer, read: &mut Reader) -> Result<Self> {
         let mut head = |norm: &Option<Tensor>| -> Result<Option<Vec<f32>>> {
-            norm.as_ref().map(|norm| Ok(read.numbers(norm)?.to_vec())).transpose()
+            let Some(norm) = norm else { return Ok(None) };
+            Ok(Some(read.numbers(norm)?.to_vec()))
         };
         Ok(Self {
             query_norm: head(&plain.query_norm)?,
