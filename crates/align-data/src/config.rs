@@ -51,6 +51,18 @@ pub enum BadRows {
     Skip,
 }
 
+/// Which tokens of a conversation without a prompt of its own are trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum TrainOn {
+    /// All but the first, which nothing predicts.
+    #[default]
+    All,
+    /// Those of the last turn, which must be the assistant's; what came before is the prompt.
+    LastAnswer,
+}
+
 /// How files become token ids.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -67,6 +79,8 @@ pub struct DataConfig {
     pub columns: BTreeMap<String, String>,
     /// Lets [`load_language`](crate::load_language) read preference rows and train on the chosen answer.
     pub sft_on_chosen: bool,
+    /// Which tokens of a conversation are trained on.
+    pub train_on: TrainOn,
 }
 
 impl Default for DataConfig {
@@ -78,6 +92,7 @@ impl Default for DataConfig {
             bad_rows: BadRows::Refuse,
             columns: BTreeMap::new(),
             sft_on_chosen: false,
+            train_on: TrainOn::All,
         }
     }
 }

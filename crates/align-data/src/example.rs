@@ -143,6 +143,23 @@ impl Example {
         matches!(first, Some(Content::Messages(_)))
     }
 
+    /// Makes a conversation without a prompt of its own a prompt and its last answer.
+    pub(crate) fn last_answer(mut self) -> Result<Self, String> {
+        let whole = match (&self.prompt, self.answers.pop()) {
+            (None, Some(Answer { content: Content::Messages(messages), .. })) => messages,
+            (_, other) => {
+                self.answers.extend(other);
+                return Ok(self);
+            }
+        };
+        let role = whole.last().and_then(|turn| turn.get("role")).and_then(Value::as_str).unwrap_or_default();
+        if role != "assistant" {
+            return Err(format!("the last turn is of the {role}, so there is no answer to train on"));
+        }
+        let (prompt, answers) = last_turn(Content::Messages(whole), "messages", None)?;
+        Ok(Self { prompt, answers, ..self })
+    }
+
     /// Makes an example of one kind one of another, where something else was asked for.
     pub(crate) fn adapt(mut self, kind: Kind, wanted: Kind) -> Self {
         match (kind, wanted) {

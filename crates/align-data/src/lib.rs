@@ -46,7 +46,7 @@ mod tokenise;
 mod tokenizer;
 
 pub use align_types::{PromptGroup, PromptSource};
-pub use config::{BadRows, DataConfig, Truncation};
+pub use config::{BadRows, DataConfig, TrainOn, Truncation};
 pub use doctor::{
     Bin, Cuts, DoctorReport, FileFindings, Inspection, Labels, Overlap, Repeat, Scores, Shown, Span, Trouble,
     Unit, inspect,

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::{
     BadRow, BadRows, ChatTemplate, DataConfig, DataReport, Error, FileReport, Format, Kind, Result, Row,
-    RowReader, RowStore, Tokenizer, csv,
+    RowReader, RowStore, Tokenizer, TrainOn, csv,
     example::Example,
     format::{self, Misfit},
     report::{LengthLists, SHOWN, all_tied, identical_answers},
@@ -332,6 +332,9 @@ impl<'a> Loader<'a> {
             });
         }
         let mut example = example.adapt(layout.format.kind(), layout.kind);
+        if self.config.train_on == TrainOn::LastAnswer {
+            example = example.last_answer().map_err(|problem| BadRow { source: source.clone(), problem })?;
+        }
         if let Some(mut columns) = all {
             columns.retain(|name, _| name != "prompt" && name != "tools");
             example.columns = columns;

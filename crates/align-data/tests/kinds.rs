@@ -5,8 +5,8 @@
 mod common;
 
 use align_data::{
-    BadRows, DataConfig, DataReport, Error, PromptGroup, load_language, load_pairs, load_rankings, load_rows,
-    load_scored, load_unpaired,
+    BadRows, DataConfig, DataReport, Error, PromptGroup, TrainOn, load_language, load_pairs, load_rankings,
+    load_rows, load_scored, load_unpaired,
 };
 
 type Loaded = Result<(Vec<PromptGroup>, DataReport), Error>;
@@ -102,6 +102,31 @@ fn scores_are_rewards() {
     let (groups, _) = plain("scored", &rows).unwrap();
     let rewards: Vec<_> = groups.iter().map(|g| g.completions[0].reward).collect();
     assert_eq!(rewards, [Some(0.1), Some(-3.0)]);
+}
+
+#[test]
+fn the_last_answer_alone_can_be_trained_on() {
+    let turns = |last: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b"}}, {{"role": "user", "content": "c"}}{last}]}}"#
+        )
+    };
+    let whole = turns(r#", {"role": "assistant", "content": "d"}"#);
+    let config = DataConfig { train_on: TrainOn::LastAnswer, ..Default::default() };
+    let (groups, _) = load("language", &[&whole], &config).unwrap();
+    let (all, _) = plain("language", &[&whole]).unwrap();
+    let (tokenizer, _) = common::tokenizer("bos");
+    let answer = tokenizer.decode(&groups[0].completions[0].token_ids, false).unwrap();
+    assert!(answer.starts_with('d') && !answer.contains("user"), "{answer}");
+    // The tokens are the same; only what is trained on differs.
+    let joined = |g: &PromptGroup| [g.prompt.as_slice(), &g.completions[0].token_ids].concat();
+    assert_eq!(joined(&groups[0]), joined(&all[0]));
+    assert!(groups[0].prompt.len() > 1 && all[0].prompt.len() == 1);
+    let error = load("language", &[&turns("")], &config).unwrap_err().to_string();
+    assert!(error.contains("the last turn is of the user"), "{error}");
+    // Texts have no turns; they stay as they are.
+    let (groups, _) = load("language", &[r#"{"text": "a b c"}"#], &config).unwrap();
+    assert_eq!(groups[0].prompt.len(), 1);
 }
 
 #[test]
