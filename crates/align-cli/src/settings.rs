@@ -222,6 +222,10 @@ fn scalar(text: &str) -> toml::Value {
     if let Ok(number) = text.parse::<i64>() {
         return toml::Value::Integer(number);
     }
+    // TOML's integers end at 2^63 - 1 and its floats would round a seed beyond; a flag takes text as well.
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return toml::Value::String(text.to_owned());
+    }
     match text.parse::<f64>() {
         // 1.0 and 1 are the same setting.
         Ok(number) if number.fract() == 0.0 && number.abs() < 1e15 => toml::Value::Integer(number as i64),
@@ -269,6 +273,19 @@ mod tests {
         assert_eq!(first.resolved, second.resolved);
         assert!(first.resolved.contains_key("learning_rate") && first.resolved.contains_key("threads"));
         assert!(!first.resolved.contains_key("resume") && !first.resolved.contains_key("config"));
+    }
+
+    #[test]
+    fn a_seed_beyond_the_integers_of_toml_stays_itself() {
+        for seed in [i64::MAX as u64, i64::MAX as u64 + 2, u64::MAX] {
+            let line = format!("align dpo --model m --data a --output-dir o --seed {seed}");
+            let first = parse(&words(&line)).unwrap();
+            let (_folder, path) = file(&first.resolved.to_string());
+            let second = parse(&words(&format!("align dpo --config {path}"))).unwrap();
+            let Command::Dpo(dpo) = &second.command else { panic!("not dpo") };
+            assert_eq!(dpo.train.seed, seed);
+            assert_eq!(first.resolved, second.resolved);
+        }
     }
 
     #[test]

@@ -251,14 +251,14 @@ fn a_second_ctrl_c_ends_at_once() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     write_pairs(folder, "pairs.jsonl", 400);
-    // One step of all rows takes long enough to be interrupted twice.
+    // One step of all rows takes long enough to be interrupted twice before it ends and its state is saved.
     let line = format!(
         "dpo --model {} --data {{pairs.jsonl}} --output-dir {{run}} --max-steps 500 --batch-size 400 --log-every 1 \
          --samples 0 --threads 1",
         tiny_llama().display()
     );
     let mut child = command(folder, &line).stderr(std::process::Stdio::null()).spawn().unwrap();
-    wait_for(|| folder.join("run/metrics.jsonl").exists());
+    wait_for(|| fs::read_to_string(folder.join("run/metrics.jsonl")).is_ok_and(|text| text.ends_with('\n')));
     let code = loop {
         interrupt(child.id());
         std::thread::sleep(Duration::from_millis(5));
@@ -267,6 +267,9 @@ fn a_second_ctrl_c_ends_at_once() {
         }
     };
     assert_eq!(code, Some(130));
+    // The first Ctrl-C alone would have ended the run with the state of its step in a checkpoint.
+    let saved = fs::read_dir(folder.join("run/checkpoints")).map_or(0, Iterator::count);
+    assert_eq!(saved, 0, "the second Ctrl-C waited for the step and its checkpoint");
 }
 
 fn interrupt(process: u32) {

@@ -1,10 +1,31 @@
 //! The device that is asked for, and compute threads that answer in order.
 
-use align_cli::{Error, Result, args::DeviceName};
+use align_cli::{
+    Error, Result,
+    args::{DeviceName, ModelArgs},
+};
 use align_core::{
     tch::{Cuda, Device},
     threads,
 };
+use align_train::parallel;
+
+use crate::failure;
+
+/// Finds the device, and keeps tokenising to the threads that are asked for.
+///
+/// # Errors
+/// As [`device`]; the threads cannot be started.
+pub fn set_up(machine: &ModelArgs) -> Result<Device> {
+    bound_pool(machine.threads())?;
+    device(machine.device)
+}
+
+/// Without this the pool on which rows are tokenised has a thread for each core.
+fn bound_pool(threads: usize) -> Result<()> {
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    built.map_err(|error| Error::environment(format!("--threads {threads}: {error}"), []))
+}
 
 /// Finds the device.
 ///
@@ -50,24 +71,34 @@ pub fn in_parallel<W: Send, J: Send, R: Send>(
     jobs: impl IntoIterator<Item = J>,
     work: impl Fn(&mut W, J) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
-    let work = &work;
-    std::thread::scope(|scope| {
-        let running: Vec<_> = workers
-            .iter_mut()
-            .zip(jobs)
-            .map(|(worker, job)| {
-                scope.spawn(move || {
-                    threads::prepare_compute_thread();
-                    work(worker, job)
-                })
+    let pairs: Vec<_> = workers.iter_mut().zip(jobs).collect();
+    let results = parallel::map(pairs, |(worker, job)| work(worker, job)).map_err(failure::of)?;
+    results.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokenising_keeps_to_the_threads_that_are_asked_for() {
+        bound_pool(3).unwrap();
+        assert_eq!(rayon::current_num_threads(), 3);
+        assert!(bound_pool(2).is_err(), "the pool can be bounded once");
+    }
+
+    #[test]
+    fn a_panic_on_any_thread_is_an_error_and_the_first_error_wins() {
+        let run = |bad: usize| {
+            in_parallel(&mut [(), (), ()], 0..3, |(), job| match job {
+                job if job == bad => panic!("job {job}"),
+                job => Err::<(), _>(Error::usage(format!("error {job}"), [])),
             })
-            .collect();
-        running
-            .into_iter()
-            .map(|thread| {
-                let died = |_| Error::environment("a compute thread ended in a panic, which is a bug", []);
-                thread.join().map_err(died)?
-            })
-            .collect()
-    })
+        };
+        for bad in 0..3 {
+            let text = run(bad).unwrap_err().to_string();
+            assert!(text.contains(&format!("job {bad}")), "{text}");
+        }
+        assert_eq!(run(9).unwrap_err().to_string(), "error 0");
+    }
 }

@@ -28,14 +28,22 @@ impl Method for Dpo<'_> {
         Unit::Pairs
     }
 
-    fn needs_reference(&self) -> bool {
-        !self.0.method.reference_free
+    fn reference<'a>(&'a self, base: &'a Path) -> Option<&'a Path> {
+        let given = self.0.method.ref_model.as_deref();
+        (!self.0.method.reference_free).then_some(given.unwrap_or(base))
     }
 
     fn check(&self, folder: &Folder) -> Result<()> {
         let Some(reference) = &self.0.method.ref_model else { return Ok(()) };
         let config = ModelConfig::read(reference).map_err(failure::of)?;
         model::same_vocabulary(&folder.config, &config, reference)
+    }
+
+    fn check_rows(&self, rows: &Rows) -> Result<()> {
+        let Some(reference) = &self.0.method.ref_model else { return Ok(()) };
+        let context = ModelConfig::read(reference).map_err(failure::of)?.context_length();
+        model::rows_fit(&rows.train, context, reference)?;
+        model::rows_fit(&rows.eval, context, reference)
     }
 
     fn load(
@@ -53,7 +61,7 @@ impl Method for Dpo<'_> {
         if method.reference_free {
             return Ok(Box::new(DpoObjective::new(config, Reference::Free).map_err(failure::of)?));
         }
-        let model = self.reference(setup, method.ref_model.as_deref())?;
+        let model = self.load_reference(setup, method.ref_model.as_deref())?;
         let reference = if method.precompute_ref_log_probs {
             precompute(model, setup, rows)?;
             Reference::Precomputed
@@ -68,7 +76,7 @@ impl Method for Dpo<'_> {
 impl Dpo<'_> {
     /// Loads the reference: `--ref-model`, or `--model` as it was before the first step, which the weights of a
     /// continued run no longer are.
-    fn reference(&self, setup: &Setup<'_>, given: Option<&Path>) -> Result<Model> {
+    fn load_reference(&self, setup: &Setup<'_>, given: Option<&Path>) -> Result<Model> {
         match given {
             Some(folder) => model::load(folder, setup.device, Trainable::No),
             None if setup.continued => model::load(setup.base, setup.device, Trainable::No),

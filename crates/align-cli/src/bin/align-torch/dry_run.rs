@@ -22,12 +22,13 @@ pub fn show(
     report: &DataReport,
 ) -> Result<()> {
     let config = train.train_config();
+    let reference = train.model.as_deref().and_then(|base| method.reference(base)).is_some();
     let steps = config.total_steps(rows.train.len());
     let per_epoch = rows.train.len().div_ceil(config.batch_size.max(1));
     let estimate = folder.config.memory_estimate().map_err(failure::of)?;
     let batch_tokens = tokens_of_a_batch(&rows.train, config.batch_size);
     let pass = config.micro_batch_tokens.max(longest(&rows.train)).min(batch_tokens.max(1));
-    let memory = Memory::new(&estimate, pass, config.threads, method.needs_reference());
+    let memory = Memory::new(&estimate, pass, config.threads, reference);
     if train.machine.json {
         let value = json!({
             "config": settings,

@@ -108,10 +108,15 @@ impl Failure for align_train::Error {
             Train::Rows { rows, source } => {
                 source.failed().with_message(|message| format!("rows {}: {message}", rows.join(", ")))
             }
-            Train::Step { step, saved, source } => {
-                let safe = saved.map(|path| format!("; the state before it is in {}", path.display()));
-                source.failed().with_message(|why| format!("step {step}: {why}{}", safe.unwrap_or_default()))
-            }
+            Train::Step { source, .. } => source.failed().with_message(|_| text),
+            Train::InputsMismatch { .. } => Error::usage(
+                text,
+                ["a new run goes into another --output-dir; --overwrite would delete this one".to_owned()],
+            ),
+            Train::BeforeFinish(inner) => match inner.downcast::<Error>() {
+                Ok(own) => *own,
+                Err(other) => Error::environment(other.to_string(), []),
+            },
             Train::Seam(inner) => inner.into(),
             Train::Tensor(inner) => inner.failed(),
             _ => Error::data(text, []),

@@ -22,7 +22,7 @@ use crate::{
 const CHUNK: usize = 16;
 
 pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
-    let device = computer::device(flags.machine.device)?;
+    let device = computer::set_up(&flags.machine)?;
     let folder = model::open(&flags.model)?;
     let config =
         DataConfig { max_length: None, columns: args::columns(&flags.columns), ..DataConfig::default() };

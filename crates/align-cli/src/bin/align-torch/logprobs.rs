@@ -15,7 +15,7 @@ const KINDS: &[Kind] =
     &[Kind::Language, Kind::PromptCompletion, Kind::Preference, Kind::Unpaired, Kind::Scored, Kind::Ranking];
 
 pub fn run(flags: &LogprobsArgs, settings: &toml::Table) -> Result<()> {
-    let device = computer::device(flags.machine.device)?;
+    let device = computer::set_up(&flags.machine)?;
     let folder = model::open(&flags.model)?;
     let context = folder.config.context_length();
     let config = DataConfig {

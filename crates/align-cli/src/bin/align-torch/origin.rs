@@ -13,9 +13,16 @@ use sha2::{Digest, Sha256};
 /// Settings that change no row, so that a resumed command may have others.
 const ASIDE: [&str; 5] = ["output", "threads", "device", "micro_batch_tokens", "dtype"];
 
+/// Extensions of the files of a model folder that decide what the model answers.
+const DECISIVE: [&str; 5] = ["safetensors", "bin", "json", "jinja", "model"];
+
 /// Command, settings and content of model and data, by which rows made with others are known.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Origin(Map<String, Value>);
+pub struct Origin {
+    settings: Map<String, Value>,
+    /// The files of model and data; none where the description was read back.
+    inputs: Vec<PathBuf>,
+}
 
 impl Origin {
     /// Describes a command.
@@ -28,9 +35,11 @@ impl Origin {
         for (key, value) in settings.iter().filter(|(key, _)| !ASIDE.contains(&key.as_str())) {
             map.insert(key.clone(), json!(value));
         }
-        map.insert("model_sha256".into(), json!(digest(&model_files(model)?)?));
+        let mut inputs = model_files(model)?;
+        map.insert("model_sha256".into(), json!(digest(&inputs)?));
         map.insert("data_sha256".into(), json!(digest(&[data.to_owned()])?));
-        Ok(Self(map))
+        inputs.push(data.to_owned());
+        Ok(Self { settings: map, inputs })
     }
 
     /// Reads what was written by [`Self::text`]; `None` where there is no such file.
@@ -42,13 +51,29 @@ impl Origin {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|error| unreadable(path, &error))?,
         };
-        let map = serde_json::from_str(&text).map_err(|error| unreadable(path, &error))?;
-        Ok(Some(Self(map)))
+        let settings = serde_json::from_str(&text).map_err(|error| unreadable(path, &error))?;
+        Ok(Some(Self { settings, inputs: Vec::new() }))
     }
 
     /// Returns the description as text.
     pub fn text(&self) -> String {
-        format!("{:#}\n", Value::Object(self.0.clone()))
+        format!("{:#}\n", Value::Object(self.settings.clone()))
+    }
+
+    /// Refuses to write over a file that is read.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the file.
+    pub fn outlives(&self, written: &[&Path]) -> Result<()> {
+        let same =
+            |a: &Path, b: &Path| a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b));
+        match self.inputs.iter().find(|input| written.iter().any(|path| same(path, input))) {
+            None => Ok(()),
+            Some(input) => Err(Error::usage(
+                format!("--output would replace {}, which this command reads", input.display()),
+                ["name another --output".to_owned()],
+            )),
+        }
     }
 
     /// Refuses rows that were made with something else.
@@ -56,7 +81,7 @@ impl Origin {
     /// # Errors
     /// [`Error::Usage`] lists what differs.
     pub fn check(&self, before: &Self, output: &Path) -> Result<()> {
-        let mut keys: Vec<&String> = before.0.keys().chain(self.0.keys()).collect();
+        let mut keys: Vec<&String> = before.settings.keys().chain(self.settings.keys()).collect();
         keys.sort();
         keys.dedup();
         let show = |map: &Map<String, Value>, key: &String| {
@@ -64,8 +89,10 @@ impl Origin {
         };
         let differ: Vec<String> = keys
             .into_iter()
-            .filter(|key| before.0.get(*key) != self.0.get(*key))
-            .map(|key| format!("{key} ({} there, {} now)", show(&before.0, key), show(&self.0, key)))
+            .filter(|key| before.settings.get(*key) != self.settings.get(*key))
+            .map(|key| {
+                format!("{key} ({} there, {} now)", show(&before.settings, key), show(&self.settings, key))
+            })
             .collect();
         if differ.is_empty() {
             return Ok(());
@@ -78,11 +105,14 @@ impl Origin {
 }
 
 /// Lists the files that decide what a model answers, sorted.
-fn model_files(folder: &Path) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// [`Error::Data`] for a folder that cannot be read.
+pub fn model_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| unreadable(folder, &error))? {
         let path = entry.map_err(|error| unreadable(folder, &error))?.path();
-        let decides = path.extension().is_some_and(|e| e == "safetensors" || e == "json" || e == "jinja");
+        let decides = path.extension().is_some_and(|e| DECISIVE.iter().any(|known| e == *known));
         if decides && path.is_file() {
             files.push(path);
         }
@@ -91,7 +121,11 @@ fn model_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn digest(files: &[PathBuf]) -> Result<String> {
+/// Computes the SHA-256 of the names and contents of files.
+///
+/// # Errors
+/// [`Error::Data`] for a file that cannot be read.
+pub fn digest(files: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     for path in files {

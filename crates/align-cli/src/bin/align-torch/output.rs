@@ -26,10 +26,17 @@ impl Output {
     /// Begins the file, or continues it with `resume`; `rows` are the numbers of the rows that it will have.
     ///
     /// # Errors
-    /// [`Error::Usage`] for rows that were made with other settings or are not the first of these,
-    /// [`Error::Write`] for a place that cannot be written.
+    /// [`Error::Usage`] for a folder, for a name under which an input would be replaced, for rows that were made with
+    /// other settings or are not the first of these, [`Error::Write`] for a place that cannot be written.
     pub fn begin(path: &Path, origin: &Origin, rows: &[usize], resume: bool) -> Result<Self> {
         let partial = with(path, ".partial");
+        if path.is_dir() {
+            return Err(Error::usage(
+                format!("--output {}: this is a folder", path.display()),
+                ["name a file; one that is there is replaced".to_owned()],
+            ));
+        }
+        origin.outlives(&[path, &origin_of(path), &partial, &origin_of(&partial)])?;
         if resume {
             settle(path, &partial)?;
             if !partial.exists() && path.exists() {
@@ -137,6 +144,18 @@ fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::write(path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Replaces a file by one with this text; after a kill at any moment the old or the new one is there, whole.
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn replace(path: &Path, text: &str) -> Result<()> {
+    // Drafts of this name in a run folder are swept away when it is opened.
+    let draft =
+        path.with_file_name(format!(".tmp-{}", path.file_name().unwrap_or_default().to_string_lossy()));
+    write_synced(&draft, text)?;
+    fs::rename(&draft, path).map_err(Error::write(path))
 }
 
 fn write_synced(path: &Path, text: &str) -> Result<()> {

@@ -1,14 +1,14 @@
 //! `completions.jsonl`: what the model answers before and after training.
 
-use std::{fs::OpenOptions, io::Write, path::Path};
+use std::path::Path;
 
-use align_cli::{Error, Result};
+use align_cli::Result;
 use align_core::align_types::{PromptGroup, config::SamplingConfig};
 use align_data::Tokenizer;
 use align_lm::Model;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{generate, train::Rows};
+use crate::{generate, output, train::Rows};
 
 /// Most tokens of a sample: enough to see a change of tone, few enough to cost nothing.
 const TOKENS: usize = 32;
@@ -30,7 +30,10 @@ impl Samples {
         Self { prompts, file: run.join("completions.jsonl") }
     }
 
-    /// Writes the greedy answers of the model after `step` steps; those after step 0 begin the file.
+    /// Writes the greedy answers of the model after `step` steps behind those of earlier steps; what the file holds
+    /// of this step and later ones, from a run that was killed, goes.
+    ///
+    /// The file is written whole, so that a kill on the way leaves the one before.
     ///
     /// # Errors
     /// The model fails, or [`Error::Write`].
@@ -40,7 +43,7 @@ impl Samples {
         }
         let config = SamplingConfig { max_new_tokens: TOKENS, greedy: true, ..SamplingConfig::default() };
         let answered = generate::draw(model, tokenizer, 0, &self.prompts, &config)?;
-        let mut text = String::new();
+        let mut text = earlier(&self.file, step);
         for (prompt, answers) in self.prompts.iter().zip(&answered) {
             let source = prompt.source.as_ref();
             let answer = answers.completions.first();
@@ -54,17 +57,31 @@ impl Samples {
             });
             text.push_str(&format!("{line}\n"));
         }
-        let mut options = OpenOptions::new();
-        options.create(true).write(true);
-        if step == 0 {
-            options.truncate(true)
-        } else {
-            options.append(true)
-        };
-        let written = options.open(&self.file).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(Error::write(&self.file))
+        output::replace(&self.file, &text)
+    }
+}
+
+/// Reads the lines of steps before `step`; a file that is not there has none.
+fn earlier(file: &Path, step: u64) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let is_earlier = |line: &&str| {
+        let value: Option<Value> = serde_json::from_str(line).ok();
+        value.and_then(|value| value.get("step")?.as_u64()).is_some_and(|found| found < step)
+    };
+    text.split_inclusive('\n').filter(|line| line.ends_with('\n')).filter(is_earlier).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lines_of_earlier_steps_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("completions.jsonl");
+        assert_eq!(earlier(&file, 5), "");
+        std::fs::write(&file, "{\"step\":0}\nnothing\n{\"step\":5}\n{\"step\":0}\n{\"step\":3}").unwrap();
+        assert_eq!(earlier(&file, 5), "{\"step\":0}\n{\"step\":0}\n");
+        assert_eq!(earlier(&file, 0), "");
     }
 }

@@ -1,6 +1,6 @@
 //! `align sft`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use align_cli::{Result, args::SftArgs};
 use align_core::{Objective, align_types::PromptGroup};
@@ -25,8 +25,8 @@ impl Method for Sft<'_> {
         Unit::Groups
     }
 
-    fn needs_reference(&self) -> bool {
-        false
+    fn reference<'a>(&'a self, _: &'a Path) -> Option<&'a Path> {
+        None
     }
 
     fn check(&self, _: &Folder) -> Result<()> {

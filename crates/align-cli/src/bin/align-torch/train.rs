@@ -13,8 +13,9 @@ use align_train::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    computer, doctor, dry_run, failure, interrupt,
+    computer, doctor, dry_run, failure, inputs, interrupt,
     model::{self, Folder},
+    notices,
     samples::Samples,
 };
 
@@ -26,14 +27,22 @@ pub trait Method {
     /// What a row is called in the metrics.
     fn unit(&self) -> Unit;
 
-    /// Says whether a second model is in memory.
-    fn needs_reference(&self) -> bool;
+    /// Returns the folder of the model that the trained one is compared with, where there is one.
+    fn reference<'a>(&'a self, base: &'a Path) -> Option<&'a Path>;
 
     /// Checks what can be checked before rows are read.
     ///
     /// # Errors
     /// What speaks against the run.
     fn check(&self, folder: &Folder) -> Result<()>;
+
+    /// Checks what can be checked once rows are read.
+    ///
+    /// # Errors
+    /// Rows that the method cannot use.
+    fn check_rows(&self, _: &Rows) -> Result<()> {
+        Ok(())
+    }
 
     /// Reads rows.
     ///
@@ -83,10 +92,14 @@ pub struct Setup<'a> {
 /// Everything that can be refused is refused before anything is written.
 pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Result<()> {
     let stop = interrupt::flag()?;
-    let device = computer::device(train.machine.device)?;
+    let device = computer::set_up(&train.machine)?;
     let base = train.model.as_deref().unwrap_or_else(|| Path::new(""));
     let output = train.output_dir.as_deref().unwrap_or_else(|| Path::new(""));
     let text = config_text(method, settings);
+    if train.overwrite {
+        inputs::outlive(output, train, method.reference(base))?;
+    }
+    notices::give(&train.optimizer_config(), device);
     // A run that is there is looked at first: it may be finished, or have been started otherwise. One that is to be
     // overwritten goes last, when nothing else can be refused.
     let mut opened = None;
@@ -99,28 +112,33 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     let folder = model::open(base)?;
     method.check(&folder)?;
     let (mut rows, reports) = read_rows(train, method, &folder)?;
+    method.check_rows(&rows)?;
     if train.dry_run {
         return dry_run::show(train, settings, method, &folder, &rows, &reports.train);
     }
-    // The first step needs them; loaded before the run folder is made, because they may be damaged.
-    let mut policy = model::load(base, device, Trainable::All)?;
-    if opened.is_none() {
-        opened = open(train, output, &text)?;
-    }
-    let Some((run, start)) = opened else { return Ok(()) };
-    if let Some(checkpoint) = &start {
-        policy = model::load(&checkpoint.model_dir(), device, Trainable::All)?;
-    }
+    let inputs = inputs::fingerprint(&rows, method.reference(base))?;
+    let weights = match &opened {
+        Some((_, Some(checkpoint))) => checkpoint.model_dir(),
+        _ => base.to_owned(),
+    };
+    let policy = model::load(&weights, device, Trainable::All)?;
     let config = train.train_config();
     let setup = Setup {
         policy: &policy,
         base,
-        continued: start.is_some(),
+        continued: matches!(opened, Some((_, Some(_)))),
         device,
         threads: config.threads,
         micro_batch_tokens: config.micro_batch_tokens,
     };
     let objective = method.objective(&setup, &mut rows)?;
+    let (run, start) = match opened {
+        Some(opened) => opened,
+        None => match open(train, output, &text)? {
+            Some((run, None)) => (run, None),
+            _ => return Err(begun_elsewhere(output)),
+        },
+    };
     let named = computer::device_name(device);
     let environment =
         Environment::collect(env!("CARGO_PKG_VERSION"), doctor::libtorch(), named, config.threads);
@@ -140,6 +158,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
         objective,
         source: &mut source,
         eval: rows.eval,
+        inputs,
         keep_best: train.watch.keep_best.clone(),
         total_steps,
         config: &config,
@@ -147,15 +166,14 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
         unit: method.unit(),
         summary: reports.summary(),
     };
+    let sample = |step: u64| Ok(samples.write(&policy, &folder.tokenizer, step)?);
     let mut hooks = Hooks::new(&save);
+    hooks.before_finish = Some(&sample);
     hooks.stop = stop;
     hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
     match align_train::train(job, hooks).map_err(failure::of)? {
         Outcome::Interrupted { step, checkpoint } => Err(interrupted(step, checkpoint.as_deref())),
-        Outcome::Finished(summary) => {
-            samples.write(&policy, &folder.tokenizer, total_steps)?;
-            finished(train, output, &summary)
-        }
+        Outcome::Finished(summary) => finished(train, output, &summary),
     }
 }
 
@@ -167,6 +185,12 @@ fn config_text(method: &dyn Method, settings: &toml::Table) -> String {
 /// Says whether a folder is not there or holds nothing.
 fn is_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none())
+}
+
+/// The folder was empty when the policy was chosen, so that the policy is not that of the run found there now.
+fn begun_elsewhere(output: &Path) -> Error {
+    let message = format!("--output-dir {}: another process began a run in it just now", output.display());
+    Error::usage(message, ["repeat the command with --resume, or name another folder".to_owned()])
 }
 
 /// Opens the run folder; `None` when its run is finished and nothing is left to do.
