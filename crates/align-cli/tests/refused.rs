@@ -231,7 +231,78 @@ fn a_finished_run_is_kept_when_its_successor_is_refused() {
     );
     let answer = align(folder, &format!("{} --resume --samples 0", dpo("pairs.jsonl"))).ok();
     assert!(answer.stderr.contains("the run is finished"), "{}", answer.stderr);
+    // References are looked at before the old run goes.
+    let other = copy_of_tiny_llama(folder, "other");
+    let line = format!("{} --overwrite --ref-model {{other}}", dpo("pairs.jsonl"));
+    edit_json(&other.join("config.json"), &[("max_position_embeddings", json!(20))]);
+    refused(folder, &line, 4, &["pairs.jsonl:1", "do not fit", "20 tokens", "hint: cut rows"]);
+    copy_of_tiny_llama(folder, "other");
+    let weights = other.join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    refused(folder, &line, 4, &["model.safetensors", "hint: fetch or copy the weights again"]);
     align(folder, &format!("{} --overwrite --samples 0", dpo("pairs.jsonl"))).ok();
+}
+
+#[test]
+fn what_a_run_reads_is_not_overwritten() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 4);
+    align(folder, &format!("{} --samples 1", dpo("pairs.jsonl"))).ok();
+    let run = "--output-dir {run} --overwrite";
+    let model = format!("--model {}", tiny_llama().display());
+    for (line, flag) in [
+        (format!("dpo --model {{run/model}} --data {{pairs.jsonl}} {run}"), "--model"),
+        (
+            format!("sft --model {{run/../run/checkpoints/step-1/model}} --data {{pairs.jsonl}} {run}"),
+            "--model",
+        ),
+        (format!("dpo {model} --data {{pairs.jsonl}} --ref-model {{run/model}} {run}"), "--ref-model"),
+        (format!("sft {model} --data {{run/completions.jsonl}} {run}"), "--data"),
+        (
+            format!("sft {model} --data {{pairs.jsonl}} --eval-data {{run/completions.jsonl}} {run}"),
+            "--eval-data",
+        ),
+    ] {
+        refused(folder, &line, 2, &[flag, "--overwrite would delete it", "hint: name another"]);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        symlink(folder.join("run/model"), folder.join("link")).unwrap();
+        copy_of_tiny_llama(folder, "linked");
+        fs::remove_file(folder.join("linked/model.safetensors")).unwrap();
+        symlink(folder.join("run/model/model.safetensors"), folder.join("linked/model.safetensors")).unwrap();
+        for model in ["link", "linked"] {
+            let line = format!("dpo --model {{{model}}} --data {{pairs.jsonl}} {run}");
+            refused(folder, &line, 2, &["--model", "--overwrite would delete it"]);
+        }
+    }
+    assert!(folder.join("run/model/model.safetensors").exists());
+}
+
+#[test]
+fn an_output_replaces_no_input() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    copy_of_tiny_llama(folder, "model");
+    write_pairs(folder, "pairs.jsonl", 2);
+    write_pairs(folder, "out.partial", 2);
+    fs::create_dir(folder.join("directory")).unwrap();
+    for (data, output, texts) in [
+        ("pairs.jsonl", "directory", &["--output", "directory: this is a folder", "hint: "][..]),
+        ("pairs.jsonl", "pairs.jsonl", &["--output would replace", "pairs.jsonl", "hint: name another"]),
+        ("out.partial", "out", &["--output would replace", "out.partial"]),
+        ("pairs.jsonl", "model/config.json", &["--output would replace", "model/config.json"]),
+    ] {
+        for command in ["logprobs --model {model} --data", "generate --model {model} --prompts"] {
+            let before = fs::read(folder.join(data)).unwrap();
+            refused(folder, &format!("{command} {{{data}}} --output {{{output}}}"), 2, texts);
+            refused(folder, &format!("{command} {{{data}}} --output {{{output}}} --resume"), 2, texts);
+            assert_eq!(fs::read(folder.join(data)).unwrap(), before);
+        }
+    }
 }
 
 #[test]

@@ -198,7 +198,10 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     write_pairs(folder, "pairs.jsonl", 10);
     let model = tiny_llama().display().to_string();
     let line = format!("dpo --model {model} --data {{pairs.jsonl}} --batch-size 4 --epochs 2 --dry-run");
+    let answer = align(folder, &format!("{line} --weight-decay 0.01")).ok();
+    assert!(answer.stderr.contains("warning: --weight-decay 0.01 does nothing"), "{}", answer.stderr);
     let answer = align(folder, &line).ok();
+    assert!(!answer.stderr.contains("warning"), "{}", answer.stderr);
     assert!(answer.stdout.contains("# steps         6 (3 per epoch)"), "{}", answer.stdout);
     // What it prints is a configuration file.
     write(folder, "printed.toml", &answer.stdout);

@@ -118,10 +118,10 @@ impl Criterion {
     /// interval that holds both sides, or a single seed, is inconclusive.
     ///
     /// ```
-    /// use align_repro::{claim::{Criterion, Evidence}, interval::Estimate, verdict::Verdict};
+    /// use align_repro::{Result, claim::{Criterion, Evidence}, interval::Estimate, verdict::Verdict};
     ///
     /// let above = Criterion::Above { than: 0.0 };
-    /// let evidence = |values: &[f64]| Ok(Evidence::average(Estimate::over_seeds("x", values)?));
+    /// let evidence = |values: &[f64]| -> Result<_> { Ok(Evidence::average(Estimate::over_seeds("x", values)?)) };
     /// assert_eq!(above.judge_claim(&evidence(&[0.3, 0.4, 0.5])?), Verdict::Reproduced);
     /// assert_eq!(above.judge_claim(&evidence(&[-0.3, -0.4, -0.5])?), Verdict::NotReproduced);
     /// assert_eq!(above.judge_claim(&evidence(&[-0.3, 0.4, 0.5])?), Verdict::Inconclusive);

@@ -6,7 +6,7 @@ use align_core::{
     tch::{Kind, Tensor},
 };
 
-use crate::{Error, Result, parallel};
+use crate::{Error, Result, overlap, parallel};
 
 /// Numbers that a thread updates at a time; small enough to share work out evenly.
 const CHUNK: usize = 1 << 16;
@@ -109,8 +109,8 @@ impl AdamW {
     /// Updates the parameters in place; `gradients` are those of the parameters in order.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when parameters or gradients are not those the optimiser was made for, or libtorch
-    /// refuses.
+    /// [`Error::Tensor`] when parameters or gradients are not those the optimiser was made for, when a parameter
+    /// shares memory with another or with a gradient, or when libtorch refuses.
     pub fn step(
         &mut self,
         parameters: &mut [Parameter],
@@ -164,7 +164,12 @@ impl AdamW {
                 return refuse(&slot.name, format!("parameter or gradient is not of shape {:?}", slot.shape));
             }
         }
-        Ok(())
+        match overlap::find(parameters, gradients) {
+            None => Ok(()),
+            Some((one, other)) => {
+                refuse(one, format!("it shares memory with {other}; list a tied parameter once"))
+            }
+        }
     }
 
     fn count_step(&mut self, parameters: &[Parameter], gradients: &[Option<Tensor>]) -> Result<()> {
@@ -188,8 +193,8 @@ fn push_chunks<'a>(
     moments: &'a mut Moments,
     with: Coefficients,
 ) -> Result<(), Error> {
-    // SAFETY: the weights are shared with replicas and with the caller's handle of the model, but nobody
-    // computes with them during an optimiser step: worker threads have been joined, and `step` runs on the
+    // SAFETY: no other parameter and no gradient of this step overlaps with this one (`check`). The weights are
+    // shared with replicas and with the caller's handle of the model, but nobody computes with them during an optimiser step: worker threads have been joined, and `step` runs on the
     // thread that owns the engine.
     let values = unsafe { f32_slice_mut(parameter) }?;
     // SAFETY: gradients are only written during a backward pass.

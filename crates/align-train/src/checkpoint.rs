@@ -172,7 +172,7 @@ impl Checkpoints {
 
     /// Removes what a kill left half-done.
     pub fn sweep(&self) -> Result<()> {
-        files::sweep(&self.folder)
+        files::sweep(&self.folder, |name| step_of(name).is_some())
     }
 
     pub fn folder_of(&self, step: u64) -> PathBuf {
@@ -182,8 +182,7 @@ impl Checkpoints {
     /// Lists the steps that have a folder, in order; whether it is whole is another question.
     fn steps(&self) -> Result<Vec<u64>> {
         let names = files::names_in(&self.folder)?;
-        let mut steps: Vec<u64> =
-            names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
+        let mut steps: Vec<u64> = names.iter().filter_map(|name| step_of(name)).collect();
         steps.sort_unstable();
         Ok(steps)
     }
@@ -240,15 +239,27 @@ impl Checkpoints {
         files::sync_tree(draft)
     }
 
-    /// Removes all but the newest `keep` checkpoints and the best one.
-    pub fn prune(&self, keep: usize, best: Option<u64>) -> Result<()> {
-        let mut steps = self.steps()?;
-        steps.truncate(steps.len().saturating_sub(keep.max(1)));
-        steps
-            .into_iter()
-            .filter(|step| Some(*step) != best)
-            .try_for_each(|step| files::remove_folder(&self.folder_of(step)))
+    /// Removes what is older than the newest `keep` whole checkpoints up to the one of step `written`, but for
+    /// the best one.
+    ///
+    /// Torn ones do not count. Those of later steps, which a resumed run passed over, stay until it gets there.
+    pub fn prune(&self, written: u64, keep: usize, best: Option<u64>) -> Result<()> {
+        let mut kept = 0;
+        for step in self.steps()?.into_iter().rev().filter(|step| *step <= written) {
+            let folder = self.folder_of(step);
+            if kept < keep.max(1) && (step == written || Checkpoint::open(&folder).is_ok()) {
+                kept += 1;
+            } else if Some(step) != best {
+                files::remove_folder(&folder)?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// Reads the step from the name of a checkpoint's folder.
+fn step_of(name: &str) -> Option<u64> {
+    name.strip_prefix(PREFIX)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -298,11 +309,32 @@ mod tests {
         for step in 1..=5 {
             write(&checkpoints, step);
         }
-        checkpoints.prune(2, Some(2)).unwrap();
+        checkpoints.prune(5, 2, Some(2)).unwrap();
         assert_eq!(checkpoints.steps().unwrap(), [2, 4, 5]);
-        checkpoints.prune(1, None).unwrap();
+        checkpoints.prune(5, 1, None).unwrap();
         assert_eq!(checkpoints.steps().unwrap(), [5]);
         assert_eq!(files::names_in(&run.path().join("checkpoints")).unwrap(), ["step-5"]);
+    }
+
+    #[test]
+    fn torn_checkpoints_are_not_kept_instead_of_whole_ones() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(run.path());
+        for step in [4, 6, 8, 12] {
+            write(&checkpoints, step);
+        }
+        for torn in [8, 12] {
+            fs::remove_file(checkpoints.folder_of(torn).join(OPTIMIZER)).unwrap();
+        }
+        // Continued after step 6, and step 9 was just written.
+        write(&checkpoints, 9);
+        checkpoints.prune(9, 1, None).unwrap();
+        assert_eq!(checkpoints.newest().unwrap().0.unwrap().state.step, 9);
+        for step in [10, 15] {
+            write(&checkpoints, step);
+            checkpoints.prune(step, 2, None).unwrap();
+        }
+        assert_eq!(checkpoints.steps().unwrap(), [10, 15], "the torn one is gone, two whole ones are kept");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use align_core::{
     CausalLm, Objective, PackedBatch, Parameter,
     align_types::{PromptGroup, config::OptimizerConfig},
     clear_gradients, no_grad,
-    tch::Tensor,
+    tch::{Device, Tensor},
 };
 
 use crate::adamw::{AdamW, Update};
@@ -16,7 +16,8 @@ use crate::{Error, Result, parallel};
 /// How a batch is computed; nothing here changes the result beyond rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compute {
-    /// Compute threads, at least 1.
+    /// Compute threads, at least 1. Off the CPU one is used whatever is asked for: a GPU is kept busy by one, and
+    /// replicas would only multiply the gradients in its memory.
     pub threads: usize,
     /// Upper bound of flat tokens in one forward pass; a longer group runs alone.
     pub micro_batch_tokens: usize,
@@ -79,7 +80,9 @@ impl Engine {
         compute: Compute,
     ) -> Result<Self> {
         optimizer.validate()?;
-        let replicas = (1..compute.threads.max(1))
+        let threads = if model.device() == Device::Cpu { compute.threads.max(1) } else { 1 };
+        let compute = Compute { threads, ..compute };
+        let replicas = (1..threads)
             .map(|_| Ok(Worker::new(model.replicate()?, objective.replicate()?)))
             .collect::<Result<Vec<_>>>()?;
         let mut workers = vec![Worker::new(model, objective)];
@@ -101,6 +104,11 @@ impl Engine {
     /// Returns the objective.
     pub fn objective(&self) -> Option<&dyn Objective> {
         self.workers.first().map(|worker| worker.objective.as_ref())
+    }
+
+    /// Returns how batches are computed, with the threads that are really used.
+    pub fn compute_settings(&self) -> Compute {
+        self.compute
     }
 
     /// Returns the optimiser.
@@ -131,7 +139,7 @@ impl Engine {
             clear_gradients(worker.parameters.iter().map(|p| &p.tensor))?;
         }
         let parts = arrange(groups, self.compute.threads, self.compute.micro_batch_tokens);
-        let totals = self.run(&parts, |worker, part| worker.run(part, &denominators, true))?;
+        let totals = self.run(&parts, |worker, part| worker.train(part, &denominators))?;
         totals.check_denominators(&denominators)?;
         let used = parts.len();
         let mut report = totals.report(&denominators);
@@ -173,12 +181,16 @@ impl Engine {
     /// # Errors
     /// As [`Self::compute`].
     pub fn evaluate(&mut self, batch: &EvalBatch) -> Result<BatchReport> {
-        let totals = self.run(&batch.parts, |worker, part| {
-            let _guard = no_grad();
-            worker.run(part, &batch.denominators, false)
-        })?;
+        let (report, rows) = self.evaluate_all(batch)?;
+        if rows.is_empty() { Ok(report) } else { Err(loss_is_no_number(report.loss, rows)) }
+    }
+
+    /// As [`Self::evaluate`], but a loss that is not finite stays in the report; its rows are named beside it.
+    pub(crate) fn evaluate_all(&mut self, batch: &EvalBatch) -> Result<(BatchReport, Vec<String>)> {
+        let mut totals = self.run(&batch.parts, |worker, part| worker.evaluate(part, &batch.denominators))?;
         totals.check_denominators(&batch.denominators)?;
-        Ok(totals.report(&batch.denominators))
+        let rows = std::mem::take(&mut totals.not_finite);
+        Ok((totals.report(&batch.denominators), rows))
     }
 
     fn denominators(&self, groups: &[PromptGroup]) -> Result<Vec<f64>> {
@@ -232,25 +244,53 @@ impl Worker {
         Self { model, objective, parameters }
     }
 
-    fn run(&mut self, part: &Part, denominators: &[f64], backward: bool) -> Result<Totals> {
+    /// Adds the gradient of a part; the first loss that is not finite ends it.
+    fn train(&mut self, part: &Part, denominators: &[f64]) -> Result<Totals> {
+        self.run(part, denominators, |loss, value, range| {
+            if !value.is_finite() {
+                return Err(loss_is_no_number(value, names_of(part, range)));
+            }
+            loss.f_backward().map_err(|error| refused(part, range, error.into()))?;
+            Ok(Vec::new())
+        })
+    }
+
+    /// Computes a part without a gradient and names the rows whose loss is not finite.
+    fn evaluate(&mut self, part: &Part, denominators: &[f64]) -> Result<Totals> {
+        let _guard = no_grad();
+        self.run(part, denominators, |_, value, range| {
+            Ok(if value.is_finite() { Vec::new() } else { names_of(part, range) })
+        })
+    }
+
+    /// Sums over micro-batches; `each` gets the loss of one and returns the rows to note in the totals.
+    fn run(
+        &mut self,
+        part: &Part,
+        denominators: &[f64],
+        each: impl Fn(&Tensor, f64, &Range<usize>) -> Result<Vec<String>>,
+    ) -> Result<Totals> {
         let mut totals = Totals::default();
         for range in &part.micro_batches {
             let groups = part.groups.get(range.clone()).unwrap_or_default();
-            let rows = |source| Error::Rows { rows: names_of(part, range), source };
+            let rows = |source| refused(part, range, source);
             let batch = PackedBatch::new(groups).map_err(rows)?;
             let output = self.objective.loss(self.model.as_ref(), &batch, groups).map_err(rows)?;
             let loss = output.scaled_sum(denominators).map_err(rows)?;
             let value = loss.f_double_value(&[])?;
-            if !value.is_finite() {
-                return Err(Error::NonFinite { what: "the loss", value, rows: names_of(part, range) });
-            }
-            if backward {
-                loss.f_backward().map_err(|error| rows(error.into()))?;
-            }
+            totals.not_finite.extend(each(&loss, value, range)?);
             totals.add_output(&output, value, &batch)?;
         }
         Ok(totals)
     }
+}
+
+fn refused(part: &Part, range: &Range<usize>, source: align_core::Error) -> Error {
+    Error::Rows { rows: names_of(part, range), source }
+}
+
+fn loss_is_no_number(value: f64, rows: Vec<String>) -> Error {
+    Error::NonFinite { what: "the loss", value, rows }
 }
 
 fn names_of(part: &Part, range: &Range<usize>) -> Vec<String> {

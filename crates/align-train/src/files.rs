@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Result};
 
 /// Names that begin so are half-written files and folders; they are removed when a run folder is opened.
-pub(crate) const UNFINISHED: &str = ".tmp-";
+const UNFINISHED: &str = ".tmp-";
 /// Names that begin so are folders on their way out.
-pub(crate) const DOOMED: &str = ".old-";
+const DOOMED: &str = ".old-";
 
 fn beside(path: &Path, prefix: &str) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -144,11 +144,16 @@ pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Deletes what a kill left half-written or half-deleted in a folder.
-pub(crate) fn sweep(folder: &Path) -> Result<()> {
+/// Returns the name that a half-written or half-deleted file or folder was to have or had.
+pub(crate) fn leftover_of(name: &str) -> Option<&str> {
+    [UNFINISHED, DOOMED].iter().find_map(|prefix| name.strip_prefix(prefix))
+}
+
+/// Deletes what a kill left half-written or half-deleted of the names that are `ours` in a folder.
+pub(crate) fn sweep(folder: &Path, ours: impl Fn(&str) -> bool) -> Result<()> {
     names_in(folder)?
         .iter()
-        .filter(|name| name.starts_with(UNFINISHED) || name.starts_with(DOOMED))
+        .filter(|name| leftover_of(name).is_some_and(&ours))
         .try_for_each(|name| delete(&folder.join(name)))
 }
 
@@ -185,12 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_takes_only_what_is_unfinished() {
+    fn sweeping_takes_only_what_is_unfinished_and_ours() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(".tmp-step-3")).unwrap();
-        fs::write(folder.path().join(".old-x"), "").unwrap();
-        fs::write(folder.path().join(".hidden"), "").unwrap();
-        sweep(folder.path()).unwrap();
-        assert_eq!(names_in(folder.path()).unwrap(), [".hidden"]);
+        for name in [".old-x", ".hidden", ".tmp-thesis", "x"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        sweep(folder.path(), |name| name == "x" || name.starts_with("step-")).unwrap();
+        assert_eq!(names_in(folder.path()).unwrap(), [".hidden", ".tmp-thesis", "x"]);
     }
 }

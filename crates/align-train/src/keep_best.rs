@@ -30,9 +30,12 @@ impl KeepBest {
         })
     }
 
-    /// Says whether a value beats the best so far; equal values do not, and neither does NaN.
+    /// Says whether a value beats the best so far; equal values do not, and neither do those that are not finite.
     pub fn is_better(&self, value: f64, best: Option<&Best>) -> bool {
-        let Some(best) = best else { return !value.is_nan() };
+        if !value.is_finite() {
+            return false;
+        }
+        let Some(best) = best else { return true };
         if self.less_is_better() { value < best.value } else { value > best.value }
     }
 
@@ -62,7 +65,10 @@ mod tests {
             assert_eq!(keep.is_better(1.0, best(2.0).as_ref()), less, "{metric}");
             assert_eq!(keep.is_better(2.0, best(1.0).as_ref()), !less, "{metric}");
             assert!(!keep.is_better(1.0, best(1.0).as_ref()));
-            assert!(keep.is_better(1.0, None) && !keep.is_better(f64::NAN, None));
+            assert!(keep.is_better(1.0, None));
+            for broken in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                assert!(!keep.is_better(broken, None) && !keep.is_better(broken, best(1.0).as_ref()));
+            }
         }
     }
 

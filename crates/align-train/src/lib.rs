@@ -24,6 +24,7 @@ mod fingerprint;
 mod keep_best;
 mod metrics;
 mod optimizer_file;
+mod overlap;
 mod pace;
 pub mod parallel;
 mod progress;

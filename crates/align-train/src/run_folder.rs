@@ -85,7 +85,7 @@ impl RunFolder {
         // Another process may have begun a run between the look and the lock.
         check_content(path, mode)?;
         let checkpoints = Checkpoints::new(path);
-        files::sweep(path)?;
+        files::sweep(path, is_content)?;
         checkpoints.sweep()?;
         if mode == OpenMode::Overwrite {
             empty(path)?;
@@ -228,7 +228,7 @@ fn check_content(path: &Path, mode: OpenMode) -> Result<()> {
     if !marked {
         return refuse(format!("it has no {LOCK} and no {ENVIRONMENT} of ours"));
     }
-    match names.iter().find(|name| !is_content(name)) {
+    match names.iter().find(|name| !is_content(files::leftover_of(name).unwrap_or(name))) {
         // A stray file does not stop a run from being continued, but nothing foreign is ever deleted.
         Some(stranger) if mode == OpenMode::Overwrite => refuse(format!("it holds {stranger}")),
         _ => Ok(()),
@@ -236,9 +236,7 @@ fn check_content(path: &Path, mode: OpenMode) -> Result<()> {
 }
 
 fn is_content(name: &str) -> bool {
-    let leftover = [files::UNFINISHED, files::DOOMED];
-    let inner = leftover.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-    inner == LOCK || CONTENT.contains(&inner) || inner.starts_with(EVENTS)
+    name == LOCK || CONTENT.contains(&name) || name.starts_with(EVENTS)
 }
 
 /// Deletes a run but for its lock, so that after a kill on the way the folder can still be overwritten.

@@ -14,6 +14,8 @@ pub(crate) struct Totals {
     metrics: Vec<MetricTerm>,
     groups: usize,
     tokens: usize,
+    /// Held-out rows whose loss is not finite.
+    pub not_finite: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,7 @@ impl Totals {
         self.loss += other.loss;
         self.groups += other.groups;
         self.tokens += other.tokens;
+        self.not_finite.extend(other.not_finite);
         other.components.into_iter().enumerate().for_each(|(index, c)| self.add_component(index, c));
         other.metrics.iter().for_each(|term| self.add_metric(term));
     }

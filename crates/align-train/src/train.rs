@@ -101,11 +101,13 @@ pub enum Outcome {
 /// Trains until all steps are done or the stop flag is set.
 ///
 /// A run that is killed at any moment and started again with [`crate::OpenMode::Resume`] ends with the same
-/// bits, for the same machine and number of threads.
+/// bits, for the same machine and number of threads, on the CPU. On a GPU it goes on from the same state, but
+/// some of libtorch's kernels add in an order that differs from one process to the next.
 ///
 /// # Errors
-/// [`Error::Step`] when a step fails (a loss or gradient that is not finite, rows that cannot be used); the
-/// state before it is then in a checkpoint. [`Error::Checkpoint`] when `start` and `model` do not belong
+/// [`Error::Step`] when a step fails (a loss or gradient that is not finite, rows that cannot be used) or its
+/// evaluation does; the state before the step, or after it, is then in a checkpoint. A held-out loss that is not
+/// finite is no error: it is `null` in the metrics, and a note says so. [`Error::Checkpoint`] when `start` and `model` do not belong
 /// together, [`Error::InputsMismatch`] when `start` was written with other `inputs`. [`Error::BeforeFinish`] when
 /// that hook fails. Files that cannot be written.
 pub fn train<'a>(job: TrainJob<'a>, hooks: Hooks<'a>) -> Result<Outcome> {
@@ -155,7 +157,7 @@ impl<'a> Run<'a> {
             Some(first) => {
                 if let Some(metric) = &job.keep_best {
                     let one = engine.prepare_evaluation(vec![first.clone()])?;
-                    KeepBest::check(metric, &engine.evaluate(&one)?)?;
+                    KeepBest::check(metric, &engine.evaluate_all(&one)?.0)?;
                 }
                 Some(engine.prepare_evaluation(job.eval)?)
             }
@@ -168,7 +170,8 @@ impl<'a> Run<'a> {
             Some(checkpoint) => continue_from(&checkpoint, &mut engine, job.total_steps, &job.inputs)?,
             None => {
                 let fingerprint = folder.config_fingerprint();
-                let new = TrainerState::new(job.total_steps, config.seed, config.threads, fingerprint);
+                let threads = engine.compute_settings().threads;
+                let new = TrainerState::new(job.total_steps, config.seed, threads, fingerprint);
                 TrainerState { inputs: job.inputs, ..new }
             }
         };
@@ -223,8 +226,11 @@ impl<'a> Run<'a> {
         self.state.rows += report.groups as u64;
         self.state.tokens += report.tokens as u64;
         self.pace.count(report.groups, report.tokens);
-        let evaluation = self.evaluate_if_due(step)?;
-        self.log_if_due(step, rate, &report, &evaluation.metrics)?;
+        let evaluation = self.evaluate_if_due(step);
+        // The step itself is done: its line is written whatever became of the evaluation.
+        let held_out = evaluation.as_ref().map(|it| it.metrics.as_slice()).unwrap_or_default();
+        self.log_if_due(step, rate, &report, held_out)?;
+        let evaluation = evaluation.map_err(|source| self.failed(step, source))?;
         let (total, tokens_per_second) = (self.state.total_steps, self.pace.tokens_per_second());
         self.hooks.progress.step(&Position { step, total, loss: report.loss, tokens_per_second });
         if evaluation.improved || every(self.config.save_every, step) {
@@ -273,8 +279,12 @@ impl<'a> Run<'a> {
         let due = every(self.config.eval_every, step) || step == self.state.total_steps;
         let Some(eval) = self.eval.as_ref().filter(|_| due) else { return Ok(Evaluation::default()) };
         let began = Instant::now();
-        let report = self.engine.evaluate(eval)?;
+        let (report, not_finite) = self.engine.evaluate_all(eval)?;
         self.pace.eval(began);
+        if !not_finite.is_empty() {
+            let error = Error::NonFinite { what: "the loss", value: report.loss, rows: not_finite };
+            self.hooks.progress.note(&format!("warning: held-out rows after step {step}: {error}"));
+        }
         let mut metrics = vec![("eval/loss".to_owned(), report.loss)];
         metrics.extend(report.metrics.into_iter().map(|(name, value)| (format!("eval/{name}"), value)));
         let mut improved = false;
@@ -331,7 +341,7 @@ impl<'a> Run<'a> {
         self.checkpoints.write(&self.state, self.hooks.save_model, &|path| optimizer.save(path))?;
         self.saved = true;
         let best = self.state.best.as_ref().map(|best| best.step);
-        self.checkpoints.prune(self.config.keep_checkpoints, best)?;
+        self.checkpoints.prune(self.state.step, self.config.keep_checkpoints, best)?;
         self.pace.save(began);
         Ok(())
     }

@@ -226,3 +226,37 @@ fn files_of_other_models_and_torn_files_are_refused() {
     std::fs::write(&path, hostile).unwrap();
     assert!(optimizer.load(&path, &parameters).is_err());
 }
+
+#[test]
+fn parameters_that_share_memory_are_refused() {
+    let matrix = Tensor::ones([4, 3], (Kind::Float, Device::Cpu));
+    let parameter = |name: &str, tensor: Tensor| Parameter { name: name.into(), tensor, decay: true };
+    let step = |parameters: Vec<Parameter>, gradients: Vec<Option<Tensor>>| {
+        let mut parameters = parameters;
+        let update = Update { learning_rate: 0.1, scale: 1.0, threads: 2 };
+        AdamW::new(&parameters, &OptimizerConfig::default()).step(&mut parameters, &gradients, update)
+    };
+    let ones = |rows: i64| Some(Tensor::ones([rows, 3], (Kind::Float, Device::Cpu)));
+    let unchanged = || values(&matrix).iter().all(|value| *value == 1.0);
+
+    // A tied matrix that is listed twice, and a part of one; with a third one that lies elsewhere.
+    let other = || parameter("other", Tensor::ones([2, 3], (Kind::Float, Device::Cpu)));
+    for (first, rows) in [(0, 4), (3, 1)] {
+        let tied = parameter("head", matrix.narrow(0, first, rows));
+        let parameters = vec![parameter("embedding", matrix.shallow_clone()), other(), tied];
+        let error = step(parameters, vec![ones(4), ones(2), ones(rows)]).unwrap_err().to_string();
+        let named = error.contains("embedding") && error.contains("head") && error.contains("tied");
+        assert!(named && !error.contains("other"), "{error}");
+    }
+    // The gradient is the parameter itself.
+    let error = step(vec![parameter("loop", matrix.shallow_clone())], vec![Some(matrix.shallow_clone())]);
+    assert!(error.unwrap_err().to_string().contains("the gradient of loop"));
+    assert!(unchanged(), "a step that is refused must change nothing");
+
+    // Neighbours in one storage share nothing, and gradients are only read.
+    let halves = [("top", 0), ("bottom", 2)].map(|(name, row)| parameter(name, matrix.narrow(0, row, 2)));
+    let gradient = ones(2).unwrap();
+    step(halves.into(), vec![Some(gradient.shallow_clone()), Some(gradient)]).unwrap();
+    // The first update of AdamW is the learning rate times the sign of the gradient.
+    assert_close(&values(&matrix), &[0.9; 12], 1e-6);
+}

@@ -3,7 +3,8 @@
 
 mod common;
 
-use align_core::Objective;
+use align_core::tch::{Device, Tensor};
+use align_core::{CausalLm, Objective, PackedBatch, Parameter};
 use align_train::{BatchReport, Compute, Engine, Error};
 use common::{PairLoss, Pairs, Setup, TinyLm};
 use proptest::prelude::*;
@@ -166,6 +167,55 @@ fn rows_that_the_model_cannot_take_are_named() {
     rows[1].prompt.clear();
     assert!(engine.compute(rows).unwrap_err().to_string().contains("no token"));
     assert!(engine.compute(vec![]).unwrap_err().to_string().contains("no rows"));
+}
+
+/// A model that says it is on a GPU and cannot be replicated.
+struct Elsewhere(TinyLm);
+
+impl CausalLm for Elsewhere {
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+
+    fn context_length(&self) -> Option<usize> {
+        None
+    }
+
+    fn device(&self) -> Device {
+        Device::Cuda(0)
+    }
+
+    fn logits(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
+        self.0.logits(batch)
+    }
+
+    fn parameters(&self) -> Vec<Parameter> {
+        self.0.parameters()
+    }
+
+    fn replicate(&self) -> align_core::Result<Box<dyn CausalLm>> {
+        Err(align_core::Error::input("replica", "one GPU holds one"))
+    }
+}
+
+#[test]
+fn off_the_processor_there_is_one_worker() {
+    let compute = Compute { threads: 4, micro_batch_tokens: 7 };
+    let optimizer = Setup::default().optimizer;
+    let new = |model: Box<dyn CausalLm>| Engine::new(model, Box::new(SquareRoot), &optimizer, compute);
+    let engine = new(Box::new(Elsewhere(TinyLm::new(3)))).unwrap();
+    assert_eq!(engine.compute_settings(), Compute { threads: 1, ..compute });
+    assert_eq!(new(Box::new(TinyLm::new(3))).unwrap().compute_settings(), compute);
+}
+
+#[test]
+fn held_out_rows_with_a_loss_that_is_no_number_are_named() {
+    let objective = PairLoss { poison: Some(0), ..Default::default() };
+    let (_, mut engine) = engine(Compute { threads: 2, micro_batch_tokens: 1 }, objective);
+    let rows = Pairs { batch_size: 5, poisoned_step: Some(2) }.rows(2);
+    let held_out = engine.prepare_evaluation(rows).unwrap();
+    let error = engine.evaluate(&held_out).unwrap_err();
+    assert_eq!(error.to_string(), "the loss is not finite (NaN) in the rows step2.jsonl:1");
 }
 
 proptest! {

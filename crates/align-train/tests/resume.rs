@@ -4,11 +4,11 @@
 mod common;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use align_train::{Error, OpenMode, Outcome, Position, Progress, SavedStep};
-use common::{PairLoss, Setup, final_weights, timeless_metrics};
+use common::{PairLoss, Setup, final_weights, summary, timeless_metrics};
 
 /// Sets the stop flag after a step.
 struct StopAfter {
@@ -98,8 +98,7 @@ fn the_lines_have_the_keys_of_the_contract_in_order() {
     assert_eq!(records[0]["learning_rate"], 0.0);
     let loss = |r: &serde_json::Map<String, serde_json::Value>| r["eval/loss"].as_f64().unwrap();
     assert!(loss(records.last().unwrap()) < loss(&records[2]), "nothing was learned");
-    let summary = std::fs::read(folder.path().join("summary.json")).unwrap();
-    let summary: serde_json::Value = serde_json::from_slice(&summary).unwrap();
+    let summary = common::summary(folder.path());
     assert_eq!(summary["steps"], 20);
     assert_eq!(summary["rows"], 120);
     assert_eq!(summary["final"]["step"], 20);
@@ -311,4 +310,170 @@ fn other_settings_of_logging_and_saving_do_not_change_the_weights() {
         let written = if save_every == 0 { 1 } else { 20usize.div_ceil(save_every as usize) };
         assert_eq!(kept, written.min(keep_checkpoints));
     }
+}
+
+#[test]
+fn the_best_checkpoint_is_that_of_an_uninterrupted_run() {
+    // With this rate the margin is best at the first evaluation and falls after, so that a run which forgets its
+    // best on the way takes a later one.
+    let mut setup = with_threads(1);
+    setup.optimizer.learning_rate = 0.1;
+    let best = |path: &Path| {
+        let best = summary(path)["best"].clone();
+        let weights = path.join(best["checkpoint"].as_str().unwrap()).join("model/weights.bin");
+        (best, std::fs::read(weights).unwrap())
+    };
+    let straight = tempfile::tempdir().unwrap();
+    run_with_stops(&setup, straight.path(), &[]);
+    let expected = best(straight.path());
+    assert!(expected.0["step"].as_u64().unwrap() < 8, "{}: the test shows nothing", expected.0);
+    for stops in [vec![3], vec![4], vec![9], vec![5, 6, 13, 19]] {
+        let folder = tempfile::tempdir().unwrap();
+        run_with_stops(&setup, folder.path(), &stops);
+        assert_eq!(best(folder.path()), expected, "{stops:?}");
+    }
+}
+
+#[test]
+fn other_inputs_are_refused_and_nothing_is_lost() {
+    let setup = Setup::default();
+    let straight = tempfile::tempdir().unwrap();
+    run_with_stops(&setup, straight.path(), &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let stop = |hooks: &mut align_train::Hooks<'_>| {
+        hooks.progress = Box::new(StopAfter { step: 7, stop: hooks.stop.clone() });
+    };
+    setup.run(folder.path(), stop).unwrap();
+    let other = Setup { inputs: "other rows".into(), ..setup.clone() };
+    let error = other.run(folder.path(), |_| {}).unwrap_err();
+    match &error {
+        Error::InputsMismatch { path } => assert_eq!(*path, folder.path().join("checkpoints/step-7")),
+        other => panic!("{other}"),
+    }
+    for word in ["data files", "tokenizer", "reference model", "start a new run"] {
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    setup.run(folder.path(), |_| {}).unwrap();
+    assert_eq!(final_weights(folder.path()), final_weights(straight.path()));
+    assert_eq!(timeless_metrics(folder.path()), timeless_metrics(straight.path()));
+}
+
+/// Keeps what is said.
+struct Notes(Arc<Mutex<Vec<String>>>);
+
+impl Progress for Notes {
+    fn note(&mut self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+#[test]
+fn a_held_out_loss_that_is_no_number_does_not_end_the_run() {
+    let objective = PairLoss { poison: Some(0), ..Default::default() };
+    let setup =
+        Setup { objective, poisoned_held_out: true, keep_best: Some("loss".into()), ..Setup::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let notes = Arc::new(Mutex::new(Vec::new()));
+    let listen = |hooks: &mut align_train::Hooks<'_>| hooks.progress = Box::new(Notes(notes.clone()));
+    let outcome = setup.run(folder.path(), listen).unwrap().0;
+    assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
+    let lines = timeless_metrics(folder.path());
+    let evaluations: Vec<_> = lines.iter().filter_map(|line| line.get("eval/loss")).collect();
+    assert_eq!(evaluations.len(), 5);
+    assert!(evaluations.iter().all(|value| value.is_null()), "{evaluations:?}");
+    // What is finite is there all the same, and a best that is none is not kept.
+    assert!(lines.last().unwrap()["eval/margins"].is_f64());
+    assert!(summary(folder.path()).get("best").is_none());
+    let notes = notes.lock().unwrap();
+    assert_eq!(notes.len(), 5);
+    assert!(notes[0].contains("after step 4") && notes[0].contains("step1000000.jsonl:1"), "{notes:?}");
+}
+
+#[test]
+fn an_evaluation_that_fails_loses_no_step() {
+    let setup = Setup::default();
+    let straight = tempfile::tempdir().unwrap();
+    run_with_stops(&setup, straight.path(), &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let refuse = setup.objective.refuse_held_out.clone();
+    refuse.store(true, Ordering::SeqCst);
+    let error = setup.run(folder.path(), |_| {}).unwrap_err();
+    let expected = SavedStep { step: 4, folder: folder.path().join("checkpoints/step-4") };
+    let text = error.to_string();
+    assert!(text.contains("they are refused") && text.contains("the state after it is in"), "{text}");
+    match error {
+        Error::Step { step: 4, saved, .. } => assert_eq!(saved, Some(expected)),
+        other => panic!("{other:?}"),
+    }
+    refuse.store(false, Ordering::SeqCst);
+    setup.run(folder.path(), |_| {}).unwrap();
+    assert_eq!(final_weights(folder.path()), final_weights(straight.path()));
+    // Step 4 has a line for its evaluation only.
+    let mut expected = timeless_metrics(straight.path());
+    expected.retain(|line| line["step"] != 4);
+    assert_eq!(timeless_metrics(folder.path()), expected);
+}
+
+#[test]
+fn a_run_whose_last_evaluation_fails_can_be_finished() {
+    let setup = Setup::default();
+    let folder = tempfile::tempdir().unwrap();
+    let stop = |hooks: &mut align_train::Hooks<'_>| {
+        hooks.progress = Box::new(StopAfter { step: 17, stop: hooks.stop.clone() });
+    };
+    setup.run(folder.path(), stop).unwrap();
+    setup.objective.refuse_held_out.store(true, Ordering::SeqCst);
+    let error = setup.run(folder.path(), |_| {}).unwrap_err();
+    assert!(matches!(error, Error::Step { step: 20, .. }), "{error}");
+    // The rows are as bad as before, but every step is done.
+    let outcome = setup.run(folder.path(), |_| {}).unwrap().0;
+    assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
+    assert_eq!(summary(folder.path())["final"]["step"], 20);
+}
+
+#[test]
+fn a_failed_step_whose_state_cannot_be_saved_names_the_checkpoint_there_is() {
+    let objective = PairLoss { poison: Some(0), ..Default::default() };
+    let setup = Setup { objective, poisoned_step: Some(7), ..Setup::default() };
+    let folder = tempfile::tempdir().unwrap();
+    // The second time is that of the state before the step that fails.
+    let times = AtomicU64::new(0);
+    let save = |model: &common::TinyLm, folder: &Path| match times.fetch_add(1, Ordering::SeqCst) {
+        0 => model.save(folder),
+        _ => Err("no".into()),
+    };
+    let error = setup.run_with(folder.path(), save, |_| {}).unwrap_err();
+    let text = error.to_string();
+    let expected = SavedStep { step: 5, folder: folder.path().join("checkpoints/step-5") };
+    match error {
+        Error::Step { step: 8, saved, .. } => assert_eq!(saved, Some(expected)),
+        other => panic!("{other:?}"),
+    }
+    assert!(text.contains("the last whole checkpoint is that of step 5"), "{text}");
+}
+
+#[test]
+fn the_hook_before_the_end_is_called_until_it_succeeds() {
+    let setup = Setup::default();
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().to_owned();
+    let answers = Mutex::new(vec![Ok(()), Err("the printer is on fire".to_owned())]);
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = calls.clone();
+    // Lives as long as the process, because the closure that sets it works with hooks of any lifetime.
+    let hook: align_train::BeforeFinish<'static> = Box::leak(Box::new(move |step| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(step, 20);
+        assert!(run.join("checkpoints/step-20/trainer.json").exists());
+        assert!(!run.join("summary.json").exists() && !run.join("model").exists());
+        answers.lock().unwrap().pop().unwrap().map_err(Into::into)
+    }));
+    let error = setup.run(folder.path(), |hooks| hooks.before_finish = Some(hook)).unwrap_err();
+    assert!(matches!(error, Error::BeforeFinish(_)), "{error}");
+    assert!(error.to_string().contains("the printer is on fire"), "{error}");
+    for _ in 0..2 {
+        let outcome = setup.run(folder.path(), |hooks| hooks.before_finish = Some(hook)).unwrap().0;
+        assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "a finished run has nothing left to do");
 }

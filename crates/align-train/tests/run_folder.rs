@@ -155,6 +155,23 @@ fn what_a_kill_left_half_done_is_swept() {
 }
 
 #[test]
+fn strangers_with_names_like_leftovers_are_not_swept() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path(), OpenMode::New).unwrap());
+    let checkpoints = folder.path().join("checkpoints");
+    std::fs::create_dir_all(checkpoints.join(".old-step-5")).unwrap();
+    std::fs::create_dir(checkpoints.join(".old-step-of-mine")).unwrap();
+    std::fs::write(folder.path().join(".tmp-thesis.tex"), "years of work").unwrap();
+    std::fs::write(folder.path().join(".tmp-events.out.tfevents.1.host"), "x").unwrap();
+    drop(open(folder.path(), OpenMode::Resume).unwrap());
+    let expected = [".align-run.lock", ".tmp-thesis.tex", "checkpoints", "config.toml"];
+    assert_eq!(names(folder.path()), expected);
+    assert_eq!(names(&checkpoints), [".old-step-of-mine"]);
+    let error = open(folder.path(), OpenMode::Overwrite).unwrap_err().to_string();
+    assert!(error.contains(".tmp-thesis.tex") && error.contains("nothing was touched"), "{error}");
+}
+
+#[test]
 fn a_model_that_cannot_be_written_leaves_the_run_unfinished() {
     let folder = tempfile::tempdir().unwrap();
     let opened = open(folder.path(), OpenMode::New).unwrap();

@@ -209,6 +209,10 @@ impl OptimizerConfig {
     }
 }
 
+/// Most passes over the data, and most steps, that are taken for meant.
+const MOST_EPOCHS: f64 = 1e6;
+const MOST_STEPS: u64 = 1_000_000_000_000;
+
 /// The part of a training run that no method changes: batches, length, saving.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -219,9 +223,9 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Upper bound of flat tokens in one forward pass; never changes the result.
     pub micro_batch_tokens: usize,
-    /// Optimiser steps; wins over `epochs`.
+    /// Optimiser steps, at most 10¹²; wins over `epochs`.
     pub max_steps: Option<u64>,
-    /// Passes over the data; > 0.
+    /// Passes over the data; > 0 and at most a million.
     pub epochs: f64,
     /// Steps between checkpoints; 0 saves at the end and on interruption only.
     pub save_every: u64,
@@ -264,9 +268,14 @@ impl TrainConfig {
         at_least_one("threads", self.threads)?;
         at_least_one("keep-checkpoints", self.keep_checkpoints)?;
         check("log-every", self.log_every as f64, self.log_every > 0, "at least 1")?;
-        check("epochs", self.epochs, self.epochs > 0.0, "a finite number above 0")?;
+        let epochs = self.epochs > 0.0 && self.epochs <= MOST_EPOCHS;
+        check("epochs", self.epochs, epochs, "a number above 0 and at most 1000000")?;
         match self.max_steps {
-            Some(0) => Err(Error::Config { key: "max-steps", value: "0".into(), expected: "at least 1" }),
+            Some(steps) if steps == 0 || steps > MOST_STEPS => Err(Error::Config {
+                key: "max-steps",
+                value: steps.to_string(),
+                expected: "at least 1 and at most 1000000000000",
+            }),
             _ => Ok(()),
         }
     }
@@ -277,7 +286,10 @@ impl TrainConfig {
     /// A pass takes ceil(rows / batch size) steps; a fraction of a pass is rounded up to whole steps.
     pub fn total_steps(&self, rows: usize) -> u64 {
         let per_epoch = rows.div_ceil(self.batch_size.max(1)) as f64;
-        self.max_steps.unwrap_or_else(|| (per_epoch * self.epochs).ceil() as u64)
+        // 100 × 0.07 is 7.000000000000001: `epochs` and the product are rounded, each by at most half of EPSILON
+        // relatively, and a product above a whole number by no more than that is meant to be that number.
+        const ROUNDING: f64 = 4.0 * f64::EPSILON;
+        self.max_steps.unwrap_or_else(|| (per_epoch * self.epochs * (1.0 - ROUNDING)).ceil() as u64)
     }
 }
 
@@ -307,6 +319,12 @@ mod tests {
         assert!(SamplingConfig { stop: vec![String::new()], ..Default::default() }.validate().is_err());
         assert!(TrainConfig { max_steps: Some(0), ..Default::default() }.validate().is_err());
         assert!(TrainConfig { batch_size: 0, ..Default::default() }.validate().is_err());
+        for epochs in [0.0, 1e300, 1e7, f64::INFINITY] {
+            let error = TrainConfig { epochs, ..Default::default() }.validate().unwrap_err().to_string();
+            assert!(error.contains("epochs") && error.contains("at most 1000000"), "{error}");
+        }
+        assert!(TrainConfig { max_steps: Some(u64::MAX), ..Default::default() }.validate().is_err());
+        TrainConfig { epochs: 1e6, max_steps: Some(1_000_000), ..Default::default() }.validate().unwrap();
     }
 
     #[test]
@@ -321,5 +339,22 @@ mod tests {
         assert_eq!(config.total_steps(10), 3);
         assert_eq!(TrainConfig { epochs: 1.5, ..config.clone() }.total_steps(10), 5);
         assert_eq!(TrainConfig { max_steps: Some(7), ..config }.total_steps(10), 7);
+    }
+
+    #[test]
+    fn rounding_of_epochs_adds_no_step() {
+        let steps =
+            |rows, epochs| TrainConfig { batch_size: 1, epochs, ..Default::default() }.total_steps(rows);
+        assert_eq!(steps(100, 0.07), 7);
+        for hundredths in 1..=100_000 {
+            // Division rounds to the nearest float64, as reading the decimal does.
+            let epochs = hundredths as f64 / 100.0;
+            assert_eq!(steps(100, epochs), hundredths, "{epochs}");
+            assert_eq!(steps(1700, epochs), 17 * hundredths, "{epochs}");
+        }
+        assert_eq!(steps(3_000_000_000, 1.0), 3_000_000_000);
+        assert_eq!(steps(100, 0.0701), 8);
+        assert_eq!(steps(100, 1e-300), 1);
+        assert_eq!(steps(0, 1.0), 0);
     }
 }

@@ -43,7 +43,7 @@ pub fn kl(policy: &Tensor, reference: &Tensor) -> Result<Tensor> {
     Ok(policy.f_exp()?.f_mul(&policy.f_sub(reference)?)?.f_sum_dim_intlist(-1i64, false, policy.kind())?)
 }
 
-/// Computes E_π[r] over the last dimension.
+/// Computes E(r) under π over the last dimension.
 ///
 /// # Errors
 /// libtorch refuses.
@@ -51,7 +51,7 @@ pub fn expected(policy: &Tensor, reward: &Tensor) -> Result<Tensor> {
     Ok(policy.f_exp()?.f_mul(reward)?.f_sum_dim_intlist(-1i64, false, policy.kind())?)
 }
 
-/// Computes PPO's objective E_π[r] − β KL(π ‖ π_ref) over the last dimension, without sampling.
+/// Computes PPO's objective E(r) − β KL(π ‖ π_ref) over the last dimension, without sampling.
 ///
 /// # Errors
 /// libtorch refuses.

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use align_core::align_types::{
     self, Completion, PromptGroup, PromptSource, Purpose, RngStream,
@@ -16,6 +18,8 @@ use align_train::{BoxError, Hooks, OpenMode, Outcome, RunFolder, Start, TrainJob
 
 pub const VOCAB: usize = 24;
 const HIDDEN: i64 = 16;
+/// The step whose rows are the held-out ones.
+const HELD_OUT: u64 = 1_000_000;
 
 /// Next-token logits from the current token through a hidden layer; with a bias that does not decay and a
 /// parameter that no loss ever reaches.
@@ -130,6 +134,8 @@ pub struct PairLoss {
     pub poison: Option<u32>,
     /// Expects this loss at the first step.
     pub first_loss: Option<f64>,
+    /// Refuses held-out rows while it is set.
+    pub refuse_held_out: Arc<AtomicBool>,
 }
 
 impl Objective for PairLoss {
@@ -139,6 +145,10 @@ impl Objective for PairLoss {
     }
 
     fn loss(&self, model: &dyn CausalLm, batch: &PackedBatch, groups: &[PromptGroup]) -> Result<LossOutput> {
+        let held_out = groups.iter().any(|g| g.describe(0).starts_with(&format!("step{HELD_OUT}.")));
+        if held_out && self.refuse_held_out.load(Ordering::SeqCst) {
+            return Err(Error::input("held-out rows", "they are refused"));
+        }
         let logps = model.token_log_probs(batch, 1.0)?;
         let sums = logps.sums()?.f_reshape([-1, 2])?;
         let margins = sums.f_select(1, 0)?.f_sub(&sums.f_select(1, 1)?)?;
@@ -218,6 +228,8 @@ pub struct Setup {
     pub steps: u64,
     pub objective: PairLoss,
     pub poisoned_step: Option<u64>,
+    /// Whether the first held-out group begins with token 0.
+    pub poisoned_held_out: bool,
     pub keep_best: Option<String>,
     pub inputs: String,
     pub mode: OpenMode,
@@ -245,6 +257,7 @@ impl Default for Setup {
             steps: 20,
             objective: PairLoss::default(),
             poisoned_step: None,
+            poisoned_held_out: false,
             keep_best: None,
             inputs: "rows and weights".into(),
             mode: OpenMode::Resume,
@@ -263,7 +276,8 @@ impl Setup {
     }
 
     pub fn held_out(&self) -> Vec<PromptGroup> {
-        Pairs { batch_size: 9, poisoned_step: None }.rows(1_000_000)
+        let poisoned_step = self.poisoned_held_out.then_some(HELD_OUT);
+        Pairs { batch_size: 9, poisoned_step }.rows(HELD_OUT)
     }
 
     /// Opens the folder and trains; hooks can be changed before.
@@ -317,6 +331,11 @@ impl Setup {
 /// The weights of a finished run.
 pub fn final_weights(path: &Path) -> Vec<u8> {
     std::fs::read(path.join("model/weights.bin")).unwrap()
+}
+
+/// The content of `summary.json`.
+pub fn summary(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path.join("summary.json")).unwrap()).unwrap()
 }
 
 /// The lines of `metrics.jsonl` without what depends on the clock and the memory of a process.

@@ -1,0 +1,117 @@
+//! What a run reads: never inside what `--overwrite` deletes, and known again by `--resume`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use align_cli::{Error, Result, args::TrainArgs};
+use align_core::align_types::{PromptGroup, TokenId};
+use sha2::{Digest, Sha256};
+
+use crate::{origin, train::Rows};
+
+/// Checks that deleting the run in `output` deletes nothing that the new run reads.
+///
+/// # Errors
+/// [`Error::Usage`] with the flag.
+pub fn outlive(output: &Path, train: &TrainArgs, reference: Option<&Path>) -> Result<()> {
+    let mut inputs: Vec<(&str, &Path)> = Vec::new();
+    inputs.extend(train.model.iter().map(|path| ("--model", path.as_path())));
+    inputs.extend(reference.map(|path| ("--ref-model", path)));
+    inputs.extend(train.data.iter().map(|path| ("--data", path.as_path())));
+    inputs.extend(train.watch.eval_data.iter().map(|path| ("--eval-data", path.as_path())));
+    let Ok(doomed) = fs::canonicalize(output) else { return Ok(()) };
+    match inputs.into_iter().find(|(_, path)| is_below(&doomed, path)) {
+        None => Ok(()),
+        Some((flag, path)) => Err(Error::usage(
+            format!(
+                "{flag} {}: --overwrite would delete it with the run in {}",
+                path.display(),
+                output.display()
+            ),
+            ["name another --output-dir, or move it out of the run folder first".to_owned()],
+        )),
+    }
+}
+
+/// Says whether a path, what it links to, or a file that a folder links to, lies below a folder.
+fn is_below(folder: &Path, path: &Path) -> bool {
+    // A link inside goes away with the folder, even where what it links to stays.
+    let named = path.parent().and_then(|parent| fs::canonicalize(parent).ok());
+    let linked = |path: &Path| fs::canonicalize(path).is_ok_and(|real| real.starts_with(folder));
+    named.is_some_and(|parent| parent.starts_with(folder))
+        || linked(path)
+        || fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| linked(&entry.path())))
+}
+
+/// Computes a digest of what decides the steps of a run beside its configuration: the tokens of its rows, and the
+/// weights of the reference where there is one.
+///
+/// # Errors
+/// [`Error::Data`] for a reference that cannot be read.
+pub fn fingerprint(rows: &Rows, reference: Option<&Path>) -> Result<String> {
+    let mut hash = Sha256::new();
+    for groups in [&rows.train, &rows.eval] {
+        hash.update((groups.len() as u64).to_le_bytes());
+        groups.iter().for_each(|group| add(&mut hash, group));
+    }
+    if let Some(folder) = reference {
+        let weights: Vec<PathBuf> =
+            origin::model_files(folder)?.into_iter().filter(|path| decides(path)).collect();
+        hash.update(origin::digest(&weights)?);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Of a reference only numbers matter: its tokenizer is not read.
+fn decides(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "safetensors" || extension == "bin")
+        || path.ends_with("config.json")
+}
+
+fn add(hash: &mut Sha256, group: &PromptGroup) {
+    let mut ids = |ids: &[TokenId]| {
+        hash.update((ids.len() as u64).to_le_bytes());
+        ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    };
+    ids(&group.prompt);
+    group.completions.iter().for_each(|answer| ids(&answer.token_ids));
+    for answer in &group.completions {
+        hash.update(format!("{}|{:?}|{:?}|{:?};", answer.name, answer.label, answer.rank, answer.reward));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use align_core::align_types::Completion;
+
+    use super::*;
+
+    fn group(prompt: &[TokenId], answers: &[&[TokenId]]) -> PromptGroup {
+        let answers = answers.iter().map(|ids| Completion::named("a", ids.to_vec())).collect();
+        PromptGroup::new(prompt.to_vec(), answers)
+    }
+
+    #[test]
+    fn every_token_and_its_place_count() {
+        let of = |train: Vec<PromptGroup>, eval: Vec<PromptGroup>| {
+            fingerprint(&Rows { train, eval }, None).unwrap()
+        };
+        let row = || group(&[1, 2], &[&[3], &[4, 5]]);
+        let known = of(vec![row()], vec![row()]);
+        assert_eq!(known, of(vec![row()], vec![row()]));
+        let mut labelled = row();
+        labelled.completions[0].label = Some(true);
+        for other in [
+            vec![group(&[1, 2], &[&[3], &[4, 6]])],
+            vec![group(&[1], &[&[2, 3], &[4, 5]])],
+            vec![group(&[1, 2], &[&[3, 4], &[5]])],
+            vec![row(), row()],
+            vec![labelled],
+        ] {
+            assert_ne!(known, of(other, vec![row()]));
+        }
+        assert_ne!(known, of(vec![row(), row()], Vec::new()));
+    }
+}
