@@ -1,12 +1,12 @@
 //! `align generate`: completions of prompts.
 
-use std::sync::atomic::Ordering;
+use std::{ops::ControlFlow, sync::atomic::Ordering};
 
 use align_cli::{Error, Result, args, args::GenerateArgs};
 use align_core::align_types::{PromptGroup, config::SamplingConfig};
 use align_data::{DataConfig, Tokenizer};
-use align_lm::Model;
-use align_rollout::TensorGenerator;
+use align_lm::{Model, Trainable};
+use align_rollout::{AutoGenerator, auto_generator};
 use serde_json::{Value, json};
 
 use crate::{
@@ -17,9 +17,6 @@ use crate::{
     output::Output,
     progress::Progress,
 };
-
-/// Prompts that one thread samples before their rows are written.
-const CHUNK: usize = 16;
 
 pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
     let device = computer::set_up(&flags.machine)?;
@@ -34,7 +31,7 @@ pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
     )?;
     check_room(&prompts, folder.config.context_length())?;
     let rows: Vec<usize> = prompts.iter().map(row_number).collect();
-    let mut replicas = model::load_replicas(&flags.model, device, flags.machine.threads())?;
+    let model = model::load(&flags.model, device, Trainable::No)?;
     let origin = Origin::new("generate", settings, &flags.model, &flags.prompts)?;
     let stop = interrupt::flag()?;
     let mut output = Output::begin(&flags.output, &origin, &rows, flags.resume)?;
@@ -42,29 +39,32 @@ pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
     let mut progress = Progress::new(prompts.len(), kept, flags.machine.no_progress);
     let sampling = flags.sampling.config();
 
-    let chunks: Vec<(usize, &[PromptGroup])> = prompts
-        .get(kept..)
-        .unwrap_or_default()
-        .chunks(CHUNK)
-        .enumerate()
-        .map(|(index, chunk)| (kept + index * CHUNK, chunk))
-        .collect();
-    for round in chunks.chunks(replicas.len()) {
-        if stop.load(Ordering::SeqCst) {
-            progress.finish();
-            return Err(Error::Interrupted {
-                step: 0,
-                hints: vec!["--resume continues after the last whole row".into()],
-            });
+    let waiting = prompts.get(kept..).unwrap_or_default();
+    let tokens: Vec<_> = waiting.iter().map(|group| group.prompt.clone()).collect();
+    let mut sampler = sampler(&model, &folder.tokenizer)?.with_threads(flags.machine.threads());
+    let mut next = waiting.iter();
+    let mut written = Ok(());
+    let mut write = |answers: &PromptGroup| -> Result<()> {
+        let Some(prompt) = next.next() else { return Ok(()) };
+        output.append(&[line(&folder.tokenizer, prompt, answers)?])?;
+        progress.add(1);
+        Ok(())
+    };
+    let drawn = sampler.generate_each(kept as u64, &tokens, &sampling, 0, |answers| {
+        written = write(&answers);
+        match written.is_err() || stop.load(Ordering::SeqCst) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
-        let results =
-            computer::in_parallel(&mut replicas, round.iter().copied(), |model, (first, chunk)| {
-                sample(model, &folder.tokenizer, first, chunk, &sampling)
-            })?;
-        for lines in results {
-            output.append(&lines)?;
-            progress.add(lines.len());
-        }
+    });
+    written?;
+    drawn.map_err(|error| refused(error, waiting))?;
+    if next.len() > 0 {
+        progress.finish();
+        return Err(Error::Interrupted {
+            step: 0,
+            hints: vec!["--resume continues after the last whole row".into()],
+        });
     }
     progress.finish();
     output.finish()?;
@@ -89,33 +89,33 @@ fn check_room(prompts: &[PromptGroup], context: usize) -> Result<()> {
     }
 }
 
-/// Samples prompts that are number `first`, `first + 1`, ... of the file.
+/// Chooses the sampler of a model and gives it the tokenizer's end tokens and text.
+fn sampler<'a>(model: &'a Model, tokenizer: &'a Tokenizer) -> Result<AutoGenerator<'a>> {
+    let sampler = auto_generator(model, tokenizer.eos_ids().to_vec()).map_err(failure::of)?;
+    Ok(sampler.with_decoder(|ids| Ok(tokenizer.decode(ids, true)?)))
+}
+
+/// Names the row that an error of sampling is about.
+fn refused(error: align_rollout::Error, prompts: &[PromptGroup]) -> Error {
+    match error.prompt().and_then(|index| Some((index, prompts.get(index)?))) {
+        Some((index, group)) => Error::data(format!("{}: {error}", group.describe(index)), []),
+        None => failure::of(error),
+    }
+}
+
+/// Samples prompts.
 ///
 /// # Errors
-/// As [`TensorGenerator::generate_from`].
+/// As [`AutoGenerator::generate_from`].
 pub fn draw(
     model: &Model,
     tokenizer: &Tokenizer,
-    first: usize,
     prompts: &[PromptGroup],
     config: &SamplingConfig,
 ) -> Result<Vec<PromptGroup>> {
-    let prompts: Vec<_> = prompts.iter().map(|group| group.prompt.clone()).collect();
-    TensorGenerator::new(model, tokenizer.eos_ids().to_vec())
-        .with_decoder(|ids| Ok(tokenizer.decode(ids, true)?))
-        .generate_from(first as u64, &prompts, config, 0)
-        .map_err(failure::of)
-}
-
-fn sample(
-    model: &Model,
-    tokenizer: &Tokenizer,
-    first: usize,
-    prompts: &[PromptGroup],
-    config: &SamplingConfig,
-) -> Result<Vec<Value>> {
-    let answered = draw(model, tokenizer, first, prompts, config)?;
-    prompts.iter().zip(&answered).map(|(prompt, answers)| line(tokenizer, prompt, answers)).collect()
+    let tokens: Vec<_> = prompts.iter().map(|group| group.prompt.clone()).collect();
+    let drawn = sampler(model, tokenizer)?.generate_from(0, &tokens, config, 0);
+    drawn.map_err(|error| refused(error, prompts))
 }
 
 fn line(tokenizer: &Tokenizer, prompt: &PromptGroup, answers: &PromptGroup) -> Result<Value> {

@@ -42,7 +42,7 @@ impl Samples {
             return Ok(());
         }
         let config = SamplingConfig { max_new_tokens: TOKENS, greedy: true, ..SamplingConfig::default() };
-        let answered = generate::draw(model, tokenizer, 0, &self.prompts, &config)?;
+        let answered = generate::draw(model, tokenizer, &self.prompts, &config)?;
         let mut text = earlier(&self.file, step);
         for (prompt, answers) in self.prompts.iter().zip(&answered) {
             let source = prompt.source.as_ref();
