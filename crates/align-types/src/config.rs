@@ -269,7 +269,7 @@ impl TrainConfig {
         at_least_one("keep-checkpoints", self.keep_checkpoints)?;
         check("log-every", self.log_every as f64, self.log_every > 0, "at least 1")?;
         let epochs = self.epochs > 0.0 && self.epochs <= MOST_EPOCHS;
-        check("epochs", self.epochs, epochs, "a number above 0 and at most 1000000")?;
+        check("epochs", self.epochs, epochs, "a finite number above 0 and at most 1000000")?;
         match self.max_steps {
             Some(steps) if steps == 0 || steps > MOST_STEPS => Err(Error::Config {
                 key: "max-steps",
