@@ -31,6 +31,12 @@ const NOT_OF_THE_RUN: &[&str] = &["config", "help", "resume", "overwrite", "dry_
 /// # Errors
 /// [`Error::Usage`] names the flag, or the file, line and key; [`Error::Answered`] when help was asked for.
 pub fn parse(argv: &[OsString]) -> Result<Settings> {
+    // Settings and reports are text: a name that is not would come back as another one.
+    if let Some(word) = argv.iter().find(|word| word.to_str().is_none()) {
+        let shown = word.to_string_lossy();
+        let hint = "rename the file, or give it through a link with such a name".to_owned();
+        return Err(crate::Error::usage(format!("{shown}: the name is not valid UTF-8"), [hint]));
+    }
     let root = args::command();
     let mut matches =
         root.clone().try_get_matches_from(argv).map_err(|error| usage::explain(&error, argv))?;

@@ -179,3 +179,29 @@ fn the_doctor_computes_something() {
     assert_eq!(report["ok"], true);
     assert!(report["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true));
 }
+
+#[cfg(unix)]
+#[test]
+fn an_output_that_is_no_plain_file_is_left_as_it_is() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write(folder, "rows.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n");
+    let target = write(folder, "target.jsonl", "mine\n");
+    std::os::unix::fs::symlink(&target, folder.join("link.jsonl")).unwrap();
+    let line =
+        format!("logprobs --model {} --data {{rows.jsonl}} --output {{link.jsonl}}", tiny_llama().display());
+    align(folder, &line).refused(2, &["link.jsonl", "a link or a device"]);
+    assert_eq!(fs::read_to_string(target).unwrap(), "mine\n");
+    assert!(fs::symlink_metadata(folder.join("link.jsonl")).unwrap().is_symlink());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_name_that_is_not_utf_8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let temporary = tempfile::tempdir().unwrap();
+    let name = std::ffi::OsStr::from_bytes(b"bad\xff.jsonl");
+    let mut command = support::command(temporary.path(), "data check");
+    let answer = support::Answer::of(&command.arg(name).output().unwrap());
+    answer.refused(2, &["not valid UTF-8"]);
+}

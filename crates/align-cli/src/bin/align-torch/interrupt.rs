@@ -22,6 +22,7 @@ pub fn flag() -> Result<Arc<AtomicBool>> {
     }
     let flag = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&flag);
+    let ignored: Vec<libc::c_int> = SIGNALS.into_iter().filter(|signal| is_ignored(*signal)).collect();
     ctrlc::set_handler(move || {
         if set.swap(true, Ordering::SeqCst) {
             // SAFETY: ends the process.
@@ -30,5 +31,22 @@ pub fn flag() -> Result<Arc<AtomicBool>> {
         talk::say("stopping after what is being done now; once more to stop at once");
     })
     .map_err(|error| Error::environment(format!("cannot listen for Ctrl-C: {error}"), []))?;
+    for signal in ignored {
+        // SAFETY: sets the disposition that the process was started with.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     Ok(Arc::clone(FLAG.get_or_init(|| flag)))
+}
+
+/// The signals that the handler takes over.
+const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
+/// Tells whether the process was started with a signal ignored, as `nohup` does: it then stays ignored.
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: `sigaction` is plain data, and the call only writes the present disposition into it.
+    unsafe {
+        let mut present: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut present) == 0
+            && present.sa_sigaction == libc::SIG_IGN
+    }
 }

@@ -26,13 +26,20 @@ impl Output {
     /// Begins the file, or continues it with `resume`; `rows` are the numbers of the rows that it will have.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a folder, for a name under which an input would be replaced, for rows that were made with
+    /// [`Error::Usage`] for a folder, a link or a device, for a name under which an input would be replaced, for rows that were made with
     /// other settings or are not the first of these, [`Error::Write`] for a place that cannot be written.
     pub fn begin(path: &Path, origin: &Origin, rows: &[usize], resume: bool) -> Result<Self> {
         let partial = with(path, ".partial");
         if path.is_dir() {
             return Err(Error::usage(
                 format!("--output {}: this is a folder", path.display()),
+                ["name a file; one that is there is replaced".to_owned()],
+            ));
+        }
+        // The rows are renamed into place, which would put a file where a device or a link was.
+        if fs::symlink_metadata(path).is_ok_and(|about| !about.is_file()) {
+            return Err(Error::usage(
+                format!("--output {}: this is a link or a device, not a file", path.display()),
                 ["name a file; one that is there is replaced".to_owned()],
             ));
         }
