@@ -83,7 +83,7 @@ fn files_that_are_no_rows() {
     refused(folder, &dpo("empty.jsonl"), 4, &["empty.jsonl"]);
     write(folder, "picture.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR");
     refused(folder, &dpo("picture.png"), 4, &["picture.png", "expected JSON Lines"]);
-    write(folder, "table.csv", "prompt,chosen,rejected\na,b,c\n");
+    write(folder, "table.csv", "name,age\na,3\n");
     refused(folder, &dpo("table.csv"), 4, &["table.csv"]);
     write(folder, "torn.jsonl.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab");
     refused(folder, &dpo("torn.jsonl.gz"), 4, &["torn.jsonl.gz"]);
