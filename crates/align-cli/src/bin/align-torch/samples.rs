@@ -36,7 +36,7 @@ impl Samples {
     /// The file is written whole, so that a kill on the way leaves the one before.
     ///
     /// # Errors
-    /// The model fails, or [`Error::Write`].
+    /// The model fails, or the file cannot be written.
     pub fn write(&self, model: &Model, tokenizer: &Tokenizer, step: u64) -> Result<()> {
         if self.prompts.is_empty() {
             return Ok(());
