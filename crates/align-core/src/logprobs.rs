@@ -4,7 +4,7 @@ use crate::{Error, Result, expect_shape};
 
 /// Gathers the log-probability of each target from its row of logits.
 ///
-/// lp = log softmax(logits / temperature)[target], computed in float32 or wider.
+/// lp = log softmax(logits / temperature) at the target, computed in float32 or wider.
 ///
 /// * `logits` `[N, V]`, row i being the one that *predicts* target i;
 /// * `targets` `[N]` int64, in 0..V;
