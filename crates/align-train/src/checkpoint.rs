@@ -48,7 +48,7 @@ pub struct WallTime {
     pub eval: f64,
     /// Writing checkpoints.
     pub save: f64,
-    /// Everything, the three above included.
+    /// Everything, the phases above included.
     pub total: f64,
 }
 
