@@ -2,11 +2,12 @@ use align_core::tch::{Device, Tensor};
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::norm::NormKind;
 use crate::sizes::{Sizes, most};
 use crate::transformer::{
     Activation, Block, Embedding, Head, Mlp, Projection, SelfAttention, Transformer, alibi_slopes,
 };
-use crate::weights::{Builder, NormKind};
+use crate::weights::Builder;
 
 /// What a BLOOM looks like.
 #[derive(Debug, Clone, PartialEq)]

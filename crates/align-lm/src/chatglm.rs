@@ -2,10 +2,11 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig};
 use crate::sizes::{Sizes, most};
 use crate::transformer::{Activation, Block, Embedding, Head, Mlp, Projection, SelfAttention, Transformer};
-use crate::weights::{Builder, NormKind};
+use crate::weights::Builder;
 
 /// What a ChatGLM2, ChatGLM3 or GLM-4 of the same layout looks like.
 #[derive(Debug, Clone, PartialEq)]

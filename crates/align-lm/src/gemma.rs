@@ -2,10 +2,11 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig};
 use crate::sizes::{Defaults, Sizes};
 use crate::transformer::{Activation, Biases, Block, Mlp, SelfAttention, Transformer};
-use crate::weights::{Builder, NormKind};
+use crate::weights::Builder;
 
 /// What a Gemma 1 looks like.
 #[derive(Debug, Clone, PartialEq)]

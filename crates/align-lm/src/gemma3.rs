@@ -3,10 +3,11 @@ use align_core::tch::Device;
 use crate::Result;
 use crate::gemma2::block;
 use crate::keys::Keys;
+use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig};
 use crate::sizes::{Defaults, Sizes, most, read_windows};
 use crate::transformer::{Activation, Biases, SelfAttention, Transformer};
-use crate::weights::{Builder, NormKind};
+use crate::weights::Builder;
 
 /// What the text model of a Gemma 3 looks like.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,9 +2,10 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::norm::NormKind;
 use crate::sizes::{Sizes, most};
 use crate::transformer::{Activation, Block, Embedding, Head, Mlp, Projection, SelfAttention, Transformer};
-use crate::weights::{Builder, NormKind, Role};
+use crate::weights::{Builder, Role};
 
 /// What a GPT-2 looks like.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,10 +2,11 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig, rotated};
 use crate::sizes::{Defaults, Sizes};
 use crate::transformer::{Activation, Block, Embedding, Head, Mlp, Projection, SelfAttention, Transformer};
-use crate::weights::{Builder, NormKind};
+use crate::weights::Builder;
 
 /// What a GPT-NeoX or Pythia looks like.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,10 +3,11 @@ use serde_json::{Map, Value, json};
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig};
 use crate::sizes::{Defaults, Sizes};
 use crate::transformer::{Activation, Biases, Block, Mlp, SelfAttention, Transformer};
-use crate::weights::{Builder, NormKind};
+use crate::weights::Builder;
 
 /// What a Llama looks like: the keys of `config.json` that decide shapes and arithmetic, under the same names.
 ///

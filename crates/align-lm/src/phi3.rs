@@ -2,10 +2,11 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig, rotated};
 use crate::sizes::{Defaults, Sizes, most};
 use crate::transformer::{Activation, Block, Mlp, Projection, SelfAttention, Transformer};
-use crate::weights::{Builder, NormKind};
+use crate::weights::Builder;
 
 /// What a Phi-3 looks like.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,9 +5,11 @@ use align_core::{
 
 use crate::attention::{Attention, Qkv, Scores};
 use crate::keys::Keys;
+use crate::linear::Linear;
+use crate::norm::{Norm, NormKind};
 use crate::rope::{Rope, Rotation};
 use crate::sizes::Sizes;
-use crate::weights::{Builder, Linear, Norm, NormKind, Role};
+use crate::weights::{Builder, Role};
 
 /// A decoder as all families have it: embeddings, blocks of attention and a feed-forward layer around a residual
 /// stream, a norm and an output layer. A family says which parts there are and what their tensors are called.

@@ -1,8 +1,10 @@
 use align_core::{
-    Result,
     align_types::{Purpose, RngStream},
     tch::{Device, Kind, Tensor},
 };
+
+use crate::linear::{Layout, Linear, Matrix};
+use crate::norm::{Norm, NormKind};
 
 /// What a tensor does in the model: it decides its initial value and whether weight decay applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl<'a> Builder<'a> {
             true => Some(self.take(format!("{name}.bias"), &[outputs], Role::Bias)?),
             false => None,
         };
-        Ok(Linear { weight, bias, layout: Layout::OutputsFirst })
+        Ok(Linear::new(Matrix::Dense(weight), bias, Layout::OutputsFirst))
     }
 
     /// Takes a linear layer with a bias whose matrix is stored as `[inputs, outputs]`.
@@ -83,7 +85,7 @@ impl<'a> Builder<'a> {
     ) -> crate::Result<Linear> {
         let weight = self.take(format!("{name}.weight"), &[inputs, outputs], Role::Matrix)?;
         let bias = Some(self.take(format!("{name}.bias"), &[outputs], Role::Bias)?);
-        Ok(Linear { weight, bias, layout: Layout::InputsFirst })
+        Ok(Linear::new(Matrix::Dense(weight), bias, Layout::InputsFirst))
     }
 
     /// Takes a norm: `{name}.weight` `[width]` and, if its kind has one, `{name}.bias` `[width]`.
@@ -97,86 +99,12 @@ impl<'a> Builder<'a> {
             NormKind::Layer { .. } => Some(self.take(format!("{name}.bias"), &[width], Role::Bias)?),
             NormKind::Rms { .. } | NormKind::RmsFromOne { .. } => None,
         };
-        Ok(Norm { weight, bias, width: width as i64, kind })
+        Ok(Norm::new(weight, bias, width, kind))
     }
 
     /// Ends the building.
     pub(crate) fn finish(self) -> Vec<Weight> {
         self.weights
-    }
-}
-
-/// How the matrix of a linear layer is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Layout {
-    /// `[outputs, inputs]`, as nearly everywhere.
-    OutputsFirst,
-    /// `[inputs, outputs]`, as in GPT-2.
-    InputsFirst,
-}
-
-/// A linear layer over rows.
-#[derive(Debug)]
-pub(crate) struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    layout: Layout,
-}
-
-impl Linear {
-    /// Makes the output layer that shares its matrix with the embedding.
-    pub(crate) fn tied(embedding: &Tensor) -> Self {
-        Self { weight: embedding.shallow_clone(), bias: None, layout: Layout::OutputsFirst }
-    }
-
-    /// Maps `[T, inputs]` to `[T, outputs]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.layout {
-            Layout::OutputsFirst => Ok(x.f_linear(&self.weight, self.bias.as_ref())?),
-            Layout::InputsFirst => Ok(x.f_linear(&self.weight.f_transpose(0, 1)?, self.bias.as_ref())?),
-        }
-    }
-
-    /// As [`Self::forward`], with every row of the matrix scaled to length 1.
-    pub(crate) fn forward_normalised(&self, x: &Tensor) -> Result<Tensor> {
-        let lengths = self.weight.f_norm_scalaropt_dim(2.0, [1i64], true)?.f_clamp_min(1e-12)?;
-        Ok(x.f_linear(&self.weight.f_div(&lengths)?, self.bias.as_ref())?)
-    }
-}
-
-/// Which norm, and what it adds before the root.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum NormKind {
-    /// Root mean square (arXiv:1910.07467): x / √(mean(x²) + eps) · weight.
-    Rms { eps: f64 },
-    /// The same with the factor 1 + weight (Gemma).
-    RmsFromOne { eps: f64 },
-    /// (x − mean(x)) / √(var(x) + eps) · weight + bias (arXiv:1607.06450).
-    Layer { eps: f64 },
-}
-
-/// A norm over rows.
-#[derive(Debug)]
-pub(crate) struct Norm {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    width: i64,
-    kind: NormKind,
-}
-
-impl Norm {
-    /// Normalises the last dimension of `[..., width]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let rms = |weight: &Tensor, eps: f64| -> Result<Tensor> {
-            Ok(x.f_internal_fused_rms_norm([self.width], Some(weight), eps)?.0)
-        };
-        match self.kind {
-            NormKind::Rms { eps } => rms(&self.weight, eps),
-            NormKind::RmsFromOne { eps } => rms(&self.weight.f_add_scalar(1.0)?, eps),
-            NormKind::Layer { eps } => {
-                Ok(x.f_layer_norm([self.width], Some(&self.weight), self.bias.as_ref(), eps, false)?)
-            }
-        }
     }
 }
 
