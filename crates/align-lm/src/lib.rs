@@ -6,6 +6,7 @@
 //!
 //! There is no loss here, no optimiser and no tokenizer.
 
+mod adapter;
 mod attention;
 mod baichuan;
 mod bloom;
@@ -37,6 +38,7 @@ mod sizes;
 mod transformer;
 mod weights;
 
+pub use adapter::{AdapterOptions, LinearLayer};
 pub use baichuan::BaichuanConfig;
 pub use bloom::BloomConfig;
 pub use chatglm::ChatGlmConfig;

@@ -5,11 +5,12 @@ use align_core::{
     tch::{Device, Kind, Tensor},
 };
 
+use crate::adapter::Attached;
 use crate::attention::PackedAttention;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::transformer::Transformer;
-use crate::weights::{Builder, Existing, Plan, RandomInit, Role, Source, Weight};
+use crate::weights::{Builder, Existing, Plan, RandomInit, Source, Weight};
 use crate::{Error, Result};
 
 /// Which weights of a loaded model are trained.
@@ -56,9 +57,11 @@ impl Default for LoadOptions {
 pub struct Model {
     config: ModelConfig,
     pub(crate) decoder: Transformer,
-    weights: Vec<Weight>,
+    pub(crate) weights: Vec<Weight>,
+    /// Frozen weights with something on top; `trainable` then speaks of that alone.
+    pub(crate) adapter: Option<Attached>,
     device: Device,
-    trainable: Trainable,
+    pub(crate) trainable: Trainable,
     source: Option<PathBuf>,
     unused: Vec<String>,
 }
@@ -103,18 +106,25 @@ impl Model {
     /// # Errors
     /// libtorch refuses.
     pub fn replica(&self) -> Result<Self> {
-        self.rebuilt(&mut Existing { weights: &self.weights, copy: false }, self.trainable)
+        let trainable = if self.adapter.is_some() { Trainable::No } else { self.trainable };
+        let mut model = self.rebuilt(&mut Existing { weights: &self.weights, copy: false }, trainable)?;
+        self.pass_adapter_to(&mut model, false, self.trainable)?;
+        Ok(model)
     }
 
     /// Copies the weights as they are now into a model that is never trained: the reference of preference losses.
+    /// Where there is an adapter, the base cannot change and only the adapter is copied.
     ///
     /// # Errors
     /// libtorch refuses, for example for want of memory.
     pub fn frozen_copy(&self) -> Result<Self> {
-        self.rebuilt(&mut Existing { weights: &self.weights, copy: true }, Trainable::No)
+        let copy = self.adapter.is_none();
+        let mut model = self.rebuilt(&mut Existing { weights: &self.weights, copy }, Trainable::No)?;
+        self.pass_adapter_to(&mut model, true, Trainable::No)?;
+        Ok(model)
     }
 
-    fn rebuilt(&self, source: &mut dyn Source, trainable: Trainable) -> Result<Self> {
+    pub(crate) fn rebuilt(&self, source: &mut dyn Source, trainable: Trainable) -> Result<Self> {
         let mut model = Self::assemble(self.config.clone(), source, self.device, trainable)?;
         model.source.clone_from(&self.source);
         model.unused.clone_from(&self.unused);
@@ -130,7 +140,16 @@ impl Model {
         let mut builder = Builder::new(source, trainable == Trainable::All);
         let decoder = config.family().build(device, &mut builder)?;
         let weights = builder.finish();
-        Ok(Self { config, decoder, weights, device, trainable, source: None, unused: Vec::new() })
+        Ok(Self {
+            config,
+            decoder,
+            weights,
+            adapter: None,
+            device,
+            trainable,
+            source: None,
+            unused: Vec::new(),
+        })
     }
 
     /// Lists the tensors that a model of this configuration takes, and builds it without them.
@@ -178,6 +197,9 @@ impl Model {
         self.check_context(batch)?;
         let ids = PackedBatch::index_tensor(batch.ids(), self.device)?;
         let positions = PackedBatch::index_tensor(batch.positions(), self.device)?;
+        if let Some(adapter) = &self.adapter {
+            adapter.enter(batch, self.device);
+        }
         let mut attention = PackedAttention::new(batch, self.device);
         self.decoder.hidden(&ids, &positions, &mut attention)
     }
@@ -259,12 +281,16 @@ impl CausalLm for Model {
         if self.trainable == Trainable::No {
             return Vec::new();
         }
-        let parameter = |weight: &Weight| Parameter {
-            name: weight.name.clone(),
-            tensor: weight.tensor.shallow_clone(),
-            decay: weight.role == Role::Matrix,
-        };
-        self.weights.iter().map(parameter).collect()
+        match &self.adapter {
+            Some(adapter) => adapter.parameters(),
+            None => self.weights.iter().map(Weight::parameter).collect(),
+        }
+    }
+
+    fn begin_step(&self, step: Option<u64>) {
+        if let Some(adapter) = &self.adapter {
+            adapter.begin_step(step);
+        }
     }
 
     fn replicate(&self) -> align_core::Result<Box<dyn CausalLm>> {

@@ -1,4 +1,5 @@
 use align_core::{
+    Parameter,
     align_types::{Purpose, RngStream},
     tch::{Device, Kind, Tensor},
 };
@@ -25,6 +26,16 @@ pub(crate) struct Weight {
     pub(crate) tensor: Tensor,
     /// The data type it has in the checkpoint it came from.
     pub(crate) stored: Kind,
+}
+
+impl Weight {
+    pub(crate) fn parameter(&self) -> Parameter {
+        Parameter {
+            name: self.name.clone(),
+            tensor: self.tensor.shallow_clone(),
+            decay: self.role == Role::Matrix,
+        }
+    }
 }
 
 /// Where the tensors of a model come from when it is built: a checkpoint, a random stream, another model.
@@ -73,7 +84,7 @@ impl<'a> Builder<'a> {
             true => Some(self.take(format!("{name}.bias"), &[outputs], Role::Bias)?),
             false => None,
         };
-        Ok(Linear::new(Matrix::Dense(weight), bias, Layout::OutputsFirst))
+        Ok(Linear::new(name, Matrix::Dense(weight), bias, Layout::OutputsFirst))
     }
 
     /// Takes a linear layer with a bias whose matrix is stored as `[inputs, outputs]`.
@@ -85,7 +96,7 @@ impl<'a> Builder<'a> {
     ) -> crate::Result<Linear> {
         let weight = self.take(format!("{name}.weight"), &[inputs, outputs], Role::Matrix)?;
         let bias = Some(self.take(format!("{name}.bias"), &[outputs], Role::Bias)?);
-        Ok(Linear::new(Matrix::Dense(weight), bias, Layout::InputsFirst))
+        Ok(Linear::new(name, Matrix::Dense(weight), bias, Layout::InputsFirst))
     }
 
     /// Takes a norm: `{name}.weight` `[width]` and, if its kind has one, `{name}.bias` `[width]`.
