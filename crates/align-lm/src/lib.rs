@@ -31,6 +31,7 @@ mod phi3;
 mod plain;
 mod qwen2;
 mod qwen3;
+mod recompute;
 mod rope;
 mod save;
 mod sizes;

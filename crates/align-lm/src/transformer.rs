@@ -31,12 +31,17 @@ impl Transformer {
         positions: &Tensor,
         attention: &mut dyn Attention,
     ) -> Result<Tensor> {
-        let rotations = self.ropes.iter().map(|rope| rope.rotation(positions)).collect::<Result<Vec<_>>>()?;
+        let rotations = self.rotations(positions)?;
         let mut x = self.embedding.forward(ids, positions)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &rotations, index, attention)?;
         }
         self.norm.forward(&x)
+    }
+
+    /// Computes the rotations of rows at positions `[T]`.
+    pub(crate) fn rotations(&self, positions: &Tensor) -> Result<Vec<Rotation>> {
+        self.ropes.iter().map(|rope| rope.rotation(positions)).collect()
     }
 
     /// Maps hidden states `[N, H]` to logits `[N, V]`.
@@ -81,7 +86,7 @@ impl Embedding {
         Ok(Self { tokens, positions: None, scale: 1.0, norm: None })
     }
 
-    fn forward(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
         let rows = |table: &Tensor, index: &Tensor| Tensor::f_embedding(table, index, -1, false, false);
         let mut x = rows(&self.tokens, ids)?;
         if self.scale != 1.0 {
@@ -175,7 +180,7 @@ impl Block {
         })
     }
 
-    fn forward(
+    pub(crate) fn forward(
         &self,
         x: &Tensor,
         rotations: &[Rotation],

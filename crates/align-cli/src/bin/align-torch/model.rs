@@ -52,7 +52,7 @@ pub fn open(folder: &Path) -> Result<Folder> {
 /// # Errors
 /// [`Error::Data`] for damaged or contradictory weights, [`Error::Environment`] for want of memory.
 pub fn load(folder: &Path, device: Device, trainable: Trainable) -> Result<Model> {
-    let model = Model::load(folder, &LoadOptions { device, trainable }).map_err(failure::of)?;
+    let model = Model::load(folder, &LoadOptions { device, trainable, ..LoadOptions::default() }).map_err(failure::of)?;
     model.notes().iter().for_each(|note| talk::warn(&format!("{}: {note}", folder.display())));
     Ok(model)
 }
