@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::recompute::{Segment, Tape};
 use crate::transformer::Transformer;
-use crate::weights::{Builder, Existing, Plan, RandomInit, Role, Source, Weight};
+use crate::weights::{Builder, Existing, Plan, RandomInit, Source, Weight};
 use crate::{Error, Result};
 
 /// Which weights of a loaded model are trained.
@@ -24,13 +24,53 @@ pub enum Trainable {
     No,
 }
 
+/// How weights that are not trained are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum FrozenStorage {
+    /// In float32.
+    #[default]
+    Float,
+    /// Matrices and embeddings in 16 bits: float16 where the checkpoint has that, otherwise bfloat16, which loses
+    /// nothing of a bfloat16 checkpoint. Norms and biases stay float32. Where 16 bits are also computed with
+    /// ([`LoadOptions::compute`]), the results are those of float32 storage.
+    Half,
+    /// The linear layers of the blocks in 4-bit NormalFloat with double quantisation (QLoRA, arXiv:2305.14314), a
+    /// little over half a byte per weight; embeddings and output layer as with [`Self::Half`] where 16 bits are computed
+    /// with, otherwise in float32. A model that is trained on top of such weights computes activations again
+    /// ([`LoadOptions::recompute`]), so that one layer at a time exists in full.
+    Nf4,
+}
+
+impl FrozenStorage {
+    /// The format of dense matrices where it is not float32, from that in the checkpoint and that of computing.
+    pub(crate) fn kind(self, stored: Kind, compute: Kind) -> Option<Kind> {
+        match (self, stored) {
+            (Self::Float, _) => None,
+            (Self::Nf4, _) if compute == Kind::Float => None,
+            (Self::Half | Self::Nf4, Kind::Half) => Some(Kind::Half),
+            (Self::Half | Self::Nf4, _) => Some(Kind::BFloat16),
+        }
+    }
+
+    pub(crate) fn is_nf4(self) -> bool {
+        self == Self::Nf4
+    }
+}
+
 /// How a model is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoadOptions {
     /// Where the weights go.
     pub device: Device,
     /// Which of them are trained.
     pub trainable: Trainable,
+    /// The number format of activations and products: [`Kind::Float`] or [`Kind::BFloat16`]. Weights are rounded where
+    /// they are used, and their gradients arrive in float32. Norms, softmax, logits and log-probabilities are float32
+    /// always.
+    pub compute: Kind,
+    /// How weights that are not trained are kept.
+    pub frozen: FrozenStorage,
     /// Whether the backward pass computes activations again instead of keeping them (arXiv:1604.06174): a model that
     /// is trained takes less memory and a third more time. Gradients stay the same. The loss's backward pass must be
     /// [`CausalLm::backward`].
@@ -39,14 +79,41 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, trainable: Trainable::default(), recompute: false }
+        Self {
+            device: Device::Cpu,
+            trainable: Trainable::default(),
+            compute: Kind::Float,
+            frozen: FrozenStorage::default(),
+            recompute: false,
+        }
+    }
+}
+
+impl LoadOptions {
+    fn check(&self) -> Result<()> {
+        if !matches!(self.compute, Kind::Float | Kind::BFloat16) {
+            let why = format!("{:?} is not computed with; Float and BFloat16 are", self.compute);
+            return Err(align_core::Error::input("number format", why).into());
+        }
+        if self.trainable == Trainable::All && self.frozen.is_nf4() {
+            let why = "a step is far smaller than their distance; freeze them and train an adapter";
+            return Err(align_core::Error::input("training of 4-bit weights", why).into());
+        }
+        Ok(())
+    }
+
+    /// Says whether the backward pass computes activations again. Weights that are read in another format than they
+    /// are stored in would otherwise be kept in full until it is over.
+    fn recomputes(&self) -> bool {
+        let cast = self.frozen == FrozenStorage::Half && self.compute == Kind::Float;
+        self.recompute || cast || self.frozen.is_nf4()
     }
 }
 
 /// A decoder-only transformer.
 ///
-/// Weights are float32 masters, whatever the checkpoint stores; the data type of the checkpoint is remembered for
-/// saving.
+/// Weights that are trained are float32 masters, whatever the checkpoint stores and whatever is computed with; the data
+/// type of the checkpoint is remembered for saving.
 ///
 /// ```no_run
 /// use align_core::{CausalLm, PackedBatch, align_types::{Completion, PromptGroup}};
@@ -79,6 +146,7 @@ impl Model {
     /// tensors that are missing or have another shape than the configuration means; [`Error::Unsupported`] for
     /// pickled weights and other data types.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
+        options.check()?;
         let config = ModelConfig::read(dir)?;
         let mut checkpoint = Checkpoint::open(dir, options.device)?;
         let (plan, _) = Self::plan(&config)?;
@@ -128,8 +196,9 @@ impl Model {
     }
 
     fn assemble(config: ModelConfig, source: &mut dyn Source, options: &LoadOptions) -> Result<Self> {
-        let mut builder = Builder::new(source, options.trainable == Trainable::All);
-        let decoder = config.family().build(options.device, &mut builder)?;
+        let mut builder = Builder::new(source, options);
+        let mut decoder = config.family().build(options.device, &mut builder)?;
+        decoder.embedding.kind = Some(options.compute);
         let weights = builder.finish();
         let (options, tape) = (*options, Tape::default());
         Ok(Self { config, decoder, weights, options, tape, source: None, unused: Vec::new() })
@@ -172,6 +241,16 @@ impl Model {
         &self.weights
     }
 
+    /// Returns how the model was loaded.
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    /// Counts the bytes of the weights in memory, a tied matrix once.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.iter().map(|weight| weight.matrix.bytes()).sum()
+    }
+
     /// Computes the hidden states of every row of the stream after the last norm, `[T, H]`.
     ///
     /// # Errors
@@ -182,7 +261,7 @@ impl Model {
         let ids = PackedBatch::index_tensor(batch.ids(), self.options.device)?;
         let positions = PackedBatch::index_tensor(batch.positions(), self.options.device)?;
         let mut attention = PackedAttention::new(batch, self.options.device);
-        if !(self.options.recompute && self.is_trained() && records_gradients()?) {
+        if !(self.options.recomputes() && self.is_trained() && records_gradients()?) {
             return self.decoder.hidden(&ids, &positions, &mut attention);
         }
         let (hidden, segment) = Segment::record(&self.decoder, ids, positions, attention)?;
@@ -271,12 +350,11 @@ impl CausalLm for Model {
         if !self.is_trained() {
             return Vec::new();
         }
-        let parameter = |weight: &Weight| Parameter {
-            name: weight.name.clone(),
-            tensor: weight.tensor.shallow_clone(),
-            decay: weight.role == Role::Matrix,
+        let parameter = |weight: &Weight| {
+            let tensor = weight.matrix.dense()?.shallow_clone();
+            Some(Parameter { name: weight.name.clone(), tensor, decay: weight.role.decays() })
         };
-        self.weights.iter().map(parameter).collect()
+        self.weights.iter().filter_map(parameter).collect()
     }
 
     fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
