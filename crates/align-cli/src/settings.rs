@@ -118,6 +118,10 @@ fn check_training(train: &TrainArgs, place: Place) -> Result<()> {
     if train.output_dir.is_none() && !train.dry_run {
         return missing("--output-dir DIR", "the folder of the run", "output_dir", "\"DIR\"");
     }
+    if train.machine.load_in_4bit {
+        let why = "weights in 4 bits are never trained, only an adapter on top of them is";
+        return Err(Error::usage(format!("--load-in-4bit needs --lora-rank R or --adapter DIR: {why}"), []));
+    }
     if train.watch.eval_data.is_empty() && train.watch.eval_every > 0 {
         return Err(Error::usage("--eval-every needs --eval-data FILE", []));
     }

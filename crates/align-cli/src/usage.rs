@@ -160,7 +160,7 @@ mod tests {
             ("align dpo --beta x", "--beta x: expected a number", "align dpo --help"),
             ("align dpo --batch-size -1", "--batch-size -1: expected a whole number", "align dpo --help"),
             ("align dpo --loss-type ipo", "--loss-type ipo: there is no such choice", "choices: sigmoid"),
-            ("align dpo --dtype bf16", "bf16 is not in this version", "align dpo --help"),
+            ("align dpo --dtype fp8", "--dtype fp8: there is no such choice", "choices: f32, bf16"),
             ("align reward", "align reward is not in this version yet", "align --help"),
             ("align dop", "unknown command dop", "did you mean dpo?"),
             ("align dpo --resume --overwrite", "exclude each other", "align dpo --help"),

@@ -83,7 +83,7 @@ fn wrong_flags_need_no_libtorch() {
         ("dpo --resume --overwrite", &["exclude each other"]),
         ("dpo --reference-free --ref-model r", &["exclude each other"]),
         ("dpo --loss-type ipo", &["--loss-type ipo", "hint: choices: sigmoid"]),
-        ("dpo --dtype bf16", &["--dtype bf16", "not in this version yet"]),
+        ("dpo --dtype fp8", &["--dtype fp8: there is no such choice", "hint: choices: f32, bf16"]),
         ("dpo --device gpu", &["--device gpu", "expected auto, cpu, cuda or cuda:N"]),
         ("dpo --columns prompt", &["expected NAME=COLUMN"]),
     ] {
@@ -105,6 +105,7 @@ fn wrong_flags_need_no_libtorch() {
         ("--adam-beta2 1", &["--adam-beta2 1", "[0, 1)"]),
         ("--max-length 1", &["--max-length 1", "at least 2"]),
         ("--threads 0", &["--threads 0"]),
+        ("--load-in-4bit", &["--load-in-4bit needs --lora-rank R or --adapter DIR", "are never trained"]),
         ("--eval-every 5", &["--eval-every needs --eval-data"]),
         ("--keep-best loss", &["--keep-best needs --eval-data"]),
         ("--columns promt=q", &["--columns promt=q", "did you mean prompt?"]),

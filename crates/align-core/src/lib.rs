@@ -23,7 +23,7 @@ pub mod threads;
 
 pub use align_types;
 pub use error::{Error, Result, expect_shape};
-pub use grad::{clear_gradients, no_grad};
+pub use grad::{clear_gradients, no_grad, records_gradients};
 pub use logprobs::{TokenLogProbs, gather_log_probs};
 pub use model::{CachedLm, CausalLm, KvCache, LayerCache, Parameter};
 pub use objective::{LossComponent, LossOutput, MetricTerm, Objective};

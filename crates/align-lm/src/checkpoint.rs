@@ -148,7 +148,7 @@ impl Checkpoint {
 
     /// Says whether two stored tensors hold the same numbers.
     pub(crate) fn equal(&mut self, a: &str, b: &str) -> Result<bool> {
-        let (a, b) = (self.read(a)?, self.read(b)?);
+        let (a, b) = (self.read(a, Kind::Float)?, self.read(b, Kind::Float)?);
         Ok(a.size() == b.size() && a.f_equal(&b)?)
     }
 
@@ -161,8 +161,8 @@ impl Checkpoint {
         }
     }
 
-    /// Reads a tensor as float32, chunk by chunk.
-    fn read(&mut self, name: &str) -> Result<Tensor> {
+    /// Reads a tensor into a number format, chunk by chunk.
+    fn read(&mut self, name: &str, target: Kind) -> Result<Tensor> {
         let missing = || Error::Contradiction { dir: self.dir.clone(), why: format!("missing {name}") };
         let entry = self.entries.get(name).ok_or_else(missing)?;
         let kind = kind_of(entry.dtype).ok_or_else(|| self.unreadable(name, entry))?;
@@ -171,7 +171,7 @@ impl Checkpoint {
             .shards
             .get_mut(entry.shard)
             .ok_or_else(|| Error::Contradiction { dir: self.dir.clone(), why: format!("missing {name}") })?;
-        let out = Tensor::f_empty(&shape, (Kind::Float, self.device))?;
+        let out = Tensor::f_empty(&shape, (target, self.device))?;
         let flat = out.f_view([-1])?;
         shard.file.seek(SeekFrom::Start(entry.start)).map_err(Error::io(&shard.path, "cannot be read"))?;
         let width = kind.elt_size_in_bytes();
@@ -193,7 +193,11 @@ impl Checkpoint {
 
 impl Source for Checkpoint {
     fn tensor(&mut self, name: &str, _: &[i64], _: Role) -> Result<Tensor> {
-        self.read(name)
+        self.read(name, Kind::Float)
+    }
+
+    fn tensor_in(&mut self, name: &str, _: &[i64], _: Role, kind: Kind) -> Result<Tensor> {
+        self.read(name, kind)
     }
 
     fn stored(&self, name: &str) -> Kind {

@@ -116,7 +116,7 @@ fn header(path: &Path, order: &[(&Weight, Kind)]) -> Result<Vec<u8>> {
     let mut start = 0;
     let mut infos = Vec::with_capacity(order.len());
     for (weight, kind) in order {
-        let shape: Vec<usize> = weight.tensor.size().iter().map(|n| *n as usize).collect();
+        let shape: Vec<usize> = weight.matrix.shape().iter().map(|n| *n as usize).collect();
         let end = start + shape.iter().product::<usize>() * kind.elt_size_in_bytes();
         infos.push((
             weight.name.clone(),
@@ -141,7 +141,8 @@ fn dtype_of(kind: Kind) -> Dtype {
 }
 
 fn bytes_of(weight: &Weight, kind: Kind) -> Result<Vec<u8>> {
-    let tensor = weight.tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
+    let tensor =
+        weight.matrix.read()?.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
     let numbers = tensor.numel();
     let mut bytes = vec![0u8; numbers * kind.elt_size_in_bytes()];
     tensor.f_copy_data_u8(&mut bytes, numbers)?;

@@ -1,11 +1,12 @@
 use align_core::{
     Error, Result,
-    tch::{Device, Tensor},
+    tch::{Device, Kind, Tensor},
 };
 
 use crate::attention::{Attention, Qkv, Scores};
 use crate::keys::Keys;
 use crate::linear::Linear;
+use crate::matrix::widened;
 use crate::norm::{Norm, NormKind};
 use crate::rope::{Rope, Rotation};
 use crate::sizes::Sizes;
@@ -31,12 +32,17 @@ impl Transformer {
         positions: &Tensor,
         attention: &mut dyn Attention,
     ) -> Result<Tensor> {
-        let rotations = self.ropes.iter().map(|rope| rope.rotation(positions)).collect::<Result<Vec<_>>>()?;
+        let rotations = self.rotations(positions)?;
         let mut x = self.embedding.forward(ids, positions)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &rotations, index, attention)?;
         }
         self.norm.forward(&x)
+    }
+
+    /// Computes the rotations of rows at positions `[T]`.
+    pub(crate) fn rotations(&self, positions: &Tensor) -> Result<Vec<Rotation>> {
+        self.ropes.iter().map(|rope| rope.rotation(positions)).collect()
     }
 
     /// Maps hidden states `[N, H]` to logits `[N, V]`.
@@ -83,6 +89,8 @@ pub(crate) struct Embedding {
     pub(crate) positions: Option<Tensor>,
     pub(crate) scale: f64,
     pub(crate) norm: Option<Norm>,
+    /// The number format of the residual stream; that of the tables if absent.
+    pub(crate) kind: Option<Kind>,
 }
 
 impl Embedding {
@@ -90,11 +98,14 @@ impl Embedding {
     pub(crate) fn new(sizes: &Sizes, name: &str, take: &mut Builder<'_>) -> crate::Result<Self> {
         let shape = [sizes.vocab_size, sizes.hidden_size];
         let tokens = take.take(format!("{name}.weight"), &shape, Role::Matrix)?;
-        Ok(Self { tokens, positions: None, scale: 1.0, norm: None })
+        Ok(Self { tokens, positions: None, scale: 1.0, norm: None, kind: None })
     }
 
-    fn forward(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        let rows = |table: &Tensor, index: &Tensor| Tensor::f_embedding(table, index, -1, false, false);
+    pub(crate) fn forward(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        // Rounded where they are used, as matrices are; sums and products are formed in float32.
+        let rows = |table: &Tensor, index: &Tensor| -> Result<Tensor> {
+            widened(&self.in_kind(&Tensor::f_embedding(table, index, -1, false, false)?)?)
+        };
         let mut x = rows(&self.tokens, ids)?;
         if self.scale != 1.0 {
             x = x.f_mul_scalar(self.scale)?;
@@ -102,10 +113,14 @@ impl Embedding {
         if let Some(table) = &self.positions {
             x = x.f_add(&rows(table, positions)?)?;
         }
-        match &self.norm {
-            Some(norm) => norm.forward(&x),
-            None => Ok(x),
+        if let Some(norm) = &self.norm {
+            x = norm.forward(&x)?;
         }
+        self.in_kind(&x)
+    }
+
+    fn in_kind(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.kind.map_or_else(|| Ok(x.shallow_clone()), |kind| x.f_to_kind(kind))?)
     }
 }
 
@@ -129,7 +144,7 @@ impl Head {
     ) -> crate::Result<Self> {
         let linear = match sizes.tie_word_embeddings {
             true => Linear::tied(&embedding.tokens),
-            false => take.linear(name, sizes.hidden_size, sizes.vocab_size, false)?,
+            false => take.output_layer(name, sizes.hidden_size, sizes.vocab_size)?,
         };
         Ok(Self { linear, cap: None, normalised: false })
     }
@@ -139,6 +154,8 @@ impl Head {
             true => self.linear.forward_normalised(hidden)?,
             false => self.linear.forward(hidden)?,
         };
+        // What follows sees differences of logits, which 16 bits would round away.
+        let logits = widened(&logits)?;
         match self.cap {
             Some(cap) => Ok(logits.f_mul_scalar(1.0 / cap)?.f_tanh()?.f_mul_scalar(cap)?),
             None => Ok(logits),
@@ -187,7 +204,7 @@ impl Block {
         })
     }
 
-    fn forward(
+    pub(crate) fn forward(
         &self,
         x: &Tensor,
         rotations: &[Rotation],

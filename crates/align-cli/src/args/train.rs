@@ -85,6 +85,9 @@ pub struct BatchArgs {
     /// Most tokens of one forward pass; never changes the result, a longer row runs alone
     #[arg(long, value_name = "N", default_value = "4096", value_parser = values::size, allow_hyphen_values = true)]
     pub micro_batch_tokens: usize,
+    /// Compute activations again in the backward pass: less memory, about a third more time, the same gradients
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub gradient_checkpointing: bool,
     /// Steps; wins over --epochs [default: as --epochs has it]
     #[arg(long, value_name = "N", value_parser = values::count, allow_hyphen_values = true)]
     pub max_steps: Option<u64>,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use align_cli::{Result, args::DpoArgs};
 use align_core::{CausalLm, Objective, PackedBatch, align_types::PromptGroup, no_grad};
 use align_data::{DataConfig, DataReport};
-use align_lm::{Model, ModelConfig, Trainable};
+use align_lm::{Model, ModelConfig};
 use align_losses::{Dpo as DpoObjective, Reference};
 use align_train::Unit;
 
@@ -78,8 +78,8 @@ impl Dpo<'_> {
     /// continued run no longer are.
     fn load_reference(&self, setup: &Setup<'_>, given: Option<&Path>) -> Result<Model> {
         match given {
-            Some(folder) => model::load(folder, setup.device, Trainable::No),
-            None if setup.continued => model::load(setup.base, setup.device, Trainable::No),
+            Some(folder) => model::load(folder, &setup.reference),
+            None if setup.continued => model::load(setup.base, &setup.reference),
             None => setup.policy.frozen_copy().map_err(failure::of),
         }
     }

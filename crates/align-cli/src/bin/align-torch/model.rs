@@ -2,10 +2,18 @@
 
 use std::path::Path;
 
-use align_cli::{Error, Result, talk};
-use align_core::{CausalLm, align_types::PromptGroup, tch::Device};
+use align_cli::{
+    Error, Result,
+    args::{Dtype, ModelArgs, TrainArgs},
+    talk,
+};
+use align_core::{
+    CausalLm,
+    align_types::PromptGroup,
+    tch::{Device, Kind},
+};
 use align_data::{ChatTemplate, Tokenizer};
-use align_lm::{LoadOptions, Model, ModelConfig, Trainable};
+use align_lm::{FrozenStorage, LoadOptions, Model, ModelConfig, Trainable};
 
 use crate::failure;
 
@@ -47,12 +55,36 @@ pub fn open(folder: &Path) -> Result<Folder> {
     Ok(Folder { config, tokenizer, template })
 }
 
+/// How a model that is not trained is loaded.
+pub fn frozen(machine: &ModelArgs, device: Device) -> LoadOptions {
+    LoadOptions {
+        device,
+        trainable: Trainable::No,
+        compute: match machine.dtype {
+            Dtype::F32 => Kind::Float,
+            Dtype::Bf16 => Kind::BFloat16,
+        },
+        frozen: match (machine.load_in_4bit, machine.dtype) {
+            (true, _) => FrozenStorage::Nf4,
+            (false, Dtype::Bf16) => FrozenStorage::Half,
+            (false, Dtype::F32) => FrozenStorage::Float,
+        },
+        ..LoadOptions::default()
+    }
+}
+
+/// How the model of a training command is loaded.
+pub fn trained(train: &TrainArgs, device: Device) -> LoadOptions {
+    let recompute = train.batch.gradient_checkpointing;
+    LoadOptions { trainable: Trainable::All, recompute, ..frozen(&train.machine, device) }
+}
+
 /// Loads the weights, and tells what a user should know of them.
 ///
 /// # Errors
 /// [`Error::Data`] for damaged or contradictory weights, [`Error::Environment`] for want of memory.
-pub fn load(folder: &Path, device: Device, trainable: Trainable) -> Result<Model> {
-    let model = Model::load(folder, &LoadOptions { device, trainable }).map_err(failure::of)?;
+pub fn load(folder: &Path, options: &LoadOptions) -> Result<Model> {
+    let model = Model::load(folder, options).map_err(failure::of)?;
     model.notes().iter().for_each(|note| talk::warn(&format!("{}: {note}", folder.display())));
     Ok(model)
 }
@@ -61,8 +93,8 @@ pub fn load(folder: &Path, device: Device, trainable: Trainable) -> Result<Model
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_replicas(folder: &Path, device: Device, threads: usize) -> Result<Vec<Model>> {
-    replicas(load(folder, device, Trainable::No)?, threads)
+pub fn load_replicas(folder: &Path, options: &LoadOptions, threads: usize) -> Result<Vec<Model>> {
+    replicas(load(folder, options)?, threads)
 }
 
 /// Makes one model per thread over the same weights.

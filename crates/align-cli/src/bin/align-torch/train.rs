@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use align_cli::{Error, Result, args::TrainArgs, talk};
-use align_core::{Objective, align_types::PromptGroup, tch::Device};
+use align_core::{Objective, align_types::PromptGroup};
 use align_data::{DataConfig, DataReport, ShuffledRows};
-use align_lm::{Model, SaveDtype, Trainable};
+use align_lm::{LoadOptions, Model, SaveDtype};
 use align_train::{
     Checkpoint, Environment, Hooks, OpenMode, Opened, Outcome, RunFolder, Silent, Start, Terminal, TrainJob,
     Unit,
@@ -78,8 +78,8 @@ pub struct Setup<'a> {
     pub base: &'a Path,
     /// Whether the policy comes from a checkpoint and no longer is what `base` holds.
     pub continued: bool,
-    /// Where the weights are.
-    pub device: Device,
+    /// How a model that is not trained is loaded.
+    pub reference: LoadOptions,
     /// Compute threads.
     pub threads: usize,
     /// Most tokens of one forward pass.
@@ -121,13 +121,13 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
         Some((_, Some(checkpoint))) => checkpoint.model_dir(),
         _ => base.to_owned(),
     };
-    let policy = model::load(&weights, device, Trainable::All)?;
+    let policy = model::load(&weights, &model::trained(train, device))?;
     let config = train.train_config();
     let setup = Setup {
         policy: &policy,
         base,
         continued: matches!(opened, Some((_, Some(_)))),
-        device,
+        reference: model::frozen(&train.machine, device),
         threads: config.threads,
         micro_batch_tokens: config.micro_batch_tokens,
     };
