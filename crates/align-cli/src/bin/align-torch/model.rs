@@ -5,7 +5,7 @@ use std::path::Path;
 use align_cli::{Error, Result, talk};
 use align_core::{CausalLm, align_types::PromptGroup, tch::Device};
 use align_data::{ChatTemplate, Tokenizer};
-use align_lm::{LoadOptions, Model, ModelConfig, Trainable};
+use align_lm::{AdapterOptions, LoadOptions, Model, ModelConfig, Trainable};
 
 use crate::failure;
 
@@ -57,12 +57,17 @@ pub fn load(folder: &Path, device: Device, trainable: Trainable) -> Result<Model
     Ok(model)
 }
 
-/// Loads a model that is never trained, once for each thread over the same weights.
+/// Loads a model that is never trained, with its adapter where there is one.
 ///
 /// # Errors
-/// As [`load`].
-pub fn load_replicas(folder: &Path, device: Device, threads: usize) -> Result<Vec<Model>> {
-    replicas(load(folder, device, Trainable::No)?, threads)
+/// As [`load`]; [`Error::Data`] for an adapter that does not fit.
+pub fn load_adapted(folder: &Path, adapter: Option<&Path>, device: Device) -> Result<Model> {
+    let mut model = load(folder, device, Trainable::No)?;
+    if let Some(adapter) = adapter {
+        let options = AdapterOptions { trainable: Trainable::No, seed: 0 };
+        model.load_adapter(adapter, &options).map_err(failure::of)?;
+    }
+    Ok(model)
 }
 
 /// Makes one model per thread over the same weights.
