@@ -95,6 +95,7 @@ fn check(command: &Command) -> Result<()> {
             };
             config.validate().map_err(data_config)
         }
+        Command::Merge(merge) => check_threads(&merge.machine),
         Command::Data(args::DataCommand::Check(check)) => check_columns(&check.columns),
         Command::Doctor(_) | Command::Completions(_) => Ok(()),
     }
@@ -104,6 +105,7 @@ fn check_training(train: &TrainArgs, place: Place) -> Result<()> {
     check_threads(&train.machine)?;
     train.train_config().validate()?;
     train.optimizer_config().validate()?;
+    check_adapter(train)?;
     train.data_config().validate().map_err(data_config)?;
     let missing = |flag: &str, what: &str, key: &str, value: &str| {
         let hint = format!("give {flag}, or `{key} = {value}` in the file of --config");
@@ -118,7 +120,7 @@ fn check_training(train: &TrainArgs, place: Place) -> Result<()> {
     if train.output_dir.is_none() && !train.dry_run {
         return missing("--output-dir DIR", "the folder of the run", "output_dir", "\"DIR\"");
     }
-    if train.machine.load_in_4bit {
+    if train.machine.load_in_4bit && train.lora.lora_rank.is_none() && train.machine.adapter.is_none() {
         let why = "weights in 4 bits are never trained, only an adapter on top of them is";
         return Err(Error::usage(format!("--load-in-4bit needs --lora-rank R or --adapter DIR: {why}"), []));
     }
@@ -129,6 +131,27 @@ fn check_training(train: &TrainArgs, place: Place) -> Result<()> {
         return Err(Error::usage("--keep-best needs --eval-data FILE", []));
     }
     train.watch.keep_best.as_deref().map_or(Ok(()), |metric| check_metric(metric, place))
+}
+
+fn check_adapter(train: &TrainArgs) -> Result<()> {
+    match (train.lora.config(), &train.machine.adapter) {
+        (Some(lora), None) => Ok(lora.validate()?),
+        (Some(lora), Some(adapter)) => {
+            let (rank, adapter) = (lora.rank, adapter.display());
+            Err(Error::usage(
+                format!("--lora-rank {rank}: there is --adapter {adapter} to train already"),
+                ["--lora-rank begins a new adapter, --adapter goes on with one".to_owned()],
+            ))
+        }
+        (None, _) => match train.lora.first_detail() {
+            None => Ok(()),
+            Some((flag, value)) => Err(Error::usage(
+                format!("{flag} {value}: needs --lora-rank R"),
+                ["without a rank all weights are trained; an adapter of --adapter has its own settings"
+                    .to_owned()],
+            )),
+        },
+    }
 }
 
 fn check_metric(metric: &str, place: Place) -> Result<()> {

@@ -3,6 +3,8 @@
 mod dpo;
 mod generate;
 mod logprobs;
+mod lora;
+mod merge;
 mod model;
 mod sft;
 mod train;
@@ -15,13 +17,15 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 pub use dpo::DpoArgs;
 pub use generate::GenerateArgs;
 pub use logprobs::LogprobsArgs;
+pub use lora::LoraArgs;
+pub use merge::MergeArgs;
 pub use model::{DeviceName, Dtype, ModelArgs};
 pub use sft::{AggregationName, SftArgs};
 pub use train::{BadRowsName, ScheduleName, TrainArgs, TruncationName};
 
 /// Commands that are promised but not written yet.
 pub(crate) const NOT_YET: &[&str] =
-    &["reward", "kto", "una", "ppo", "rest", "cgpo", "eval", "merge", "report", "score"];
+    &["reward", "kto", "una", "ppo", "rest", "cgpo", "eval", "report", "score"];
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -65,6 +69,8 @@ pub enum Command {
     Sft(SftArgs),
     /// Train on preference pairs with direct preference optimisation
     Dpo(DpoArgs),
+    /// Add an adapter to the weights of its base
+    Merge(MergeArgs),
     /// Write a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -129,7 +135,11 @@ pub fn command() -> clap::Command {
             command.mut_arg("learning_rate", |arg| arg.required(false).default_value(rate))
         }
     };
-    Cli::command().mut_subcommand("sft", rate("2e-5")).mut_subcommand("dpo", rate("1e-6"))
+    let adapter = |command: clap::Command| command.mut_arg("adapter", |arg| arg.required(true));
+    Cli::command()
+        .mut_subcommand("sft", rate("2e-5"))
+        .mut_subcommand("dpo", rate("1e-6"))
+        .mut_subcommand("merge", adapter)
 }
 
 /// Makes the map of column names from `NAME=COLUMN` entries, which are well formed because clap read them.

@@ -1,4 +1,6 @@
-use clap::{ArgAction, Args, ValueEnum};
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
 use super::values;
 
@@ -43,6 +45,9 @@ pub enum Dtype {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct ModelArgs {
+    /// Adapter that goes onto the model: a folder as PEFT has it; a training command goes on training it
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Adapter")]
+    pub adapter: Option<PathBuf>,
     /// Compute threads [default: the processor's cores, at most 8]
     #[arg(long, value_name = "N", value_parser = values::size)]
     pub threads: Option<usize>,

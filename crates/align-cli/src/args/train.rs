@@ -4,7 +4,7 @@ use align_data::{BadRows, DataConfig, Truncation};
 use align_types::config::{OptimizerConfig, Schedule, TrainConfig};
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
-use super::{ModelArgs, values};
+use super::{LoraArgs, ModelArgs, values};
 
 /// The flags that every training command shares.
 ///
@@ -46,6 +46,9 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub optimizer: OptimizerArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub lora: LoraArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub watch: WatchArgs,

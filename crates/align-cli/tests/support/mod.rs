@@ -79,6 +79,16 @@ pub fn copy_of_tiny_llama(folder: &Path, name: &str) -> PathBuf {
     to
 }
 
+/// Copies an adapter of the smallest model into `folder/name`.
+pub fn copy_of_adapter(folder: &Path, name: &str) -> PathBuf {
+    let (from, to) = (align_testkit::fixture("lora/llama"), folder.join(name));
+    std::fs::create_dir_all(&to).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    to
+}
+
 /// Changes keys of a JSON file.
 pub fn edit_json(path: &Path, changes: &[(&str, serde_json::Value)]) {
     let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();

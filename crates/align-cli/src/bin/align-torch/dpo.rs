@@ -69,18 +69,17 @@ impl Method for Dpo<'_> {
             Reference::Model(Box::new(model))
         };
         let objective = DpoObjective::new(config, reference).map_err(failure::of)?;
-        Ok(Box::new(if method.ref_model.is_none() { objective.starting_at_reference() } else { objective }))
+        let at_reference = method.ref_model.is_none() && setup.tuning.begins_at_rest(setup.policy);
+        Ok(Box::new(if at_reference { objective.starting_at_reference() } else { objective }))
     }
 }
 
 impl Dpo<'_> {
-    /// Loads the reference: `--ref-model`, or `--model` as it was before the first step, which the weights of a
-    /// continued run no longer are.
+    /// Loads the reference: `--ref-model`, or the model as it was before the first step.
     fn load_reference(&self, setup: &Setup<'_>, given: Option<&Path>) -> Result<Model> {
         match given {
             Some(folder) => model::load(folder, &setup.reference),
-            None if setup.continued => model::load(setup.base, &setup.reference),
-            None => setup.policy.frozen_copy().map_err(failure::of),
+            None => setup.tuning.beginning(setup.policy, setup.base, setup.continued, &setup.reference),
         }
     }
 }

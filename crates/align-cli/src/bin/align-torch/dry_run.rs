@@ -1,5 +1,7 @@
 //! `--dry-run`: what a run would do, without weights and without a run folder.
 
+use std::path::Path;
+
 use align_cli::{Result, args::TrainArgs, talk};
 use align_core::align_types::PromptGroup;
 use align_data::DataReport;
@@ -18,14 +20,19 @@ pub fn show(
     settings: &toml::Table,
     method: &dyn Method,
     folder: &Folder,
+    trained: Option<usize>,
     rows: &Rows,
     report: &DataReport,
 ) -> Result<()> {
     let config = train.train_config();
-    let reference = train.model.as_deref().and_then(|base| method.reference(base)).is_some();
+    let base = train.model.as_deref();
+    // Below an adapter the base is a reference at no cost.
+    let costs = |reference: &Path| trained.is_none() || base != Some(reference);
+    let reference = base.and_then(|base| method.reference(base)).is_some_and(costs);
     let steps = config.total_steps(rows.train.len());
     let per_epoch = rows.train.len().div_ceil(config.batch_size.max(1));
     let estimate = folder.config.memory_estimate().map_err(failure::of)?;
+    let estimate = trained.map_or(estimate, |trained| estimate.with_adapter(trained));
     let batch_tokens = tokens_of_a_batch(&rows.train, config.batch_size);
     let pass = config.micro_batch_tokens.max(longest(&rows.train)).min(batch_tokens.max(1));
     let memory = Memory::new(&estimate, pass, config.threads, reference);
@@ -38,6 +45,7 @@ pub fn show(
             "steps_per_epoch": per_epoch,
             "tokens_per_batch": batch_tokens,
             "parameters": estimate.parameters,
+            "trained_parameters": estimate.trained,
             "memory_mb": memory.total_mb(),
             "data": report,
         });
@@ -50,7 +58,7 @@ pub fn show(
          # tokens        prompt with its longest answer: least {}, median {}, most {}\n\
          # batch         {} rows, about {batch_tokens} tokens, in passes of at most {} tokens on {} threads\n\
          # steps         {steps} ({per_epoch} per epoch)\n\
-         # parameters    {:.2} million\n\
+         # parameters    {:.2} million, {:.2} million of them trained\n\
          # memory        about {:.0} MB: {}\n\
          # nothing was trained and nothing was written\n",
         rows.train.len(),
@@ -65,6 +73,7 @@ pub fn show(
         config.micro_batch_tokens,
         config.threads,
         estimate.parameters as f64 / 1e6,
+        estimate.trained as f64 / 1e6,
         memory.total_mb(),
         memory.parts(),
     ))

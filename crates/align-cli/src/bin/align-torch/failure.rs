@@ -48,6 +48,11 @@ impl Failure for align_lm::Error {
                 ["config.json and the weights come from different models, or one of them is damaged"
                     .to_owned()],
             ),
+            Self::Lora { key, value, why } => Error::usage(format!("--{key} {value}: {why}"), []),
+            Self::Adapter { .. } => Error::data(
+                self.to_string(),
+                ["an adapter goes onto the model it was made for: --model BASE --adapter DIR".to_owned()],
+            ),
             Self::Weights { .. } => {
                 Error::data(self.to_string(), ["fetch or copy the weights again".to_owned()])
             }

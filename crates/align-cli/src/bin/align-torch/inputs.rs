@@ -18,6 +18,7 @@ use crate::{origin, train::Rows};
 pub fn outlive(output: &Path, train: &TrainArgs, reference: Option<&Path>) -> Result<()> {
     let mut inputs: Vec<(&str, &Path)> = Vec::new();
     inputs.extend(train.model.iter().map(|path| ("--model", path.as_path())));
+    inputs.extend(train.machine.adapter.iter().map(|path| ("--adapter", path.as_path())));
     inputs.extend(reference.map(|path| ("--ref-model", path)));
     inputs.extend(train.data.iter().map(|path| ("--data", path.as_path())));
     inputs.extend(train.watch.eval_data.iter().map(|path| ("--eval-data", path.as_path())));
@@ -46,17 +47,17 @@ fn is_below(folder: &Path, path: &Path) -> bool {
 }
 
 /// Computes a digest of what decides the steps of a run beside its configuration: the tokens of its rows, and the
-/// weights of the reference where there is one.
+/// weights in folders that are read and not trained.
 ///
 /// # Errors
-/// [`Error::Data`] for a reference that cannot be read.
-pub fn fingerprint(rows: &Rows, reference: Option<&Path>) -> Result<String> {
+/// [`Error::Data`] for a folder that cannot be read.
+pub fn fingerprint(rows: &Rows, folders: &[&Path]) -> Result<String> {
     let mut hash = Sha256::new();
     for groups in [&rows.train, &rows.eval] {
         hash.update((groups.len() as u64).to_le_bytes());
         groups.iter().for_each(|group| add(&mut hash, group));
     }
-    if let Some(folder) = reference {
+    for folder in folders {
         let weights: Vec<PathBuf> =
             origin::model_files(folder)?.into_iter().filter(|path| decides(path)).collect();
         hash.update(origin::digest(&weights)?);
@@ -64,10 +65,11 @@ pub fn fingerprint(rows: &Rows, reference: Option<&Path>) -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Of a reference only numbers matter: its tokenizer is not read.
+/// Only numbers matter: the tokenizer of a reference is not read.
 fn decides(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "safetensors" || extension == "bin")
         || path.ends_with("config.json")
+        || path.ends_with("adapter_config.json")
 }
 
 fn add(hash: &mut Sha256, group: &PromptGroup) {
@@ -96,7 +98,7 @@ mod tests {
     #[test]
     fn every_token_and_its_place_count() {
         let of = |train: Vec<PromptGroup>, eval: Vec<PromptGroup>| {
-            fingerprint(&Rows { train, eval }, None).unwrap()
+            fingerprint(&Rows { train, eval }, &[]).unwrap()
         };
         let row = || group(&[1, 2], &[&[3], &[4, 5]]);
         let known = of(vec![row()], vec![row()]);

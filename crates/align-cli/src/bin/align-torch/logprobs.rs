@@ -34,8 +34,10 @@ pub fn run(flags: &LogprobsArgs, settings: &toml::Table) -> Result<()> {
         ));
     }
     let rows: Vec<usize> = groups.iter().map(row_number).collect();
-    let mut replicas = model::load_replicas(&flags.model, &model::frozen(&flags.machine, device), flags.machine.threads())?;
-    let origin = Origin::new("logprobs", settings, &flags.model, &flags.data)?;
+    let adapter = flags.machine.adapter.as_deref();
+    let model = model::load_adapted(&flags.model, adapter, &model::frozen(&flags.machine, device))?;
+    let mut replicas = model::replicas(model, flags.machine.threads())?;
+    let origin = Origin::new("logprobs", settings, &flags.model, adapter, &flags.data)?;
     let stop = interrupt::flag()?;
     let mut output = Output::begin(&flags.output, &origin, &rows, flags.resume)?;
     let kept = output.kept();

@@ -9,6 +9,7 @@ mod generate;
 mod inputs;
 mod interrupt;
 mod logprobs;
+mod merge;
 mod model;
 mod notices;
 mod origin;
@@ -17,6 +18,7 @@ mod progress;
 mod samples;
 mod sft;
 mod train;
+mod tuning;
 
 use std::{ffi::OsString, io::Write};
 
@@ -42,6 +44,7 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Doctor(doctor) => doctor::run(doctor),
         Command::Logprobs(logprobs) => logprobs::run(logprobs, &settings.resolved),
         Command::Generate(generate) => generate::run(generate, &settings.resolved),
+        Command::Merge(merge) => merge::run(merge),
         Command::Sft(sft) => train::run(&sft.train, &settings.resolved, &sft::Sft(sft)),
         Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),
         Command::Data(_) | Command::Completions(_) => align_cli::front::run(argv),

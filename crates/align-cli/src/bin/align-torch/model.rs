@@ -13,7 +13,7 @@ use align_core::{
     tch::{Device, Kind},
 };
 use align_data::{ChatTemplate, Tokenizer};
-use align_lm::{FrozenStorage, LoadOptions, Model, ModelConfig, Trainable};
+use align_lm::{AdapterOptions, FrozenStorage, LoadOptions, Model, ModelConfig, Trainable};
 
 use crate::failure;
 
@@ -89,12 +89,17 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<Model> {
     Ok(model)
 }
 
-/// Loads a model that is never trained, once for each thread over the same weights.
+/// Loads a model that is never trained, with its adapter where there is one.
 ///
 /// # Errors
-/// As [`load`].
-pub fn load_replicas(folder: &Path, options: &LoadOptions, threads: usize) -> Result<Vec<Model>> {
-    replicas(load(folder, options)?, threads)
+/// As [`load`]; [`Error::Data`] for an adapter that does not fit.
+pub fn load_adapted(folder: &Path, adapter: Option<&Path>, options: &LoadOptions) -> Result<Model> {
+    let mut model = load(folder, options)?;
+    if let Some(adapter) = adapter {
+        let options = AdapterOptions { trainable: Trainable::No, seed: 0 };
+        model.load_adapter(adapter, &options).map_err(failure::of)?;
+    }
+    Ok(model)
 }
 
 /// Makes one model per thread over the same weights.

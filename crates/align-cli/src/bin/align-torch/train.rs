@@ -17,6 +17,7 @@ use crate::{
     model::{self, Folder},
     notices,
     samples::Samples,
+    tuning::Tuning,
 };
 
 /// What one training command is, beside the others.
@@ -74,6 +75,8 @@ pub struct Rows {
 pub struct Setup<'a> {
     /// The model that is trained.
     pub policy: &'a Model,
+    /// What is trained of it.
+    pub tuning: &'a Tuning<'a>,
     /// The folder of `--model`.
     pub base: &'a Path,
     /// Whether the policy comes from a checkpoint and no longer is what `base` holds.
@@ -111,22 +114,28 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     }
     let folder = model::open(base)?;
     method.check(&folder)?;
+    let tuning = Tuning::of(train);
+    let trained = tuning.check(&folder.config)?;
     let (mut rows, reports) = read_rows(train, method, &folder)?;
     method.check_rows(&rows)?;
     if train.dry_run {
-        return dry_run::show(train, settings, method, &folder, &rows, &reports.train);
+        return dry_run::show(train, settings, method, &folder, trained, &rows, &reports.train);
     }
-    let inputs = inputs::fingerprint(&rows, method.reference(base))?;
-    let weights = match &opened {
-        Some((_, Some(checkpoint))) => checkpoint.model_dir(),
-        _ => base.to_owned(),
+    let mut folders = tuning.folders(base);
+    folders.extend(method.reference(base));
+    let inputs = inputs::fingerprint(&rows, &folders)?;
+    let checkpoint = match &opened {
+        Some((_, Some(checkpoint))) => Some(checkpoint.model_dir()),
+        _ => None,
     };
-    let policy = model::load(&weights, &model::trained(train, device))?;
+    let options = model::trained(train, device);
+    let policy = tuning.load(base, checkpoint.as_deref(), &options, train.seed)?;
     let config = train.train_config();
     let setup = Setup {
         policy: &policy,
+        tuning: &tuning,
         base,
-        continued: matches!(opened, Some((_, Some(_)))),
+        continued: checkpoint.is_some(),
         reference: model::frozen(&train.machine, device),
         threads: config.threads,
         micro_batch_tokens: config.micro_batch_tokens,
@@ -150,7 +159,10 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
 
     let total_steps = config.total_steps(rows.train.len());
     let mut source = ShuffledRows::new(rows.train, config.batch_size, config.seed, total_steps)?;
-    let save = |to: &Path| Ok(policy.save_with_tokenizer(to, SaveDtype::F32, base)?);
+    let save = |to: &Path| match tuning {
+        Tuning::Full => Ok(policy.save_with_tokenizer(to, SaveDtype::F32, base)?),
+        Tuning::New(_) | Tuning::From(_) => Ok(policy.save_adapter_with_tokenizer(to, base)?),
+    };
     let job = TrainJob {
         folder: &run,
         start,
