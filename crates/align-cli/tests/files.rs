@@ -167,6 +167,19 @@ fn samples_follow_the_seed_and_not_the_threads() {
 }
 
 #[test]
+fn prompts_are_read_without_their_answers() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let rows = "{\"prompt\":\"a\",\"chosen\":\"\",\"rejected\":\"c\"}\n{\"prompt\":\"a\",\"chosen\":4}\n";
+    write(folder, "pairs.jsonl", rows);
+    let line = "generate --prompts {pairs.jsonl} --output {out} --greedy --max-new-tokens 3 --model";
+    align(folder, &format!("{line} {}", tiny_llama().display())).ok();
+    let lines = json_lines(&folder.join("out"));
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["completions"][0]["token_ids"], lines[1]["completions"][0]["token_ids"]);
+}
+
+#[test]
 fn the_doctor_computes_something() {
     let temporary = tempfile::tempdir().unwrap();
     let answer = align(temporary.path(), "doctor").ok();

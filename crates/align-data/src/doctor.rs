@@ -280,11 +280,7 @@ impl Doctor<'_> {
         loader.shown = LISTED;
         let read = loader.file(path);
         let report = loader.findings();
-        let trouble = match read {
-            Err(error) => Some(Trouble::from(error)),
-            Ok(()) if report.kept == 0 => Some(none_left(path, &report)),
-            Ok(()) => None,
-        };
+        let trouble = read.err().map(Trouble::from);
         let serves = report.files.first().map(|file| file.format.kind().serves().to_owned());
         collector.finish(trouble, serves, report, |groups| self.show(groups), show)
     }
@@ -304,13 +300,5 @@ impl Doctor<'_> {
             })
         };
         groups.iter().filter_map(one).collect()
-    }
-}
-
-fn none_left(path: &Path, report: &DataReport) -> Trouble {
-    let first = report.bad.first().map(|bad| format!("; the first: {bad}")).unwrap_or_default();
-    Trouble {
-        message: format!("{}: none of the {} rows can be used{first}", path.display(), report.rows),
-        hint: None,
     }
 }

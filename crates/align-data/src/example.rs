@@ -46,10 +46,12 @@ pub(crate) struct Example {
 }
 
 impl Example {
-    /// Understands a row of a known layout; `chat` says whether there is a chat template to write turns with.
-    pub(crate) fn parse(row: Row, format: Format, chat: bool) -> Result<Self, String> {
+    /// Understands a row of a known layout that is read as `kind`; `chat` says whether there is a chat template to
+    /// write turns with.
+    pub(crate) fn parse(row: Row, format: Format, kind: Kind, chat: bool) -> Result<Self, String> {
         let value = &row.value;
         let (prompt, answers) = match format {
+            _ if kind == Kind::Prompt => (Some(prompt_alone(value, format, chat)?), vec![]),
             Format::Text => match answer(value, "text")? {
                 Content::Messages(_) => {
                     return Err("`text` is a list; put message lists under `messages`".into());
@@ -163,7 +165,6 @@ impl Example {
     /// Makes an example of one kind one of another, where something else was asked for.
     pub(crate) fn adapt(mut self, kind: Kind, wanted: Kind) -> Self {
         match (kind, wanted) {
-            (_, Kind::Prompt) => self.answers.clear(),
             (Kind::Preference, Kind::PromptCompletion) => {
                 self.answers.truncate(1);
                 self.answers.iter_mut().for_each(|a| a.name = "completion");
@@ -190,6 +191,23 @@ impl Example {
     }
 }
 
+/// Reads the prompt of a row and looks at its answers only where the prompt ends at them.
+fn prompt_alone(row: &Columns, format: Format, chat: bool) -> Result<Content, String> {
+    match format {
+        Format::ImplicitPreference => {
+            let (prompt, ..) = implicit::split(content(row, "chosen")?, content(row, "rejected")?)?;
+            Ok(prompt)
+        }
+        Format::Alpaca | Format::AlpacaUnpaired | Format::AlpacaPreference => alpaca_prompt(row, chat),
+        Format::ShareGptPreference => share_gpt(row),
+        Format::MessagesUnpaired => {
+            before_last(content(row, "messages")?, "messages").map(|(prompt, _)| prompt)
+        }
+        Format::ShareGptUnpaired => before_last(share_gpt(row)?, "conversations").map(|(prompt, _)| prompt),
+        _ => prompt(row),
+    }
+}
+
 /// Splits a conversation into its last turn, which the label is for, and what came before.
 fn last_turn(
     whole: Content,
@@ -197,11 +215,15 @@ fn last_turn(
     label: Option<bool>,
 ) -> Result<(Option<Content>, Vec<Answer>), String> {
     check_answer(name, &whole)?;
+    let (prompt, last) = before_last(whole, name)?;
+    Ok((Some(prompt), vec![Answer { label, ..Answer::new("completion", last) }]))
+}
+
+fn before_last(whole: Content, name: &str) -> Result<(Content, Content), String> {
     match whole {
         Content::Messages(mut messages) if messages.len() > 1 => {
             let last = messages.split_off(messages.len() - 1);
-            let answer = Answer { label, ..Answer::new("completion", Content::Messages(last)) };
-            Ok((Some(Content::Messages(messages)), vec![answer]))
+            Ok((Content::Messages(messages), Content::Messages(last)))
         }
         Content::Messages(_) => Err(format!("`{name}` has one turn; a prompt and an answer are expected")),
         Content::Text(_) => Err(format!("`{name}` is text; a list of messages is expected")),

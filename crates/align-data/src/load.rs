@@ -194,8 +194,16 @@ pub(crate) struct Loader<'a> {
     pub shown: usize,
     sink: &'a mut dyn Sink,
     lengths: LengthLists,
+    bad_here: FileBad,
     /// The first row over the limit with its length and the limit, and how many there are.
     too_long: Option<(String, usize, usize, usize)>,
+}
+
+/// The bad rows of the file at hand.
+#[derive(Debug, Default)]
+struct FileBad {
+    count: usize,
+    first: Option<BadRow>,
 }
 
 /// What the first usable row of a file decided for all of them.
@@ -223,6 +231,7 @@ impl<'a> Loader<'a> {
             shown: SHOWN,
             sink,
             lengths: LengthLists::default(),
+            bad_here: FileBad::default(),
             too_long: None,
         }
     }
@@ -232,6 +241,7 @@ impl<'a> Loader<'a> {
         let mut misfit: Option<(Source, Misfit)> = None;
         let mut chunk = Vec::with_capacity(CHUNK);
         let before = self.report.rows;
+        self.bad_here = FileBad::default();
         let reader = RowReader::open(path)?;
         let text_only = reader.text_only();
         for row in reader {
@@ -243,7 +253,7 @@ impl<'a> Loader<'a> {
             match row.and_then(|row| self.understand(row, &mut layout, &mut misfit)) {
                 Ok(Some(example)) => chunk.push(example),
                 Ok(None) => {}
-                Err(bad) => self.report.add_bad(bad, self.shown),
+                Err(bad) => self.bad(bad),
             }
             if let Some(layout) = &layout {
                 self.check_wanted(path, layout)?;
@@ -254,6 +264,14 @@ impl<'a> Loader<'a> {
         }
         self.tokenise(chunk)?;
         let rows = self.report.rows - before;
+        let FileBad { count: bad, first: first_bad } = std::mem::take(&mut self.bad_here);
+        // To skip bad rows is not to leave out a file: it may have been meant for other column names.
+        if let (BadRows::Skip, Some(first)) = (self.config.bad_rows, &first_bad)
+            && bad == rows
+            && misfit.is_none()
+        {
+            return Err(Error::NoGoodRow { path: path.into(), rows, first: first.clone() });
+        }
         match (layout, misfit) {
             (Some(layout), _) => {
                 self.note(&layout);
@@ -263,6 +281,8 @@ impl<'a> Loader<'a> {
                     format: layout.format,
                     conversational,
                     rows,
+                    bad,
+                    first_bad,
                 });
                 Ok(())
             }
@@ -273,6 +293,12 @@ impl<'a> Loader<'a> {
             (None, None) if rows > 0 => Ok(()),
             (None, None) => Err(Error::Empty { path: path.into() }),
         }
+    }
+
+    fn bad(&mut self, bad: BadRow) {
+        self.bad_here.count += 1;
+        self.bad_here.first.get_or_insert_with(|| bad.clone());
+        self.report.add_bad(bad, self.shown);
     }
 
     /// Gives columns the names that are read.
@@ -317,7 +343,8 @@ impl<'a> Loader<'a> {
             }
         };
         let all = (layout.kind == Kind::Prompt).then(|| row.value.clone());
-        let example = Example::parse(row, layout.format, self.encoder.template.is_some()).map_err(bad)?;
+        let chat = self.encoder.template.is_some();
+        let example = Example::parse(row, layout.format, layout.kind, chat).map_err(bad)?;
         let conversational = example.conversational();
         if *layout.conversational.get_or_insert(conversational) != conversational {
             let name = |chat| if chat { "message lists" } else { "text" };
@@ -398,7 +425,7 @@ impl<'a> Loader<'a> {
         for row in done {
             match row {
                 Ok((encoded, fitted)) => self.take(encoded, fitted)?,
-                Err(bad) => self.report.add_bad(bad, self.shown),
+                Err(bad) => self.bad(bad),
             }
         }
         Ok(())

@@ -27,6 +27,40 @@ pub use train::{BadRowsName, ScheduleName, TrainArgs, TruncationName};
 pub(crate) const NOT_YET: &[&str] =
     &["reward", "kto", "una", "ppo", "rest", "cgpo", "eval", "report", "score"];
 
+/// Flags that are promised but not written yet, without their dashes.
+pub(crate) const FLAGS_NOT_YET: &[&str] = &[
+    // Rewards.
+    "reward-model",
+    "reward",
+    "reward-command",
+    "reward-url",
+    "normalize",
+    "reference",
+    // The DPO family and learning from thumbs.
+    "loss-weights",
+    "sync-ref-model",
+    "ref-model-mixup-alpha",
+    "ref-model-sync-steps",
+    "desirable-weight",
+    "undesirable-weight",
+    // Policy gradients.
+    "critic-learning-rate",
+    "kl-coef",
+    "kl-estimator",
+    "num-ppo-epochs",
+    "num-mini-batches",
+    "cliprange",
+    "cliprange-value",
+    "vf-coef",
+    "gamma",
+    "lam",
+    "missing-eos-penalty",
+    "advantage",
+    "critic",
+    "ref-ema",
+    "curriculum",
+];
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done

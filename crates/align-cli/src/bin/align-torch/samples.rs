@@ -8,7 +8,7 @@ use align_data::Tokenizer;
 use align_lm::Model;
 use serde_json::{Value, json};
 
-use crate::{generate, output, train::Rows};
+use crate::{failure, generate, train::Rows};
 
 /// Most tokens of a sample: enough to see a change of tone, few enough to cost nothing.
 const TOKENS: usize = 32;
@@ -57,7 +57,7 @@ impl Samples {
             });
             text.push_str(&format!("{line}\n"));
         }
-        output::replace(&self.file, &text)
+        align_train::write_atomic(&self.file, text.as_bytes()).map_err(failure::of)
     }
 }
 

@@ -99,6 +99,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     let base = train.model.as_deref().unwrap_or_else(|| Path::new(""));
     let output = train.output_dir.as_deref().unwrap_or_else(|| Path::new(""));
     let text = config_text(method, settings);
+    check_place(output)?;
     if train.overwrite {
         inputs::outlive(output, train, method.reference(base))?;
     }
@@ -194,6 +195,17 @@ fn config_text(method: &dyn Method, settings: &toml::Table) -> String {
     format!("# align {name}: run again with `align {name} --config FILE --output-dir NEW`\n{settings}")
 }
 
+/// Checks that a folder can be where the run folder is to be: what is there, or the nearest place above, is one.
+fn check_place(output: &Path) -> Result<()> {
+    match output.ancestors().find(|path| path.symlink_metadata().is_ok()) {
+        Some(path) if !path.is_dir() => Err(Error::usage(
+            format!("--output-dir {}: {} is not a folder", output.display(), path.display()),
+            ["name a folder; one that is not there yet is made".to_owned()],
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Says whether a folder is not there or holds nothing.
 fn is_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none())
@@ -280,8 +292,11 @@ fn tell(report: &DataReport) {
             talk::warn(&format!("{files}: {count} {what}{example}"));
         }
     };
-    let first_bad = report.bad.first().map(ToString::to_string);
-    count(report.bad_count, "bad rows were skipped", first_bad.as_ref());
+    for file in report.files.iter().filter(|file| file.bad > 0) {
+        let first = file.first_bad.as_ref().map(|bad| format!(", the first: {bad}")).unwrap_or_default();
+        let (path, bad, rows) = (file.path.display(), file.bad, file.rows);
+        talk::warn(&format!("{path}: {bad} of {rows} rows are bad and were skipped{first}"));
+    }
     count(report.cut, "rows were cut to --max-length or --max-prompt-length", None);
     count(report.dropped_no_room, "rows were dropped: their prompt leaves no room for an answer", None);
     let merged = &report.merged_boundary;
