@@ -30,6 +30,7 @@ mod format;
 mod implicit;
 mod json;
 mod load;
+mod masks;
 mod mix;
 mod order;
 #[cfg(feature = "parquet")]

@@ -160,7 +160,8 @@ fn load_into(
             expected: "at least one file".into(),
         });
     }
-    let mut loader = Loader::new(Encoder { tokenizer, template }, wanted, config, sink);
+    let encoder = Encoder { tokenizer, template, train_on: config.train_on };
+    let mut loader = Loader::new(encoder, wanted, config, sink);
     for file in files {
         loader.file(file)?;
     }
@@ -332,9 +333,12 @@ impl<'a> Loader<'a> {
             });
         }
         let mut example = example.adapt(layout.format.kind(), layout.kind);
-        if self.config.train_on == TrainOn::LastAnswer {
-            example = example.last_answer().map_err(|problem| BadRow { source: source.clone(), problem })?;
-        }
+        let narrowed = match self.config.train_on {
+            TrainOn::All => Ok(example),
+            TrainOn::Assistant => example.with_turns(),
+            TrainOn::LastAnswer => example.with_turns().and_then(Example::last_answer),
+        };
+        example = narrowed.map_err(|problem| BadRow { source: source.clone(), problem })?;
         if let Some(mut columns) = all {
             columns.retain(|name, _| name != "prompt" && name != "tools");
             example.columns = columns;
