@@ -118,6 +118,7 @@ fn check_training(train: &TrainArgs, place: Place) -> Result<()> {
     if train.output_dir.is_none() && !train.dry_run {
         return missing("--output-dir DIR", "the folder of the run", "output_dir", "\"DIR\"");
     }
+    check_weights(train)?;
     if train.watch.eval_data.is_empty() && train.watch.eval_every > 0 {
         return Err(Error::usage("--eval-every needs --eval-data FILE", []));
     }
@@ -125,6 +126,22 @@ fn check_training(train: &TrainArgs, place: Place) -> Result<()> {
         return Err(Error::usage("--keep-best needs --eval-data FILE", []));
     }
     train.watch.keep_best.as_deref().map_or(Ok(()), |metric| check_metric(metric, place))
+}
+
+fn check_weights(train: &TrainArgs) -> Result<()> {
+    let (weights, files) = (&train.rows.data_weights, train.data.len());
+    if let Some(weight) = weights.iter().find(|weight| !weight.is_finite() || **weight <= 0.0) {
+        let hint = "leave a file out rather than give it no weight".to_owned();
+        return Err(Error::usage(
+            format!("--data-weights {weight}: expected a finite number above 0"),
+            [hint],
+        ));
+    }
+    if weights.is_empty() || weights.len() == files {
+        return Ok(());
+    }
+    let message = format!("--data-weights has {} weights, and --data {files} files", weights.len());
+    Err(Error::usage(message, ["give one weight for each file, in their order".to_owned()]))
 }
 
 fn check_metric(metric: &str, place: Place) -> Result<()> {

@@ -33,6 +33,7 @@ pub(crate) fn write(out: &mut Vec<u8>, group: &PromptGroup, files: &mut Vec<Path
         }
         out.push(completion.label.map_or(2, u8::from));
         optional(out, completion.reward.map(f64::to_bits));
+        optional(out, completion.ref_logprob.map(f64::to_bits));
         optional(out, completion.rank.map(u64::from));
     }
     object(out, &group.columns);
@@ -156,8 +157,9 @@ impl Bytes<'_> {
             truth => Some(truth == 1),
         };
         let reward = self.optional()?.map(f64::from_bits);
+        let ref_logprob = self.optional()?.map(f64::from_bits);
         let rank = self.optional()?.and_then(|rank| u32::try_from(rank).ok());
-        Some(Completion { trained, label, reward, rank, ..Completion::named(name, ids) })
+        Some(Completion { trained, label, reward, ref_logprob, rank, ..Completion::named(name, ids) })
     }
 
     fn object(&mut self) -> Option<Columns> {
@@ -197,7 +199,7 @@ mod tests {
             answer(None, None, None),
             answer(Some(2), Some(-0.1), Some(false)),
             answer(None, Some(1e-300), Some(true)),
-            Completion { trained: Some(vec![0..1]), ..Completion::new(vec![1, 2]) },
+            Completion { trained: Some(vec![0..1]), ref_logprob: Some(-0.1), ..Completion::new(vec![1, 2]) },
             Completion { trained: Some(vec![]), ..Completion::new(vec![1]) },
         ];
         PromptGroup {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BadRows, ChatTemplate, DataConfig, DataReport, Error, Kind, Result, SpecialTokens, Tokenizer, TrainOn,
-    load::Loader, tokenise::Encoder,
+    loader::Loader, tokenise::Encoder,
 };
 use collect::{Collector, Known};
 

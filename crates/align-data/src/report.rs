@@ -34,6 +34,9 @@ pub struct FileReport {
     pub conversational: bool,
     /// Rows read, bad ones included.
     pub rows: usize,
+    /// Rows returned.
+    #[serde(default)]
+    pub kept: usize,
 }
 
 /// Distribution of a length in tokens over the kept rows or answers; all 0 where there are none.
