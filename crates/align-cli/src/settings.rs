@@ -130,6 +130,7 @@ fn check_training(train: &TrainArgs) -> Result<()> {
         let why = "weights in 4 bits are never trained, only an adapter on top of them is";
         return Err(Error::usage(format!("--load-in-4bit needs --lora-rank R or --adapter DIR: {why}"), []));
     }
+    check_weights(train)?;
     if train.watch.eval_data.is_empty() && train.watch.eval_every > 0 {
         return Err(Error::usage("--eval-every needs --eval-data FILE", []));
     }
@@ -158,6 +159,22 @@ fn check_adapter(train: &TrainArgs) -> Result<()> {
             )),
         },
     }
+}
+
+fn check_weights(train: &TrainArgs) -> Result<()> {
+    let (weights, files) = (&train.rows.data_weights, train.data.len());
+    if let Some(weight) = weights.iter().find(|weight| !weight.is_finite() || **weight <= 0.0) {
+        let hint = "leave a file out rather than give it no weight".to_owned();
+        return Err(Error::usage(
+            format!("--data-weights {weight}: expected a finite number above 0"),
+            [hint],
+        ));
+    }
+    if weights.is_empty() || weights.len() == files {
+        return Ok(());
+    }
+    let message = format!("--data-weights has {} weights, and --data {files} files", weights.len());
+    Err(Error::usage(message, ["give one weight for each file, in their order".to_owned()]))
 }
 
 /// Checks that the method has the metric of `--keep-best`; `there` says which of its names these settings give.

@@ -145,21 +145,40 @@ impl Example {
         matches!(first, Some(Content::Messages(_)))
     }
 
-    /// Makes a conversation without a prompt of its own a prompt and its last answer.
+    /// Refuses a text without a prompt: it has no turns of which some could be trained on.
+    pub(crate) fn with_turns(self) -> Result<Self, String> {
+        match (&self.prompt, self.answers.first()) {
+            (None, Some(Answer { content: Content::Text(_), .. })) => Err(
+                "the row is one text without turns; train on all of it (train-on all), or give `messages` \
+                     or `prompt` and `completion`"
+                    .into(),
+            ),
+            _ => Ok(self),
+        }
+    }
+
+    /// Makes the last turn of a conversation the answer, and what came before the prompt.
     pub(crate) fn last_answer(mut self) -> Result<Self, String> {
-        let whole = match (&self.prompt, self.answers.pop()) {
-            (None, Some(Answer { content: Content::Messages(messages), .. })) => messages,
-            (_, other) => {
-                self.answers.extend(other);
-                return Ok(self);
+        let (prompt, mut turns) = match (self.prompt.take(), self.answers.as_mut_slice()) {
+            (None, [Answer { content: Content::Messages(turns), .. }]) => (vec![], std::mem::take(turns)),
+            (Some(Content::Messages(prompt)), [Answer { content: Content::Messages(turns), .. }])
+                if turns.len() > 1 =>
+            {
+                (prompt, std::mem::take(turns))
             }
+            (prompt, _) => return Ok(Self { prompt, ..self }),
         };
-        let role = whole.last().and_then(|turn| turn.get("role")).and_then(Value::as_str).unwrap_or_default();
+        let role = turns.last().and_then(|turn| turn.get("role")).and_then(Value::as_str).unwrap_or_default();
         if role != "assistant" {
             return Err(format!("the last turn is of the {role}, so there is no answer to train on"));
         }
-        let (prompt, answers) = last_turn(Content::Messages(whole), "messages", None)?;
-        Ok(Self { prompt, answers, ..self })
+        let last = turns.split_off(turns.len().saturating_sub(1));
+        let prompt = [prompt, turns].concat();
+        if prompt.is_empty() {
+            return Err("the conversation has one turn; a prompt and an answer are expected".into());
+        }
+        self.answers.iter_mut().for_each(|answer| answer.content = Content::Messages(last.clone()));
+        Ok(Self { prompt: Some(Content::Messages(prompt)), ..self })
     }
 
     /// Makes an example of one kind one of another, where something else was asked for.

@@ -29,7 +29,10 @@ mod example;
 mod format;
 mod implicit;
 mod json;
+mod layout;
 mod load;
+mod loader;
+mod masks;
 mod mix;
 mod order;
 #[cfg(feature = "parquet")]

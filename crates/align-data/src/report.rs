@@ -40,6 +40,9 @@ pub struct FileReport {
     /// The first of these.
     #[serde(default)]
     pub first_bad: Option<BadRow>,
+    /// Rows returned.
+    #[serde(default)]
+    pub kept: usize,
 }
 
 /// Distribution of a length in tokens over the kept rows or answers; all 0 where there are none.

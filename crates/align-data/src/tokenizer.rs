@@ -1,6 +1,6 @@
 //! Tokenizers from model folders, and small ones trained here.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use align_types::TokenId;
 use serde_json::{Map, Value, json};
@@ -222,6 +222,16 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>> {
         let encoding = self.inner.encode_fast(text, add_special).map_err(|e| failed("encoding", e))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Encodes text without adding special tokens; with the bytes of the text that each token stands for.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub(crate) fn encode_with_offsets(&self, text: &str) -> Result<(Vec<TokenId>, Vec<Range<usize>>)> {
+        let encoding = self.inner.encode(text, false).map_err(|e| failed("encoding", e))?;
+        let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok((encoding.get_ids().to_vec(), offsets))
     }
 
     /// Encodes plain text with its special tokens, BOS and EOS once even when they are also written in the text.

@@ -33,6 +33,7 @@ pub(super) fn run(check: &DataCheckArgs) -> Result<()> {
     let config = DataConfig {
         max_length: Some(check.max_length),
         columns: args::columns(&check.columns),
+        train_on: check.train_on.into(),
         ..DataConfig::default()
     };
     let report = align_data::inspect(&Inspection {

@@ -15,6 +15,7 @@ mod notices;
 mod origin;
 mod output;
 mod progress;
+mod rows;
 mod samples;
 mod sft;
 mod train;

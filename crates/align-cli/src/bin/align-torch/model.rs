@@ -12,7 +12,7 @@ use align_core::{
     align_types::PromptGroup,
     tch::{Device, Kind},
 };
-use align_data::{ChatTemplate, Tokenizer};
+use align_data::{ChatTemplate, Rows, Tokenizer};
 use align_lm::{AdapterOptions, FrozenStorage, LoadOptions, Model, ModelConfig, Trainable};
 
 use crate::failure;
@@ -135,22 +135,25 @@ pub fn same_vocabulary(policy: &ModelConfig, reference: &ModelConfig, folder: &P
 /// Checks that every prompt with each of its answers fits into the context of the reference.
 ///
 /// # Errors
-/// [`Error::Data`] with the first row that does not.
-pub fn rows_fit(groups: &[PromptGroup], context: usize, folder: &Path) -> Result<()> {
+/// [`Error::Data`] with the first row that does not, or rows on a disk that fails.
+pub fn rows_fit(rows: &Rows, context: usize, folder: &Path) -> Result<()> {
     let longest = |group: &PromptGroup| {
         let answers = group.completions.iter().map(|answer| answer.token_ids.len());
         group.prompt.len() + answers.max().unwrap_or(0)
     };
-    let Some((index, group)) = groups.iter().enumerate().find(|(_, group)| longest(group) > context) else {
-        return Ok(());
-    };
-    Err(Error::data(
-        format!(
-            "{}: {} tokens do not fit into the context of --ref-model {} ({context} tokens)",
-            group.describe(index),
-            longest(group),
-            folder.display()
-        ),
-        [format!("cut rows to it with --max-length {context}, or name another --ref-model")],
-    ))
+    for (index, group) in rows.iter().enumerate() {
+        let group = group?;
+        let tokens = longest(&group);
+        if tokens > context {
+            return Err(Error::data(
+                format!(
+                    "{}: {tokens} tokens do not fit into the context of --ref-model {} ({context} tokens)",
+                    group.describe(index),
+                    folder.display()
+                ),
+                [format!("cut rows to it with --max-length {context}, or name another --ref-model")],
+            ));
+        }
+    }
+    Ok(())
 }
