@@ -54,6 +54,16 @@ pub enum Error {
         /// What is wrong, with the tensor's name where there is one.
         why: String,
     },
+    /// A pickle has more in it than tensors, or is damaged. Nothing of it was executed.
+    #[error("{}: data.pkl, byte {at}: {why}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// Where the instruction starts, in bytes from the start of the pickle.
+        at: usize,
+        /// What it wants, by name.
+        why: String,
+    },
     /// The weights do not fit the configuration.
     #[error("{}: the weights do not fit config.json: {why}", dir.display())]
     Contradiction {

@@ -64,15 +64,16 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or its shards with their index.
+    /// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or its shards with their index; where
+    /// there are none, `pytorch_model.bin` or its shards, of which tensors are read and nothing is executed.
     ///
     /// Names, shapes, offsets and data types of all tensors are checked before the first weight is allocated; peak
     /// memory is the weights and a few megabytes.
     ///
     /// # Errors
     /// See [`ModelConfig::read`]; [`Error::Weights`] for a damaged or missing file; [`Error::Contradiction`] for
-    /// tensors that are missing or have another shape than the configuration means; [`Error::Unsupported`] for
-    /// pickled weights and other data types.
+    /// tensors that are missing or have another shape than the configuration means; [`Error::Pickle`] for a pickle
+    /// with more in it than tensors; [`Error::Unsupported`] for other data types and for files of torch before 1.6.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
         let config = ModelConfig::read(dir)?;
         let mut checkpoint = Checkpoint::open(dir, options.device)?;
