@@ -13,7 +13,7 @@ use align_core::tch::{Device, Kind, Tensor};
 use serde_json::Value;
 
 use crate::keys::read_object;
-use crate::weights::{Plan, Role, Source};
+use crate::weights::{Plan, Role, SCORE, Source};
 use crate::{Error, Result};
 
 /// The name of an unsharded weights file.
@@ -53,6 +53,8 @@ pub(crate) struct Checkpoint {
     dir: PathBuf,
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
+    /// Tensors that come from elsewhere: a head that is drawn, for example.
+    provided: BTreeMap<String, Tensor>,
     device: Device,
 }
 
@@ -103,7 +105,24 @@ impl Checkpoint {
             }
         });
         let (shards, entries) = found.unwrap_or_else(|| Err(no_weights(dir)))?;
-        Ok(Self { dir: dir.to_owned(), shards, entries, device })
+        Ok(Self { dir: dir.to_owned(), shards, entries, provided: BTreeMap::new(), device })
+    }
+
+    /// Opens one file of tensors and checks its header; no tensor is read yet.
+    pub(crate) fn of_file(path: &Path, device: Device) -> Result<Self> {
+        let shard = safetensors::open(path.to_owned(), 0)?;
+        let entries = shard.tensors.clone();
+        Ok(Self { dir: path.to_owned(), shards: vec![shard], entries, provided: BTreeMap::new(), device })
+    }
+
+    /// Says whether there is a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name) || self.provided.contains_key(name)
+    }
+
+    /// Puts a tensor of the model's shape among those of the folder, in the place of one of that name.
+    pub(crate) fn provide(&mut self, name: &str, tensor: Tensor) {
+        self.provided.insert(name.to_owned(), tensor);
     }
 
     /// Compares names and shapes with those that the model takes, before anything is allocated.
@@ -116,6 +135,9 @@ impl Checkpoint {
         let mut unused: BTreeSet<&str> = self.entries.keys().map(String::as_str).collect();
         for (name, shape, _) in &plan.tensors {
             unused.remove(name.as_str());
+            if self.provided.contains_key(name) {
+                continue;
+            }
             match self.entries.get(name) {
                 None => missing.push(name.clone()),
                 Some(entry) => {
@@ -149,7 +171,8 @@ impl Checkpoint {
             && !self.entries.contains_key(first)
             && self.entries.contains_key(bare)
         {
-            let outside = |name: &str| HEAD_ALIASES.iter().any(|head| name.starts_with(head));
+            let outside =
+                |name: &str| name == SCORE || HEAD_ALIASES.iter().any(|head| name.starts_with(head));
             let renamed = |(name, entry): (String, Entry)| match outside(&name) {
                 true => (name, entry),
                 false => (format!("{prefix}.{name}"), entry),
@@ -191,6 +214,9 @@ impl Checkpoint {
     /// Reads a tensor as float32, chunk by chunk.
     fn read(&mut self, name: &str) -> Result<Tensor> {
         let missing = || Error::Contradiction { dir: self.dir.clone(), why: format!("missing {name}") };
+        if let Some(tensor) = self.provided.get(name) {
+            return Ok(tensor.f_to_device(self.device)?);
+        }
         let entry = self.entries.get(name).ok_or_else(missing)?;
         let kind = entry.kind.ok_or_else(|| self.unreadable(name, entry))?;
         let shard = self.shards.get_mut(entry.shard).ok_or_else(missing)?;

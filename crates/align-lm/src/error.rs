@@ -101,6 +101,14 @@ impl Error {
         move |source| Self::Io { path, doing, source }
     }
 
+    /// Turns the error of a replica into one of the traits of `align-core`.
+    pub(crate) fn of_replica(self) -> align_core::Error {
+        match self {
+            Self::Tensor(error) => error,
+            other => align_core::Error::input("replica", other.to_string()),
+        }
+    }
+
     /// Makes an [`Error::Weights`].
     pub(crate) fn weights(path: &Path, why: impl Into<String>) -> Self {
         Self::Weights { path: path.to_owned(), why: why.into() }

@@ -7,9 +7,9 @@ use align_core::{
 
 use crate::attention::PackedAttention;
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Output};
 use crate::transformer::Transformer;
-use crate::weights::{Builder, Existing, Plan, RandomInit, Role, Source, Weight};
+use crate::weights::{Builder, Existing, Plan, RandomInit, SCORE, Source, Weight};
 use crate::{Error, Result};
 
 /// Which weights of a loaded model are trained.
@@ -76,11 +76,26 @@ impl Model {
     /// with more in it than tensors; [`Error::Unsupported`] for other data types and for files of torch before 1.6.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
         let config = ModelConfig::read(dir)?;
-        let mut checkpoint = Checkpoint::open(dir, options.device)?;
+        Self::load_from(Checkpoint::open(dir, options.device)?, config, dir, options)
+    }
+
+    /// Loads what `config` means out of the weights of a folder.
+    pub(crate) fn load_from(
+        mut checkpoint: Checkpoint,
+        config: ModelConfig,
+        dir: &Path,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         let (plan, _) = Self::plan(&config)?;
         checkpoint.rename_to(&plan);
         let mut unused = checkpoint.check(&plan)?;
-        check_tied_head(dir, &mut checkpoint, &plan, &mut unused)?;
+        match config.output() {
+            Output::Vocabulary => check_tied_head(dir, &mut checkpoint, &plan, &mut unused)?,
+            // Another output than the model's is what was asked for.
+            Output::Score | Output::None => {
+                unused.retain(|name| name != SCORE && !HEADS.contains(&name.as_str()));
+            }
+        }
         unused.retain(|name| !DERIVED.iter().any(|end| name.ends_with(end)));
         let mut model = Self::assemble(config, &mut checkpoint, options.device, options.trainable)?;
         model.source = Some(dir.to_owned());
@@ -115,20 +130,21 @@ impl Model {
         self.rebuilt(&mut Existing { weights: &self.weights, copy: true }, Trainable::No)
     }
 
-    fn rebuilt(&self, source: &mut dyn Source, trainable: Trainable) -> Result<Self> {
+    pub(crate) fn rebuilt(&self, source: &mut dyn Source, trainable: Trainable) -> Result<Self> {
         let mut model = Self::assemble(self.config.clone(), source, self.device, trainable)?;
         model.source.clone_from(&self.source);
         model.unused.clone_from(&self.unused);
         Ok(model)
     }
 
-    fn assemble(
+    pub(crate) fn assemble(
         config: ModelConfig,
         source: &mut dyn Source,
         device: Device,
         trainable: Trainable,
     ) -> Result<Self> {
         let mut builder = Builder::new(source, trainable == Trainable::All);
+        builder.output = config.output();
         let decoder = config.family().build(device, &mut builder)?;
         let weights = builder.finish();
         Ok(Self { config, decoder, weights, device, trainable, source: None, unused: Vec::new() })
@@ -144,6 +160,11 @@ impl Model {
     /// Returns the configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Changes keys of the configuration that decide nothing in the forward pass.
+    pub(crate) fn change_config(&mut self, change: impl FnOnce(ModelConfig) -> ModelConfig) {
+        self.config = change(self.config.clone());
     }
 
     /// Returns the folder that the model was loaded from.
@@ -181,6 +202,12 @@ impl Model {
         let positions = PackedBatch::index_tensor(batch.positions(), self.device)?;
         let mut attention = PackedAttention::new(batch, self.device);
         self.decoder.hidden(&ids, &positions, &mut attention)
+    }
+
+    /// Computes the logits of a batch from the hidden states of all of its rows.
+    pub(crate) fn logits_of(&self, hidden: &Tensor, batch: &PackedBatch) -> align_core::Result<Tensor> {
+        let rows = PackedBatch::index_tensor(batch.predict_rows(), hidden.device())?;
+        self.decoder.head(&hidden.f_index_select(0, &rows)?)
     }
 
     fn check_context(&self, batch: &PackedBatch) -> align_core::Result<()> {
@@ -252,27 +279,17 @@ impl CausalLm for Model {
         if batch.groups().is_empty() {
             return Ok(Tensor::f_zeros([0, self.vocab_size() as i64], (Kind::Float, self.device))?);
         }
-        let rows = PackedBatch::index_tensor(batch.predict_rows(), self.device)?;
-        self.decoder.head(&self.hidden_states(batch)?.f_index_select(0, &rows)?)
+        self.logits_of(&self.hidden_states(batch)?, batch)
     }
 
     fn parameters(&self) -> Vec<Parameter> {
         if self.trainable == Trainable::No {
             return Vec::new();
         }
-        let parameter = |weight: &Weight| Parameter {
-            name: weight.name.clone(),
-            tensor: weight.tensor.shallow_clone(),
-            decay: weight.role == Role::Matrix,
-        };
-        self.weights.iter().map(parameter).collect()
+        self.weights.iter().map(Weight::parameter).collect()
     }
 
     fn replicate(&self) -> align_core::Result<Box<dyn CausalLm>> {
-        match self.replica() {
-            Ok(model) => Ok(Box::new(model)),
-            Err(Error::Tensor(error)) => Err(error),
-            Err(other) => Err(align_core::Error::input("replica", other.to_string())),
-        }
+        Ok(Box::new(self.replica().map_err(Error::of_replica)?))
     }
 }
