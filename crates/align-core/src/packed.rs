@@ -168,6 +168,14 @@ impl PackedBatch {
         &self.predict_rows
     }
 
+    /// Returns the row of the last token of every completion, `[C]`: the row that would predict what follows it.
+    pub fn last_rows(&self) -> Vec<i64> {
+        let last = |span: &GroupSpan| -> Vec<i64> {
+            span.completions().map(|rows| (span.start + rows.end) as i64 - 1).collect()
+        };
+        self.groups.iter().flat_map(last).collect()
+    }
+
     /// Returns the trained tokens, `[N]`, in the order of [`Self::predict_rows`].
     pub fn targets(&self) -> &[i64] {
         &self.targets
@@ -251,6 +259,7 @@ mod tests {
         assert_eq!(batch.positions(), [0, 1, 2, 3, 2, 0, 1]);
         assert_eq!(batch.predict_rows(), [1, 2, 1, 5]);
         assert_eq!(batch.targets(), [3, 4, 5, 7]);
+        assert_eq!(batch.last_rows(), [3, 4, 6]);
         assert_eq!(batch.completion_lens(), [2, 1, 1]);
         assert_eq!(batch.longest(), 4);
         let mask = batch.groups()[0].tree_mask(Device::Cpu).unwrap();

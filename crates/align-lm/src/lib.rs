@@ -1,7 +1,9 @@
 //! Decoder-only transformers from Hugging Face folders: packed forward, key-value cache, saving.
 //!
 //! [`Model`] loads a folder, implements [`align_core::CausalLm`] for training and scoring over packed prompt groups
-//! and [`align_core::CachedLm`] for sampling, and saves a folder that transformers loads. An architecture is one
+//! and [`align_core::CachedLm`] for sampling, and saves a folder that transformers loads. [`SequenceClassifier`] is the
+//! same transformer with one score per completion (a reward model), [`ValueNetwork`] and [`PolicyWithValue`] have a value
+//! for every token (the critic of PPO). An architecture is one
 //! file over shared parts; [`SUPPORTED_FAMILIES`] lists those that are built.
 //!
 //! There is no loss here, no optimiser and no tokenizer.
@@ -13,6 +15,7 @@ mod bloom;
 mod cache;
 mod chatglm;
 mod checkpoint;
+mod classifier;
 mod config;
 mod error;
 mod gemma;
@@ -39,12 +42,15 @@ mod rope;
 mod save;
 mod sizes;
 mod transformer;
+mod value;
+mod value_head;
 mod weights;
 
 pub use adapter::{AdapterOptions, LinearLayer};
 pub use baichuan::BaichuanConfig;
 pub use bloom::BloomConfig;
 pub use chatglm::ChatGlmConfig;
+pub use classifier::SequenceClassifier;
 pub use config::{FamilyConfig, ModelConfig, SUPPORTED_FAMILIES};
 pub use error::{Error, Result};
 pub use gemma::GemmaConfig;
@@ -65,3 +71,4 @@ pub use rope::{RopeConfig, RopeScaling};
 pub use save::SaveDtype;
 pub use sizes::Sizes;
 pub use transformer::Activation;
+pub use value::{PolicyWithValue, ValueNetwork};

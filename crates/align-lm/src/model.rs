@@ -8,10 +8,10 @@ use align_core::{
 use crate::adapter::Attached;
 use crate::attention::PackedAttention;
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Output};
 use crate::recompute::{Segment, Tape};
 use crate::transformer::Transformer;
-use crate::weights::{Builder, Existing, Plan, RandomInit, Source, Weight};
+use crate::weights::{Builder, Existing, Plan, RandomInit, SCORE, Source, Weight};
 use crate::{Error, Result};
 
 /// Which weights of a loaded model are trained.
@@ -139,23 +139,39 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or its shards with their index.
+    /// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or its shards with their index; where
+    /// there are none, `pytorch_model.bin` or its shards, of which tensors are read and nothing is executed.
     ///
     /// Names, shapes, offsets and data types of all tensors are checked before the first weight is allocated; peak
     /// memory is the weights and a few megabytes.
     ///
     /// # Errors
     /// See [`ModelConfig::read`]; [`Error::Weights`] for a damaged or missing file; [`Error::Contradiction`] for
-    /// tensors that are missing or have another shape than the configuration means; [`Error::Unsupported`] for
-    /// pickled weights and other data types.
+    /// tensors that are missing or have another shape than the configuration means; [`Error::Pickle`] for a pickle
+    /// with more in it than tensors; [`Error::Unsupported`] for other data types and for files of torch before 1.6.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
         options.check()?;
         let config = ModelConfig::read(dir)?;
-        let mut checkpoint = Checkpoint::open(dir, options.device)?;
+        Self::load_from(Checkpoint::open(dir, options.device)?, config, dir, options)
+    }
+
+    /// Loads what `config` means out of the weights of a folder.
+    pub(crate) fn load_from(
+        mut checkpoint: Checkpoint,
+        config: ModelConfig,
+        dir: &Path,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         let (plan, _) = Self::plan(&config)?;
         checkpoint.rename_to(&plan);
         let mut unused = checkpoint.check(&plan)?;
-        check_tied_head(dir, &mut checkpoint, &plan, &mut unused)?;
+        match config.output() {
+            Output::Vocabulary => check_tied_head(dir, &mut checkpoint, &plan, &mut unused)?,
+            // Another output than the model's is what was asked for.
+            Output::Score | Output::None => {
+                unused.retain(|name| name != SCORE && !HEADS.contains(&name.as_str()));
+            }
+        }
         unused.retain(|name| !DERIVED.iter().any(|end| name.ends_with(end)));
         let mut model = Self::assemble(config, &mut checkpoint, options)?;
         model.source = Some(dir.to_owned());
@@ -205,8 +221,13 @@ impl Model {
         Ok(model)
     }
 
-    fn assemble(config: ModelConfig, source: &mut dyn Source, options: &LoadOptions) -> Result<Self> {
+    pub(crate) fn assemble(
+        config: ModelConfig,
+        source: &mut dyn Source,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         let mut builder = Builder::new(source, options);
+        builder.output = config.output();
         let mut decoder = config.family().build(options.device, &mut builder)?;
         decoder.embedding.kind = Some(options.compute);
         let weights = builder.finish();
@@ -233,6 +254,11 @@ impl Model {
     /// Returns the configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Changes keys of the configuration that decide nothing in the forward pass.
+    pub(crate) fn change_config(&mut self, change: impl FnOnce(ModelConfig) -> ModelConfig) {
+        self.config = change(self.config.clone());
     }
 
     /// Returns the folder that the model was loaded from.
@@ -293,6 +319,12 @@ impl Model {
 
     fn is_trained(&self) -> bool {
         self.options.trainable != Trainable::No
+    }
+
+    /// Computes the logits of a batch from the hidden states of all of its rows.
+    pub(crate) fn logits_of(&self, hidden: &Tensor, batch: &PackedBatch) -> align_core::Result<Tensor> {
+        let rows = PackedBatch::index_tensor(batch.predict_rows(), hidden.device())?;
+        self.decoder.head(&hidden.f_index_select(0, &rows)?)
     }
 
     fn check_context(&self, batch: &PackedBatch) -> align_core::Result<()> {
@@ -364,8 +396,7 @@ impl CausalLm for Model {
         if batch.groups().is_empty() {
             return Ok(Tensor::f_zeros([0, self.vocab_size() as i64], (Kind::Float, self.options.device))?);
         }
-        let rows = PackedBatch::index_tensor(batch.predict_rows(), self.options.device)?;
-        self.decoder.head(&self.hidden_states(batch)?.f_index_select(0, &rows)?)
+        self.logits_of(&self.hidden_states(batch)?, batch)
     }
 
     fn parameters(&self) -> Vec<Parameter> {
@@ -393,10 +424,6 @@ impl CausalLm for Model {
     }
 
     fn replicate(&self) -> align_core::Result<Box<dyn CausalLm>> {
-        match self.replica() {
-            Ok(model) => Ok(Box::new(model)),
-            Err(Error::Tensor(error)) => Err(error),
-            Err(other) => Err(align_core::Error::input("replica", other.to_string())),
-        }
+        Ok(Box::new(self.replica().map_err(Error::of_replica)?))
     }
 }

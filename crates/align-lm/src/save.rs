@@ -8,6 +8,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::checkpoint::SINGLE_FILE;
 use crate::model::Model;
+use crate::value_head::VALUE_HEAD_FILE;
 use crate::weights::Weight;
 use crate::{Error, Result};
 
@@ -68,7 +69,7 @@ impl Model {
     /// [`Error::Output`] when `dir` holds something else; [`Error::Io`] for a full disk or missing rights, in which
     /// case what was there before is still there.
     pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
-        self.save_folder(dir, dtype, None)
+        self.save_folder(dir, dtype, None, &[])
     }
 
     /// As [`Self::save`], and copies tokenizer, chat template and generation configuration of the folder `from`.
@@ -76,10 +77,17 @@ impl Model {
     /// # Errors
     /// As [`Self::save`].
     pub fn save_with_tokenizer(&self, dir: &Path, dtype: SaveDtype, from: &Path) -> Result<()> {
-        self.save_folder(dir, dtype, Some(from))
+        self.save_folder(dir, dtype, Some(from), &[])
     }
 
-    fn save_folder(&self, dir: &Path, dtype: SaveDtype, from: Option<&Path>) -> Result<()> {
+    /// Writes the folder, and the tensors of a value head, where there are some, into a file of their own.
+    pub(crate) fn save_folder(
+        &self,
+        dir: &Path,
+        dtype: SaveDtype,
+        from: Option<&Path>,
+        value_head: &[Weight],
+    ) -> Result<()> {
         if self.adapter.is_some() {
             let why = "a model with one is saved by save_adapter, or after merge_adapter";
             return Err(align_core::Error::input("adapter", why).into());
@@ -88,6 +96,11 @@ impl Model {
         let weights = self.weights().iter().map(|weight| (weight, dtype.kind(weight))).collect();
         write_tensors(&staged.path.join(SINGLE_FILE), weights)?;
         write_file(&staged.path.join("config.json"), &self.config().to_file(dtype.name()))?;
+        if !value_head.is_empty() {
+            // Small, and bit-equal when it is read back whatever the type of the model.
+            let weights = value_head.iter().map(|weight| (weight, Kind::Float)).collect();
+            write_tensors(&staged.path.join(VALUE_HEAD_FILE), weights)?;
+        }
         staged.copy_companions(from)?;
         staged.publish(dir)
     }

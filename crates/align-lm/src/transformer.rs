@@ -4,6 +4,7 @@ use align_core::{
 };
 
 use crate::attention::{Attention, Qkv, Scores};
+use crate::config::Output;
 use crate::keys::Keys;
 use crate::linear::Linear;
 use crate::matrix::widened;
@@ -60,6 +61,11 @@ impl Transformer {
         self.blocks.iter_mut().flat_map(|Block { attention, mlp, .. }| {
             attention.linears_mut().into_iter().chain(mlp.linears_mut())
         })
+    }
+
+    /// Maps hidden states `[N, H]` to scores `[N]` in float32. Bounds and normalised rows belong to logits alone.
+    pub(crate) fn score(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.head.linear()?.forward(&hidden.f_to_kind(Kind::Float)?)?.f_reshape([-1])?)
     }
 
     /// Builds a decoder whose tensors have the names of Llama: `model.embed_tokens`, `model.layers.0`, `model.norm`,
@@ -124,10 +130,11 @@ impl Embedding {
     }
 }
 
-/// Maps the last hidden states to logits.
+/// Maps the last hidden states to logits, or to one score.
 #[derive(Debug)]
 pub(crate) struct Head {
-    linear: Linear,
+    /// None on a model that ends in hidden states.
+    linear: Option<Linear>,
     /// Logits are bent below this bound: cap · tanh(logit / cap).
     pub(crate) cap: Option<f64>,
     /// Whether the rows of the matrix are scaled to length 1.
@@ -135,24 +142,30 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Takes `{name}.weight`, or the embedding where it is tied.
+    /// Takes `{name}.weight`, or the embedding where it is tied; for a score `score.weight`.
     pub(crate) fn new(
         sizes: &Sizes,
         embedding: &Embedding,
         name: &str,
         take: &mut Builder<'_>,
     ) -> crate::Result<Self> {
-        let linear = match sizes.tie_word_embeddings {
-            true => Linear::tied(&embedding.tokens),
-            false => take.output_layer(name, sizes.hidden_size, sizes.vocab_size)?,
+        let linear = match take.output {
+            Output::Vocabulary if sizes.tie_word_embeddings => Some(Linear::tied(&embedding.tokens)),
+            Output::Vocabulary => Some(take.output_layer(name, sizes.hidden_size, sizes.vocab_size)?),
+            Output::Score => Some(take.output_layer("score", sizes.hidden_size, 1)?),
+            Output::None => None,
         };
         Ok(Self { linear, cap: None, normalised: false })
     }
 
+    fn linear(&self) -> Result<&Linear> {
+        self.linear.as_ref().ok_or_else(|| Error::input("output layer", "this model has none"))
+    }
+
     fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
         let logits = match self.normalised {
-            true => self.linear.forward_normalised(hidden)?,
-            false => self.linear.forward(hidden)?,
+            true => self.linear()?.forward_normalised(hidden)?,
+            false => self.linear()?.forward(hidden)?,
         };
         // What follows sees differences of logits, which 16 bits would round away.
         let logits = widened(&logits)?;

@@ -4,6 +4,7 @@ use align_core::{
     tch::{Device, Kind, Tensor},
 };
 
+use crate::config::Output;
 use crate::linear::{Layout, Linear};
 use crate::matrix::Matrix;
 use crate::model::{LoadOptions, Trainable};
@@ -75,12 +76,14 @@ pub(crate) struct Builder<'a> {
     options: LoadOptions,
     /// Made when the first matrix is quantised.
     book: Option<Codebook>,
+    /// What stands on top of the model.
+    pub(crate) output: Output,
     weights: Vec<Weight>,
 }
 
 impl<'a> Builder<'a> {
     pub(crate) fn new(source: &'a mut dyn Source, options: &LoadOptions) -> Self {
-        Self { source, options: *options, book: None, weights: Vec::new() }
+        Self { source, options: *options, book: None, output: Output::default(), weights: Vec::new() }
     }
 
     fn trainable(&self) -> bool {
@@ -193,7 +196,13 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Random initial weights: matrices normal with the given standard deviation, norms one, biases zero.
+/// The matrix of a score head, and that of a value head.
+pub(crate) const SCORE: &str = "score.weight";
+pub(crate) const VALUE: &str = "v_head.weight";
+const SCALAR_HEADS: [&str; 2] = [SCORE, VALUE];
+
+/// Random initial weights: matrices normal with the given standard deviation, norms one, biases zero. The matrices of
+/// score and value heads of H inputs have standard deviation 1/√(H + 1), as in arXiv:2009.01325.
 ///
 /// Every tensor has a stream of its own, so its values depend on the seed, its place in the model and nothing else.
 #[derive(Debug)]
@@ -204,8 +213,15 @@ pub(crate) struct RandomInit {
     pub(crate) index: u64,
 }
 
+impl RandomInit {
+    /// Draws the tensors of a head; its streams are those of no tensor of a model.
+    pub(crate) fn head(seed: u64, device: Device) -> Self {
+        Self { seed, std: 0.0, device, index: 1 << 32 }
+    }
+}
+
 impl Source for RandomInit {
-    fn tensor(&mut self, _: &str, shape: &[i64], role: Role) -> crate::Result<Tensor> {
+    fn tensor(&mut self, name: &str, shape: &[i64], role: Role) -> crate::Result<Tensor> {
         let options = (Kind::Float, self.device);
         let index = self.index;
         self.index += 1;
@@ -214,7 +230,11 @@ impl Source for RandomInit {
             Role::Bias => Tensor::f_zeros(shape, options)?,
             Role::Matrix | Role::Linear => {
                 let tensor = Tensor::f_empty(shape, options)?;
-                self.fill(&tensor.f_view([-1])?, RngStream::new(self.seed, Purpose::Init, 0, index))?;
+                let std = match SCALAR_HEADS.contains(&name) {
+                    true => 1.0 / (shape.last().map_or(1.0, |inputs| *inputs as f64) + 1.0).sqrt(),
+                    false => self.std,
+                };
+                Self::fill(&tensor.f_view([-1])?, std, RngStream::new(self.seed, Purpose::Init, 0, index))?;
                 tensor
             }
         })
@@ -224,13 +244,13 @@ impl Source for RandomInit {
 impl RandomInit {
     /// Fills a flat tensor piece by piece: libtorch allocates it, so that a model that does not fit into memory is
     /// an error.
-    fn fill(&self, flat: &Tensor, mut rng: RngStream) -> crate::Result<()> {
+    fn fill(flat: &Tensor, std: f64, mut rng: RngStream) -> crate::Result<()> {
         const CHUNK: i64 = 1 << 20;
         let count = flat.numel() as i64;
         let mut start = 0;
         while start < count {
             let len = CHUNK.min(count - start);
-            let values: Vec<f32> = (0..len).map(|_| (rng.normal() * self.std) as f32).collect();
+            let values: Vec<f32> = (0..len).map(|_| (rng.normal() * std) as f32).collect();
             flat.f_narrow(0, start, len)?.f_copy_(&Tensor::f_from_slice(&values)?)?;
             start += len;
         }
