@@ -218,3 +218,44 @@ fn a_name_that_is_not_utf_8_is_refused() {
     let answer = support::Answer::of(&command.arg(name).output().unwrap());
     answer.refused(2, &["not valid UTF-8"]);
 }
+
+#[test]
+fn logprobs_of_texts_that_a_sentencepiece_model_tokenises() {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path();
+    let fixtures = tiny_llama().join("../..");
+    let cases = fs::read(fixtures.join("sentencepiece/folders.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_slice(&cases).unwrap();
+    for case in &cases {
+        let name = case["folder"].as_str().unwrap();
+        let model = root.join(name);
+        fs::create_dir(&model).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(fixtures.join("models").join(name).join(file), model.join(file)).unwrap();
+        }
+        let pieces = fixtures.join("sentencepiece").join(case["model"].as_str().unwrap());
+        fs::copy(pieces, model.join("tokenizer.model")).unwrap();
+        write(&model, "tokenizer_config.json", case["tokenizer_config"].to_string());
+        let expected = case["rows"].as_array().unwrap();
+        let rows: Vec<String> =
+            expected.iter().map(|row| serde_json::json!({"text": row["text"]}).to_string()).collect();
+        write(root, "texts.jsonl", rows.join("\n"));
+        align(root, &format!("logprobs --model {{{name}}} --data {{texts.jsonl}} --output {{out.jsonl}}"))
+            .ok();
+        for (line, expected) in json_lines(&root.join("out.jsonl")).iter().zip(expected) {
+            let completion = &line["completions"][0];
+            let tokens = |value: &Value| value.as_array().unwrap().clone();
+            let mut ids = [tokens(&line["prompt_tokens"]), tokens(&completion["token_ids"])].concat();
+            // A row of text ends with EOS.
+            ids.pop();
+            assert_eq!(ids, tokens(&expected["ids"]), "{name}");
+            let (ours, theirs) = (tokens(&completion["logprobs"]), tokens(&expected["logprobs"]));
+            assert_eq!(ours.len(), theirs.len() + 1);
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                let difference = ours.as_f64().unwrap() - theirs.as_f64().unwrap();
+                assert!(difference.abs() < 1e-4, "{name}: {ours} is not {theirs}");
+            }
+        }
+    }
+    assert_eq!(cases.len(), 3);
+}

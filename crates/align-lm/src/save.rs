@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -72,7 +73,8 @@ impl Model {
         self.save_folder(dir, dtype, None, &[])
     }
 
-    /// As [`Self::save`], and copies tokenizer, chat template and generation configuration of the folder `from`.
+    /// As [`Self::save`], and copies tokenizer, chat template, generation configuration and Python code of the folder
+    /// `from`.
     ///
     /// # Errors
     /// As [`Self::save`].
@@ -123,6 +125,23 @@ pub(crate) fn write_tensors(path: &Path, mut order: Vec<(&Weight, Kind)>) -> Res
     }
     let file = out.into_inner().map_err(|e| Error::io(path, "cannot be written")(e.into_error()))?;
     file.sync_all().map_err(Error::io(path, "cannot be synced"))
+}
+
+/// Finds the files of a folder that go with its weights: the known ones, and the Python code that families without a
+/// class in transformers bring (`tokenization_baichuan.py`, `modeling_chatglm.py` and what these import).
+fn companions(from: &Path) -> Result<Vec<(OsString, PathBuf)>> {
+    let mut found = vec![];
+    for entry in fs::read_dir(from).map_err(Error::io(from, "cannot be read"))? {
+        let path = entry.map_err(Error::io(from, "cannot be read"))?.path();
+        let code = path.extension().is_some_and(|extension| extension == "py");
+        if let Some(name) = path.file_name()
+            && (code || COMPANIONS.iter().any(|known| name == *known))
+            && path.is_file()
+        {
+            found.push((name.to_owned(), path));
+        }
+    }
+    Ok(found)
 }
 
 fn header(path: &Path, order: &[(&Weight, Kind)]) -> Result<Vec<u8>> {
@@ -200,12 +219,9 @@ impl Staged {
     /// Copies the files that make a model usable from another folder, where there is one.
     pub(crate) fn copy_companions(&self, from: Option<&Path>) -> Result<()> {
         let Some(from) = from else { return Ok(()) };
-        for name in COMPANIONS {
-            let source = from.join(name);
-            if source.is_file() {
-                let bytes = fs::read(&source).map_err(Error::io(&source, "cannot be read"))?;
-                write_file(&self.path.join(name), &bytes)?;
-            }
+        for (name, source) in companions(from)? {
+            let bytes = fs::read(&source).map_err(Error::io(&source, "cannot be read"))?;
+            write_file(&self.path.join(name), &bytes)?;
         }
         Ok(())
     }

@@ -39,7 +39,8 @@ pub fn open(folder: &Path) -> Result<Folder> {
             if folder.exists() { "is a file, not a model folder" } else { "there is no such model folder" };
         return Err(Error::data(
             format!("{}: {what}", folder.display()),
-            ["a model folder holds config.json, *.safetensors and tokenizer.json".to_owned()],
+            ["a model folder holds config.json, *.safetensors and tokenizer.json (or tokenizer.model)"
+                .to_owned()],
         ));
     }
     let config = ModelConfig::read(folder).map_err(failure::of)?;
