@@ -174,7 +174,8 @@ impl<'a> Loader<'a> {
             }
         };
         let all = (layout.kind == Kind::Prompt).then(|| row.value.clone());
-        let example = Example::parse(row, layout.format, layout.kind, self.encoder.template.is_some()).map_err(bad)?;
+        let example =
+            Example::parse(row, layout.format, layout.kind, self.encoder.template.is_some()).map_err(bad)?;
         let conversational = example.conversational();
         if *layout.conversational.get_or_insert(conversational) != conversational {
             let name = |chat| if chat { "message lists" } else { "text" };
