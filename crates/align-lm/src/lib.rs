@@ -2,7 +2,8 @@
 //!
 //! [`Model`] loads a folder, implements [`align_core::CausalLm`] for training and scoring over packed prompt groups
 //! and [`align_core::CachedLm`] for sampling, and saves a folder that transformers loads. An architecture is one
-//! file over shared parts; [`SUPPORTED_FAMILIES`] lists those that are built.
+//! file over shared parts; [`SUPPORTED_FAMILIES`] lists those that are built. [`Model::add_adapter`] freezes a model and
+//! trains a low-rank adapter instead.
 //!
 //! There is no loss here, no optimiser and no tokenizer.
 

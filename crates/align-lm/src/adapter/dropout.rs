@@ -133,6 +133,15 @@ mod tests {
         Vec::try_from(mask).unwrap()
     }
 
+    /// One word is one step of SplitMix64 (Steele, Lea and Flood 2014); 1234567 is the seed of the example at Rosetta
+    /// Code, whose first output this is.
+    #[test]
+    fn one_word_is_a_step_of_split_mix() {
+        assert_eq!(Mixed::of([1_234_567]), 6_457_827_717_110_365_317);
+        assert_ne!(Mixed::of([1, 2]), Mixed::of([2, 1]));
+        assert_ne!(Mixed::text("a.b"), Mixed::text("b.a"));
+    }
+
     #[test]
     fn masks_follow_groups_steps_and_layers() {
         let dropout = Dropout::new(0.3, 1).unwrap();
