@@ -3,8 +3,8 @@
 //! [`Model`] loads a folder, implements [`align_core::CausalLm`] for training and scoring over packed prompt groups
 //! and [`align_core::CachedLm`] for sampling, and saves a folder that transformers loads. [`SequenceClassifier`] is the
 //! same transformer with one score per completion (a reward model), [`ValueNetwork`] and [`PolicyWithValue`] have a value
-//! for every token (the critic of PPO). An architecture is one
-//! file over shared parts; [`SUPPORTED_FAMILIES`] lists those that are built.
+//! for every token (the critic of PPO). [`Model::add_adapter`] freezes a model and trains a low-rank adapter instead. An
+//! architecture is one file over shared parts; [`SUPPORTED_FAMILIES`] lists those that are built.
 //!
 //! There is no loss here, no optimiser and no tokenizer.
 

@@ -24,7 +24,7 @@ pub(crate) struct Linear {
     bias: Option<Tensor>,
     layout: Layout,
     /// What is added to the matrix, where it is adapted.
-    pub(crate) adapter: Option<Adapter>,
+    pub(crate) adapter: Option<Box<Adapter>>,
 }
 
 impl Linear {

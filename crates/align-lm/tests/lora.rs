@@ -140,6 +140,11 @@ fn a_merged_model_is_saved_as_its_base_was() {
         let again = Model::load(&out.path().join("m"), &LoadOptions::default()).unwrap();
         assert_eq!(log_probs(&again, &expected.groups()), log_probs(&model, &expected.groups()), "{name}");
         assert_eq!(again.unused_tensors(), Vec::<String>::new());
+        // As its base was: the same tensors in the same data types.
+        model.save(&out.path().join("s"), SaveDtype::Source).unwrap();
+        let saved = out.path().join("s/model.safetensors");
+        let before = fixture(&format!("models/{}/model.safetensors", expected.base));
+        assert_eq!(dtypes(&saved), dtypes(&before), "{name}");
     }
 }
 
@@ -343,6 +348,18 @@ fn settings_that_the_model_does_not_allow_are_refused_by_name() {
     let one = LoraConfig { rank: 2, targets: names(&["layers.1.self_attn.q_proj"]), ..Default::default() };
     assert_eq!(config.check_lora(&one).unwrap(), 2 * (32 + 32));
     assert_eq!(config.check_adapter(&folder("llama-rslora")).unwrap(), 2 * 4 * (32 + 32 + 32 + 16));
+}
+
+/// The data type of every tensor of a file.
+fn dtypes(path: &Path) -> Vec<(String, Value)> {
+    let bytes = fs::read(path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__");
+    let mut dtypes: Vec<(String, Value)> =
+        tensors.map(|(name, info)| (name, info["dtype"].clone())).collect();
+    dtypes.sort_by(|a, b| a.0.cmp(&b.0));
+    dtypes
 }
 
 fn json_of(path: &Path) -> Map<String, Value> {

@@ -9,7 +9,7 @@ use align_core::{
     align_types::{Completion, FinishReason, Generator, PromptGroup, config::SamplingConfig},
     threads::prepare_compute_thread,
 };
-use align_lm::{LlamaConfig, LoadOptions, Model, ModelConfig, Trainable};
+use align_lm::{AdapterOptions, LlamaConfig, LoadOptions, Model, ModelConfig, Trainable};
 use align_rollout::{AutoGenerator, BoxError, Engine, Error, Instructions, TensorGenerator, auto_generator};
 use align_testkit::{assert_close, fixture};
 use proptest::prelude::*;
@@ -269,6 +269,39 @@ fn repacking_takes_the_weights_as_they_are() {
     for (got, expected) in all(&after).iter().zip(all(&expected)) {
         assert_eq!(got.token_ids, expected.token_ids);
     }
+}
+
+/// With an adapter the engine samples from W + s B A, as it is when it is packed.
+#[test]
+fn adapters_are_sampled_from_as_they_are_trained() {
+    let mut model = load("tiny-llama");
+    let base = engine(&model).generate(&prompts(&model, 6), &config(2), 0).unwrap();
+    model.load_adapter(&fixture("lora/llama"), &AdapterOptions::default()).unwrap();
+    let mut engine = engine(&model);
+    for change in [0.0, 0.03] {
+        for Parameter { mut tensor, .. } in model.parameters() {
+            align_core::tch::no_grad(|| {
+                let noise = tensor.randn_like() * change;
+                let _ = tensor.g_add_(&noise);
+            });
+        }
+        engine.repack(&model).unwrap();
+        let plain = SamplingConfig { temperature: 1.0, ..config(2) };
+        let groups = engine.generate(&prompts(&model, 6), &plain, 0).unwrap();
+        assert_ne!(groups, base);
+        for group in &groups {
+            let batch = PackedBatch::new(std::slice::from_ref(group)).unwrap();
+            let trained = model.token_log_probs(&batch, 1.0).unwrap().to_vecs().unwrap();
+            for (completion, trained) in group.completions.iter().zip(trained) {
+                let trained: Vec<f64> = trained.into_iter().map(f64::from).collect();
+                assert_close(&logprobs(completion), &trained, 1e-5);
+            }
+        }
+    }
+    let merged = engine.generate(&prompts(&model, 6), &config(2), 0).unwrap();
+    model.merge_adapter().unwrap();
+    engine.repack(&model).unwrap();
+    assert_eq!(engine.generate(&prompts(&model, 6), &config(2), 0).unwrap(), merged);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
+
 use align_core::tch::{Device, Tensor};
 use align_core::{CausalLm, Objective, PackedBatch, Parameter};
 use align_train::{BatchReport, Compute, Engine, Error};
@@ -49,6 +51,78 @@ fn the_result_does_not_depend_on_micro_batches_or_threads() {
             }
         }
     }
+}
+
+/// A model that notes what it is told of steps, and in each pass whether it trains.
+struct Told {
+    inner: TinyLm,
+    step: Mutex<Option<u64>>,
+    passes: Arc<Mutex<Vec<Option<u64>>>>,
+}
+
+impl Told {
+    fn new(inner: TinyLm, passes: &Arc<Mutex<Vec<Option<u64>>>>) -> Self {
+        Self { inner, step: Mutex::default(), passes: passes.clone() }
+    }
+}
+
+impl CausalLm for Told {
+    fn vocab_size(&self) -> usize {
+        self.inner.vocab_size()
+    }
+
+    fn context_length(&self) -> Option<usize> {
+        None
+    }
+
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn logits(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
+        self.passes.lock().unwrap().push(*self.step.lock().unwrap());
+        self.inner.logits(batch)
+    }
+
+    fn parameters(&self) -> Vec<Parameter> {
+        self.inner.parameters()
+    }
+
+    fn replicate(&self) -> align_core::Result<Box<dyn CausalLm>> {
+        Ok(Box::new(Self::new(self.inner.handle(), &self.passes)))
+    }
+
+    fn begin_step(&self, step: Option<u64>) {
+        *self.step.lock().unwrap() = step;
+    }
+}
+
+#[test]
+fn models_are_told_the_step_while_they_train() {
+    let passes = Arc::default();
+    let compute = Compute { threads: 2, micro_batch_tokens: 64 };
+    let model = Box::new(Told::new(TinyLm::new(3), &passes));
+    let objective = Box::new(PairLoss { poison: Some(0), ..PairLoss::default() });
+    let mut engine = Engine::new(model, objective, &Setup::default().optimizer, compute).unwrap();
+    let seen = || std::mem::take(&mut *passes.lock().unwrap());
+    let pairs = Pairs { batch_size: 8, poisoned_step: Some(7) };
+    let held_out = engine.prepare_evaluation(pairs.rows(9)).unwrap();
+    let in_all = |step: Option<u64>| {
+        let seen = seen();
+        assert!(seen.len() >= 2 && seen.iter().all(|pass| *pass == step), "{seen:?}, expected {step:?}");
+    };
+    for step in 0..3 {
+        engine.compute(pairs.rows(step)).unwrap();
+        in_all(Some(step));
+        engine.apply(0.01).unwrap();
+        engine.evaluate(&held_out).unwrap();
+        in_all(None);
+    }
+    // A step that fails ends too.
+    engine.compute(pairs.rows(7)).unwrap_err();
+    seen();
+    engine.evaluate(&held_out).unwrap();
+    in_all(None);
 }
 
 #[test]

@@ -112,8 +112,8 @@ impl AdapterFolder {
             adapted.insert(layer);
         }
         let missing = adapted.iter().find_map(|layer| {
-            let name = |end: &&str| format!("{PREFIX}{layer}.{end}");
-            [DOWN, UP].iter().map(|end| name(&end)).find(|name| self.tensors.shape(name).is_none())
+            let name = |end: &str| format!("{PREFIX}{layer}.{end}");
+            [DOWN, UP].iter().map(|end| name(end)).find(|name| self.tensors.shape(name).is_none())
         });
         match missing {
             Some(missing) => self.refuse(format!("tensor {missing:?} is missing")),

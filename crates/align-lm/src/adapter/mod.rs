@@ -205,7 +205,7 @@ impl Model {
         let mut adapters = adapters.into_iter().peekable();
         for linear in self.decoder.linears_mut() {
             if let Some((_, adapter)) = adapters.next_if(|(name, _)| *name == linear.name()) {
-                linear.adapter = Some(adapter);
+                linear.adapter = Some(Box::new(adapter));
             }
         }
         self.adapter = Some(Attached { plan, weights, dropout });
