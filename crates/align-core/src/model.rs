@@ -60,6 +60,14 @@ pub trait CausalLm: Send {
     /// Frees what forward passes kept for a backward pass that will not come, because an error came between.
     fn discard_forwards(&self) {}
 
+    /// Says that the passes from now on train, as part of this optimiser step, or with `None` that they do not.
+    ///
+    /// What is random in a training pass (dropout) may depend on the step and on the rows and on nothing else, so that
+    /// a resumed run draws the same. A new model does not train. The default, of a model without dropout, does nothing.
+    fn begin_step(&self, step: Option<u64>) {
+        let _ = step;
+    }
+
     /// Computes the log-probability of every completion token, as [`gather_log_probs`] has it.
     ///
     /// # Errors

@@ -72,6 +72,26 @@ impl Checkpoint {
         Ok(Self { dir: dir.to_owned(), shards, entries, device })
     }
 
+    /// Opens one file of tensors and checks its header; no tensor is read yet.
+    pub(crate) fn of_file(path: &Path, device: Device) -> Result<Self> {
+        let shard = Shard::open(path.to_owned(), 0)?;
+        let entries = shard.tensors.clone();
+        let checkpoint = Self { dir: path.to_owned(), shards: vec![shard], entries, device };
+        match checkpoint.entries.iter().find(|(_, entry)| kind_of(entry.dtype).is_none()) {
+            Some((name, entry)) => Err(checkpoint.unreadable(name, entry)),
+            None => Ok(checkpoint),
+        }
+    }
+
+    /// Lists the names of the tensors, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
     /// Compares names and shapes with those that the model takes, before anything is allocated.
     ///
     /// Returns the tensors that the model has no use for.

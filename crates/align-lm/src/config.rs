@@ -3,7 +3,9 @@ use std::path::{Path, PathBuf};
 use align_core::tch::Device;
 use serde_json::{Map, Value, json};
 
+use crate::adapter::ADAPTER_CONFIG;
 use crate::keys::{Keys, read_object};
+use crate::save::interrupted_save;
 use crate::sizes::Sizes;
 use crate::transformer::Transformer;
 use crate::weights::Builder;
@@ -148,10 +150,21 @@ impl ModelConfig {
     /// Reads and checks `config.json` of a model folder. No weights are touched.
     ///
     /// # Errors
-    /// The file is missing or no JSON object; the architecture is unknown or the weights are quantised
+    /// The folder holds an adapter ([`Error::Adapter`]); the file is missing or no JSON object; the architecture is unknown or the weights are quantised
     /// ([`Error::Unsupported`]); a value is missing or outside its range ([`Error::Config`]).
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
+        if let Some(before) = interrupted_save(dir) {
+            let why = format!(
+                "a save of this folder was interrupted; what it held before is whole in {}: rename that, or save again",
+                before.display()
+            );
+            return Err(Error::weights(dir, why));
+        }
+        if !path.exists() && dir.join(ADAPTER_CONFIG).exists() {
+            let why = "is an adapter, not a model: load the model it was made for, and this adapter onto it";
+            return Err(Error::adapter(dir, why));
+        }
         Self::from_json(read_object(&path)?, &path)
     }
 

@@ -62,6 +62,24 @@ pub enum Error {
         /// The tensors that do not fit, the first few of many.
         why: String,
     },
+    /// An adapter is damaged, or does not fit the model.
+    #[error("{}: {why}", path.display())]
+    Adapter {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, with the name of the layer where there is one.
+        why: String,
+    },
+    /// The settings of a new adapter do not fit the model.
+    #[error("{key} = {value}: {why}")]
+    Lora {
+        /// The setting as the user writes it (`lora-rank`).
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What the model allows.
+        why: String,
+    },
     /// The output folder cannot be used.
     #[error("{}: {why}", path.display())]
     Output {
@@ -89,6 +107,11 @@ impl Error {
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, doing, source }
+    }
+
+    /// Makes an [`Error::Adapter`].
+    pub(crate) fn adapter(path: &Path, why: impl Into<String>) -> Self {
+        Self::Adapter { path: path.to_owned(), why: why.into() }
     }
 
     /// Makes an [`Error::Weights`].

@@ -6,6 +6,7 @@
 //!
 //! There is no loss here, no optimiser and no tokenizer.
 
+mod adapter;
 mod attention;
 mod baichuan;
 mod bloom;
@@ -40,6 +41,7 @@ mod sizes;
 mod transformer;
 mod weights;
 
+pub use adapter::{AdapterOptions, LinearLayer};
 pub use baichuan::BaichuanConfig;
 pub use bloom::BloomConfig;
 pub use chatglm::ChatGlmConfig;
@@ -60,6 +62,6 @@ pub use plain::{PlainDecoder, PlainLayer, PlainLinear};
 pub use qwen2::Qwen2Config;
 pub use qwen3::Qwen3Config;
 pub use rope::{RopeConfig, RopeScaling};
-pub use save::SaveDtype;
+pub use save::{Companions, SaveDtype, interrupted_save};
 pub use sizes::Sizes;
 pub use transformer::Activation;

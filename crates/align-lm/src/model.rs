@@ -5,10 +5,11 @@ use align_core::{
     tch::{Device, Kind, Tensor},
 };
 
+use crate::adapter::Attached;
 use crate::attention::PackedAttention;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::recompute::{Segment, Tape};
+use crate::recompute::{Rows, Segment, Tape};
 use crate::transformer::Transformer;
 use crate::weights::{Builder, Existing, Plan, RandomInit, Source, Weight};
 use crate::{Error, Result};
@@ -104,7 +105,7 @@ impl LoadOptions {
 
     /// Says whether the backward pass computes activations again. Weights that are read in another format than they
     /// are stored in would otherwise be kept in full until it is over.
-    fn recomputes(&self) -> bool {
+    pub(crate) fn recomputes(&self) -> bool {
         let cast = self.frozen == FrozenStorage::Half && self.compute == Kind::Float;
         self.recompute || cast || self.frozen.is_nf4()
     }
@@ -128,8 +129,10 @@ impl LoadOptions {
 pub struct Model {
     config: ModelConfig,
     pub(crate) decoder: Transformer,
-    weights: Vec<Weight>,
-    options: LoadOptions,
+    pub(crate) weights: Vec<Weight>,
+    /// Frozen weights with something on top; `options.trainable` then speaks of that alone.
+    pub(crate) adapter: Option<Attached>,
+    pub(crate) options: LoadOptions,
     tape: Tape,
     source: Option<PathBuf>,
     unused: Vec<String>,
@@ -176,20 +179,27 @@ impl Model {
     /// # Errors
     /// libtorch refuses.
     pub fn replica(&self) -> Result<Self> {
-        self.rebuilt(&mut Existing { weights: &self.weights, copy: false }, &self.options)
+        let trainable = if self.adapter.is_some() { Trainable::No } else { self.options.trainable };
+        let mut model = self.rebuilt(&mut Existing { weights: &self.weights, copy: false }, trainable)?;
+        self.pass_adapter_to(&mut model, false, self.options.trainable)?;
+        Ok(model)
     }
 
     /// Copies the weights as they are now into a model that is never trained: the reference of preference losses.
+    /// Where there is an adapter, the base cannot change and only the adapter is copied.
     ///
     /// # Errors
     /// libtorch refuses, for example for want of memory.
     pub fn frozen_copy(&self) -> Result<Self> {
-        let options = LoadOptions { trainable: Trainable::No, ..self.options };
-        self.rebuilt(&mut Existing { weights: &self.weights, copy: true }, &options)
+        let copy = self.adapter.is_none();
+        let mut model = self.rebuilt(&mut Existing { weights: &self.weights, copy }, Trainable::No)?;
+        self.pass_adapter_to(&mut model, true, Trainable::No)?;
+        Ok(model)
     }
 
-    fn rebuilt(&self, source: &mut dyn Source, options: &LoadOptions) -> Result<Self> {
-        let mut model = Self::assemble(self.config.clone(), source, options)?;
+    pub(crate) fn rebuilt(&self, source: &mut dyn Source, trainable: Trainable) -> Result<Self> {
+        let options = LoadOptions { trainable, ..self.options };
+        let mut model = Self::assemble(self.config.clone(), source, &options)?;
         model.source.clone_from(&self.source);
         model.unused.clone_from(&self.unused);
         Ok(model)
@@ -200,8 +210,16 @@ impl Model {
         let mut decoder = config.family().build(options.device, &mut builder)?;
         decoder.embedding.kind = Some(options.compute);
         let weights = builder.finish();
-        let (options, tape) = (*options, Tape::default());
-        Ok(Self { config, decoder, weights, options, tape, source: None, unused: Vec::new() })
+        Ok(Self {
+            config,
+            decoder,
+            weights,
+            adapter: None,
+            options: *options,
+            tape: Tape::default(),
+            source: None,
+            unused: Vec::new(),
+        })
     }
 
     /// Lists the tensors that a model of this configuration takes, and builds it without them.
@@ -241,6 +259,30 @@ impl Model {
         &self.weights
     }
 
+    /// Takes the data types in which the weights of another folder are stored for those of [`crate::SaveDtype::Source`]:
+    /// a run that is continued from a float32 checkpoint ends in the data type that it began with.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn adopt_dtypes(&mut self, dir: &Path) -> Result<()> {
+        let mut checkpoint = Checkpoint::open(dir, self.options.device)?;
+        let (plan, _) = Self::plan(&self.config)?;
+        checkpoint.rename_to(&plan);
+        checkpoint.check(&plan)?;
+        self.weights.iter_mut().for_each(|weight| weight.stored = checkpoint.stored(&weight.name));
+        Ok(())
+    }
+
+    /// Names the data type of most weights as they were stored, as `config.json` does.
+    pub fn source_dtype(&self) -> &'static str {
+        let numbers = |kind: Kind| -> i64 {
+            let stored = self.weights.iter().filter(|weight| weight.stored == kind);
+            stored.map(|weight| weight.matrix.shape().iter().product::<i64>()).sum()
+        };
+        let names = [(Kind::Float, "float32"), (Kind::Half, "float16"), (Kind::BFloat16, "bfloat16")];
+        names.into_iter().max_by_key(|(kind, _)| numbers(*kind)).map_or("float32", |(_, name)| name)
+    }
+
     /// Returns how the model was loaded.
     pub fn options(&self) -> &LoadOptions {
         &self.options
@@ -260,13 +302,22 @@ impl Model {
         self.check_context(batch)?;
         let ids = PackedBatch::index_tensor(batch.ids(), self.options.device)?;
         let positions = PackedBatch::index_tensor(batch.positions(), self.options.device)?;
+        self.enter(batch);
         let mut attention = PackedAttention::new(batch, self.options.device);
         if !(self.options.recomputes() && self.is_trained() && records_gradients()?) {
             return self.decoder.hidden(&ids, &positions, &mut attention);
         }
-        let (hidden, segment) = Segment::record(&self.decoder, ids, positions, attention)?;
+        let rows = Rows { batch: batch.clone(), ids, positions };
+        let (hidden, segment) = Segment::record(&self.decoder, rows, attention)?;
         self.tape.push(segment);
         Ok(hidden)
+    }
+
+    /// Tells an adapter which rows its layers will see next.
+    fn enter(&self, batch: &PackedBatch) {
+        if let Some(adapter) = &self.adapter {
+            adapter.enter(batch, self.options.device);
+        }
     }
 
     fn is_trained(&self) -> bool {
@@ -350,15 +401,20 @@ impl CausalLm for Model {
         if !self.is_trained() {
             return Vec::new();
         }
-        let parameter = |weight: &Weight| {
-            let tensor = weight.matrix.dense()?.shallow_clone();
-            Some(Parameter { name: weight.name.clone(), tensor, decay: weight.role.decays() })
-        };
-        self.weights.iter().filter_map(parameter).collect()
+        match &self.adapter {
+            Some(adapter) => adapter.parameters(),
+            None => self.weights.iter().filter_map(Weight::parameter).collect(),
+        }
+    }
+
+    fn begin_step(&self, step: Option<u64>) {
+        if let Some(adapter) = &self.adapter {
+            adapter.begin_step(step);
+        }
     }
 
     fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
-        self.tape.backward(loss, &self.decoder)
+        self.tape.backward(loss, &self.decoder, &|batch| self.enter(batch))
     }
 
     fn discard_forwards(&self) {

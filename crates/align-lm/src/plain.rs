@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use align_core::tch::{Device, Kind, Tensor};
 
 use crate::Result;
@@ -8,7 +10,8 @@ use crate::sizes::Sizes;
 
 /// A decoder of the Llama shape as numbers and tensors: what a program needs that computes its forward by itself.
 ///
-/// The tensors share the model's storage: their values are those of the moment in which they are read.
+/// The tensors share the model's storage: their values are those of the moment in which they are read. Matrices with an
+/// adapter are copies with the adapter added, as it was when the description was made.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PlainDecoder {
@@ -111,6 +114,8 @@ fn common(windows: &[Option<usize>]) -> Option<Option<usize>> {
 /// Takes tensors by name and counts them, so that a model with more than the plain shape is noticed.
 struct Names<'a> {
     model: &'a Model,
+    /// Matrices with their adapters, by the names of their layers.
+    merged: HashMap<String, Tensor>,
     taken: usize,
 }
 
@@ -123,6 +128,7 @@ impl Names<'_> {
 
     fn linear(&mut self, name: &str) -> Option<PlainLinear> {
         let weight = self.optional(&format!("{name}.weight"))?;
+        let weight = self.merged.remove(name).unwrap_or(weight);
         Some(PlainLinear { weight, bias: self.optional(&format!("{name}.bias")) })
     }
 
@@ -162,7 +168,7 @@ impl Model {
         if self.options().compute != Kind::Float || !self.weights().iter().all(ours) {
             return Ok(None);
         }
-        let mut names = Names { model: self, taken: 0 };
+        let mut names = Names { model: self, merged: self.merged()?, taken: 0 };
         let layers = (0..sizes.num_hidden_layers).map(|index| names.layer(index)).collect();
         let (Some(layers), Some(embedding), Some(norm)) =
             (layers, names.optional("model.embed_tokens.weight"), names.optional("model.norm.weight"))

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -58,6 +59,27 @@ const COMPANIONS: &[&str] = &[
     "generation_config.json",
 ];
 
+/// The files of a model folder beside weights and configuration (tokenizer, chat template, generation defaults), read
+/// into memory: what is saved at the end of a long run is then what was there at its beginning.
+#[derive(Debug, Clone, Default)]
+pub struct Companions(Vec<(&'static str, Vec<u8>)>);
+
+impl Companions {
+    /// Reads the companions that a folder has.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a folder or a file that cannot be read.
+    pub fn read(dir: &Path) -> Result<Self> {
+        // A folder that is gone has no companions either, which would be no error below.
+        fs::read_dir(dir).map_err(Error::io(dir, "cannot be read"))?;
+        let paths = COMPANIONS.iter().map(|name| (*name, dir.join(name)));
+        let read = |(name, path): (&'static str, PathBuf)| {
+            Ok((name, fs::read(&path).map_err(Error::io(&path, "cannot be read"))?))
+        };
+        paths.filter(|(_, path)| path.is_file()).map(read).collect::<Result<_>>().map(Self)
+    }
+}
+
 impl Model {
     /// Writes a Hugging Face folder: `config.json` with every key it came with, and one `model.safetensors`.
     ///
@@ -68,50 +90,53 @@ impl Model {
     /// [`Error::Output`] when `dir` holds something else; [`Error::Io`] for a full disk or missing rights, in which
     /// case what was there before is still there.
     pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
-        self.save_folder(dir, dtype, None)
+        self.save_with(dir, dtype, &Companions::default())
     }
 
-    /// As [`Self::save`], and copies tokenizer, chat template and generation configuration of the folder `from`.
+    /// As [`Self::save`], and copies tokenizer, chat template and generation configuration of the folder `from` as they
+    /// are now; [`Self::save_with`] takes those that were read before.
+    ///
+    /// # Errors
+    /// As [`Self::save`]; [`Error::Io`] when `from` is not there.
+    pub fn save_with_tokenizer(&self, dir: &Path, dtype: SaveDtype, from: &Path) -> Result<()> {
+        self.save_with(dir, dtype, &Companions::read(from)?)
+    }
+
+    /// As [`Self::save`], with companions that were read before.
     ///
     /// # Errors
     /// As [`Self::save`].
-    pub fn save_with_tokenizer(&self, dir: &Path, dtype: SaveDtype, from: &Path) -> Result<()> {
-        self.save_folder(dir, dtype, Some(from))
-    }
-
-    fn save_folder(&self, dir: &Path, dtype: SaveDtype, from: Option<&Path>) -> Result<()> {
-        let staged = Staged::new(dir)?;
-        self.write_weights(&staged.path.join(SINGLE_FILE), dtype)?;
-        write_file(&staged.path.join("config.json"), &self.config().to_file(dtype.name()))?;
-        for name in from.iter().flat_map(|_| COMPANIONS) {
-            let source = from.map(|from| from.join(name)).unwrap_or_default();
-            if source.is_file() {
-                let bytes = fs::read(&source).map_err(Error::io(&source, "cannot be read"))?;
-                write_file(&staged.path.join(name), &bytes)?;
-            }
+    pub fn save_with(&self, dir: &Path, dtype: SaveDtype, companions: &Companions) -> Result<()> {
+        if self.adapter.is_some() {
+            let why = "a model with one is saved by save_adapter, or after merge_adapter";
+            return Err(align_core::Error::input("adapter", why).into());
         }
+        let staged = Staged::new(dir, "config.json")?;
+        let weights = self.weights().iter().map(|weight| (weight, dtype.kind(weight))).collect();
+        write_tensors(&staged.path.join(SINGLE_FILE), weights)?;
+        write_file(&staged.path.join("config.json"), &self.config().to_file(dtype.name()))?;
+        staged.write_companions(companions)?;
         staged.publish(dir)
     }
+}
 
-    /// Writes the weights tensor by tensor; one tensor is in memory besides the model.
-    fn write_weights(&self, path: &Path, dtype: SaveDtype) -> Result<()> {
-        let mut order: Vec<(&Weight, Kind)> = self.weights().iter().map(|w| (w, dtype.kind(w))).collect();
-        // The order of the format's own writer: wide data types first, so that every tensor is aligned.
-        order.sort_by(|(a, ka), (b, kb)| {
-            kb.elt_size_in_bytes().cmp(&ka.elt_size_in_bytes()).then_with(|| a.name.cmp(&b.name))
-        });
-        let header = header(path, &order)?;
-        let file = File::create(path).map_err(Error::io(path, "cannot be created"))?;
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io(path, "cannot be written"));
-        put(&(header.len() as u64).to_le_bytes())?;
-        put(&header)?;
-        for (weight, kind) in order {
-            put(&bytes_of(weight, kind)?)?;
-        }
-        let file = out.into_inner().map_err(|e| Error::io(path, "cannot be written")(e.into_error()))?;
-        file.sync_all().map_err(Error::io(path, "cannot be synced"))
+/// Writes a safetensors file tensor by tensor; one tensor is in memory besides the model.
+pub(crate) fn write_tensors(path: &Path, mut order: Vec<(&Weight, Kind)>) -> Result<()> {
+    // The order of the format's own writer: wide data types first, so that every tensor is aligned.
+    order.sort_by(|(a, ka), (b, kb)| {
+        kb.elt_size_in_bytes().cmp(&ka.elt_size_in_bytes()).then_with(|| a.name.cmp(&b.name))
+    });
+    let header = header(path, &order)?;
+    let file = File::create(path).map_err(Error::io(path, "cannot be created"))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(Error::io(path, "cannot be written"));
+    put(&(header.len() as u64).to_le_bytes())?;
+    put(&header)?;
+    for (weight, kind) in order {
+        put(&bytes_of(weight, kind)?)?;
     }
+    let file = out.into_inner().map_err(|e| Error::io(path, "cannot be written")(e.into_error()))?;
+    file.sync_all().map_err(Error::io(path, "cannot be synced"))
 }
 
 fn header(path: &Path, order: &[(&Weight, Kind)]) -> Result<Vec<u8>> {
@@ -151,22 +176,41 @@ fn bytes_of(weight: &Weight, kind: Kind) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io(path, "cannot be created"))?;
     file.write_all(bytes).map_err(Error::io(path, "cannot be written"))?;
     file.sync_all().map_err(Error::io(path, "cannot be synced"))
 }
 
 /// A folder that is being written beside its final place; dropped before it is published, it disappears.
-struct Staged {
-    path: PathBuf,
+pub(crate) struct Staged {
+    pub(crate) path: PathBuf,
     parent: PathBuf,
     replaced: PathBuf,
 }
 
+/// Finds what a folder held before a save that was killed between its two renames: the folder is gone, and its content
+/// is whole under a hidden name beside it. The next save of the folder brings it back.
+pub fn interrupted_save(dir: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(dir).ok()?;
+    let before = beside(absolute.parent()?, absolute.file_name()?, REPLACED);
+    (!dir.exists() && before.is_dir()).then_some(before)
+}
+
+/// The end of the hidden name of a folder that is being replaced.
+const REPLACED: &str = "replaced";
+
+fn beside(parent: &Path, name: &OsStr, what: &str) -> PathBuf {
+    parent.join(format!(".{}.{what}", name.to_string_lossy()))
+}
+
 impl Staged {
-    fn new(dir: &Path) -> Result<Self> {
-        check_target(dir)?;
+    /// Begins a folder; one that is there already is replaced if it is empty or holds the file `mark`.
+    pub(crate) fn new(dir: &Path, mark: &str) -> Result<Self> {
+        if let Some(before) = interrupted_save(dir) {
+            fs::rename(&before, dir).map_err(Error::io(&before, "cannot be renamed"))?;
+        }
+        check_target(dir, mark)?;
         let absolute = std::path::absolute(dir).map_err(Error::io(dir, "cannot be resolved"))?;
         let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
             return Err(Error::Output {
@@ -175,8 +219,7 @@ impl Staged {
             });
         };
         fs::create_dir_all(parent).map_err(Error::io(parent, "cannot be created"))?;
-        let beside = |what: &str| parent.join(format!(".{}.{what}", name.to_string_lossy()));
-        let (path, replaced) = (beside("partial"), beside("replaced"));
+        let (path, replaced) = (beside(parent, name, "partial"), beside(parent, name, REPLACED));
         if path.exists() {
             // Left by a save that was killed.
             fs::remove_dir_all(&path).map_err(Error::io(&path, "cannot be removed"))?;
@@ -185,8 +228,13 @@ impl Staged {
         Ok(Self { path, parent: parent.to_owned(), replaced })
     }
 
+    /// Writes the files that make a model usable.
+    pub(crate) fn write_companions(&self, companions: &Companions) -> Result<()> {
+        companions.0.iter().try_for_each(|(name, bytes)| write_file(&self.path.join(name), bytes))
+    }
+
     /// Gives the folder its final name.
-    fn publish(self, dir: &Path) -> Result<()> {
+    pub(crate) fn publish(self, dir: &Path) -> Result<()> {
         sync_folder(&self.path)?;
         let rename =
             |from: &Path, to: &Path| fs::rename(from, to).map_err(Error::io(to, "cannot be renamed"));
@@ -216,7 +264,7 @@ impl Drop for Staged {
     }
 }
 
-fn check_target(dir: &Path) -> Result<()> {
+fn check_target(dir: &Path, mark: &str) -> Result<()> {
     let refuse = |why: &str| Err(Error::Output { path: dir.to_owned(), why: why.into() });
     if !dir.exists() {
         return Ok(());
@@ -225,8 +273,8 @@ fn check_target(dir: &Path) -> Result<()> {
         return refuse("is a file, not a folder");
     }
     let mut entries = fs::read_dir(dir).map_err(Error::io(dir, "cannot be read"))?;
-    if entries.next().is_some() && !dir.join("config.json").exists() {
-        return refuse("is not empty and holds no model; choose another folder");
+    if entries.next().is_some() && !dir.join(mark).exists() {
+        return refuse("is not empty and holds something else; choose another folder");
     }
     Ok(())
 }

@@ -50,6 +50,18 @@ impl Transformer {
         self.head.forward(hidden)
     }
 
+    /// Lists the linear layers of the blocks in order: all but the output layer.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.blocks.iter().flat_map(|block| block.attention.linears().into_iter().chain(block.mlp.linears()))
+    }
+
+    /// As [`Self::linears`].
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(|Block { attention, mlp, .. }| {
+            attention.linears_mut().into_iter().chain(mlp.linears_mut())
+        })
+    }
+
     /// Builds a decoder whose tensors have the names of Llama: `model.embed_tokens`, `model.layers.0`, `model.norm`,
     /// `lm_head`. `block` builds one block from its index and prefix.
     pub(crate) fn with_common_names(
@@ -324,6 +336,20 @@ impl SelfAttention {
         self.output.forward(&attended.f_reshape([-1, self.heads * self.head_dim])?)
     }
 
+    fn linears(&self) -> Vec<&Linear> {
+        match &self.projection {
+            Projection::Separate { query, key, value } => vec![query, key, value, &self.output],
+            Projection::Fused(fused) | Projection::FusedByHead(fused) => vec![fused, &self.output],
+        }
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match &mut self.projection {
+            Projection::Separate { query, key, value } => vec![query, key, value, &mut self.output],
+            Projection::Fused(fused) | Projection::FusedByHead(fused) => vec![fused, &mut self.output],
+        }
+    }
+
     fn project(&self, x: &Tensor) -> Result<Qkv> {
         let (heads, keys, size) = (self.heads, self.key_value_heads, self.head_dim);
         match &self.projection {
@@ -433,6 +459,22 @@ impl Mlp {
             down: take.linear(&format!("{prefix}.down_proj"), inner, hidden, false)?,
             activation: Activation::Silu,
         })
+    }
+
+    fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Gated { gate, up, down, .. } => vec![gate, up, down],
+            Self::FusedGated { gate_up, down, .. } => vec![gate_up, down],
+            Self::Plain { up, down, .. } => vec![up, down],
+        }
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Gated { gate, up, down, .. } => vec![gate, up, down],
+            Self::FusedGated { gate_up, down, .. } => vec![gate_up, down],
+            Self::Plain { up, down, .. } => vec![up, down],
+        }
     }
 
     /// Widths of the inner layer that autograd keeps: gate, up, activated gate and product, or up and activated.

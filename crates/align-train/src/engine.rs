@@ -139,7 +139,10 @@ impl Engine {
             clear_gradients(worker.parameters.iter().map(|p| &p.tensor))?;
         }
         let parts = arrange(groups, self.compute.threads, self.compute.micro_batch_tokens);
-        let totals = self.run(&parts, |worker, part| worker.train(part, &denominators))?;
+        self.begin_step(Some(self.optimizer.updates()));
+        let totals = self.run(&parts, |worker, part| worker.train(part, &denominators));
+        self.begin_step(None);
+        let totals = totals?;
         totals.check_denominators(&denominators)?;
         let used = parts.len();
         let mut report = totals.report(&denominators);
@@ -201,6 +204,11 @@ impl Engine {
             Some(master) => Ok(master.objective.denominators(groups)?),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Tells every replica whether its passes train; the count of updates is the same after a run is resumed.
+    fn begin_step(&self, step: Option<u64>) {
+        self.workers.iter().for_each(|worker| worker.model.begin_step(step));
     }
 
     fn run(

@@ -144,6 +144,76 @@ impl DpoConfig {
     }
 }
 
+/// Which linear layers get an adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoraTargets {
+    /// Every linear layer but the output layer.
+    #[default]
+    AllLinear,
+    /// Layers whose name is one of these, or ends with a dot and one of these (`q_proj`, `mlp.down_proj`).
+    Names(Vec<String>),
+}
+
+/// Low-rank adapters of linear layers (2106.09685): W x becomes W x + s B A x with A of `rank` rows.
+///
+/// ```
+/// use align_types::config::LoraConfig;
+/// let config = LoraConfig { rank: 16, alpha: 32.0, ..Default::default() };
+/// config.validate()?;
+/// assert_eq!(config.scale(16), 2.0);
+/// assert_eq!(LoraConfig { use_rslora: true, ..config }.scale(16), 8.0);
+/// # Ok::<(), align_types::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rows of A and columns of B, r; at least 1 and at most the smaller side of each matrix.
+    pub rank: usize,
+    /// Numerator of the scale s; > 0.
+    pub alpha: f64,
+    /// Probability that an input of an adapter is dropped while it is trained; in [0, 1).
+    pub dropout: f64,
+    /// Scales by alpha / sqrt(r) instead of alpha / r (2312.03732).
+    pub use_rslora: bool,
+    /// Which layers get an adapter.
+    pub targets: LoraTargets,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, dropout: 0.0, use_rslora: false, targets: LoraTargets::AllLinear }
+    }
+}
+
+impl LoraConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first value outside its range.
+    pub fn validate(&self) -> Result<()> {
+        check("lora-rank", self.rank as f64, self.rank > 0, "a whole number of at least 1")?;
+        check("lora-alpha", self.alpha, self.alpha > 0.0, "a finite number above 0")?;
+        check("lora-dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "a number in [0, 1)")?;
+        let LoraTargets::Names(names) = &self.targets else { return Ok(()) };
+        let expected = "all-linear, or names of linear layers such as q_proj";
+        match names.iter().find(|name| name.trim().is_empty()) {
+            None if !names.is_empty() => Ok(()),
+            empty => {
+                let value = empty.map_or_else(|| "nothing".to_owned(), |name| format!("{name:?}"));
+                Err(Error::Config { key: "lora-targets", value, expected })
+            }
+        }
+    }
+
+    /// Computes the scale s of an adapter of this rank: alpha / r (2106.09685 section 4.1), or alpha / sqrt(r)
+    /// (2312.03732).
+    pub fn scale(&self, rank: usize) -> f64 {
+        let rank = rank as f64;
+        self.alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+}
+
 /// Shape of the learning rate over the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -301,6 +371,7 @@ mod tests {
     fn defaults_are_valid() {
         SamplingConfig::default().validate().unwrap();
         DpoConfig::default().validate().unwrap();
+        LoraConfig::default().validate().unwrap();
         OptimizerConfig::default().validate().unwrap();
         TrainConfig::default().validate().unwrap();
     }
@@ -312,6 +383,19 @@ mod tests {
             assert!(error.contains("beta") && error.contains("above 0"), "{error}");
         }
         assert!(DpoConfig { label_smoothing: 0.5, ..Default::default() }.validate().is_err());
+        let names =
+            |names: &[&str]| LoraTargets::Names(names.iter().map(|name| (*name).to_owned()).collect());
+        for (lora, key) in [
+            (LoraConfig { rank: 0, ..Default::default() }, "lora-rank = 0"),
+            (LoraConfig { alpha: 0.0, ..Default::default() }, "lora-alpha = 0"),
+            (LoraConfig { alpha: f64::NAN, ..Default::default() }, "lora-alpha = NaN"),
+            (LoraConfig { dropout: 1.0, ..Default::default() }, "lora-dropout = 1"),
+            (LoraConfig { targets: names(&[]), ..Default::default() }, "lora-targets = nothing"),
+            (LoraConfig { targets: names(&["q_proj", ""]), ..Default::default() }, "lora-targets = \"\""),
+        ] {
+            let error = lora.validate().unwrap_err().to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
         assert!(OptimizerConfig { learning_rate: f64::NAN, ..Default::default() }.validate().is_err());
         assert!(OptimizerConfig { adam_beta2: 1.0, ..Default::default() }.validate().is_err());
         assert!(SamplingConfig { top_p: 0.0, ..Default::default() }.validate().is_err());

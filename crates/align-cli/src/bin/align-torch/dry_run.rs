@@ -1,14 +1,14 @@
 //! `--dry-run`: what a run would do, without weights and without a run folder.
 
 use align_cli::{Result, args::TrainArgs, talk};
-use align_core::align_types::PromptGroup;
+use align_core::{align_types::PromptGroup, tch::Device};
 use align_data::DataReport;
 use align_lm::MemoryEstimate;
 use serde_json::json;
 
 use crate::{
     failure,
-    model::Folder,
+    model::{self, Folder},
     train::{Method, Rows},
 };
 
@@ -25,10 +25,13 @@ pub fn show(
     let reference = train.model.as_deref().and_then(|base| method.reference(base)).is_some();
     let steps = config.total_steps(rows.train.len());
     let per_epoch = rows.train.len().div_ceil(config.batch_size.max(1));
-    let estimate = folder.config.memory_estimate().map_err(failure::of)?;
+    let device = Device::Cpu;
+    let estimate = |options| folder.config.memory_estimate_for(&options).map_err(failure::of);
+    let other = estimate(model::frozen(&train.machine, device))?;
+    let estimate = estimate(model::trained(train, device))?;
     let batch_tokens = tokens_of_a_batch(&rows.train, config.batch_size);
     let pass = config.micro_batch_tokens.max(longest(&rows.train)).min(batch_tokens.max(1));
-    let memory = Memory::new(&estimate, pass, config.threads, reference);
+    let memory = Memory::new(&estimate, pass, config.threads, reference.then_some(&other));
     if train.machine.json {
         let value = json!({
             "config": settings,
@@ -83,7 +86,12 @@ fn longest(groups: &[PromptGroup]) -> usize {
 struct Memory(Vec<(&'static str, usize)>);
 
 impl Memory {
-    fn new(estimate: &MemoryEstimate, pass_tokens: usize, threads: usize, reference: bool) -> Self {
+    fn new(
+        estimate: &MemoryEstimate,
+        pass_tokens: usize,
+        threads: usize,
+        reference: Option<&MemoryEstimate>,
+    ) -> Self {
         let per_token = estimate.activations_per_token + estimate.activations_per_completion_token;
         let mut parts = vec![
             ("libtorch", 120_000_000),
@@ -92,8 +100,11 @@ impl Memory {
             ("optimiser", estimate.optimizer),
             ("activations", per_token * pass_tokens * threads),
         ];
-        if reference {
-            parts.push(("reference", estimate.weights));
+        if estimate.casts > 0 {
+            parts.push(("weights in bf16", estimate.casts * threads));
+        }
+        if let Some(reference) = reference {
+            parts.push(("reference", reference.weights));
         }
         Self(parts)
     }

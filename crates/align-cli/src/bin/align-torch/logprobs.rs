@@ -34,7 +34,8 @@ pub fn run(flags: &LogprobsArgs, settings: &toml::Table) -> Result<()> {
         ));
     }
     let rows: Vec<usize> = groups.iter().map(row_number).collect();
-    let mut replicas = model::load_replicas(&flags.model, &model::frozen(&flags.machine, device), flags.machine.threads())?;
+    let mut replicas =
+        model::load_replicas(&flags.model, &model::frozen(&flags.machine, device), flags.machine.threads())?;
     let origin = Origin::new("logprobs", settings, &flags.model, &flags.data)?;
     let stop = interrupt::flag()?;
     let mut output = Output::begin(&flags.output, &origin, &rows, flags.resume)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use align_cli::{Error, Result, args::TrainArgs, talk};
 use align_core::{Objective, align_types::PromptGroup};
 use align_data::{DataConfig, DataReport, ShuffledRows};
-use align_lm::{LoadOptions, Model, SaveDtype};
+use align_lm::{Companions, LoadOptions, Model, SaveDtype};
 use align_train::{
     Checkpoint, Environment, Hooks, OpenMode, Opened, Outcome, RunFolder, Silent, Start, Terminal, TrainJob,
     Unit,
@@ -121,7 +121,12 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
         Some((_, Some(checkpoint))) => checkpoint.model_dir(),
         _ => base.to_owned(),
     };
-    let policy = model::load(&weights, &model::trained(train, device))?;
+    let mut policy = model::load(&weights, &model::trained(train, device))?;
+    if weights != base {
+        policy.adopt_dtypes(base).map_err(failure::of)?;
+    }
+    let policy = policy;
+    let companions = Companions::read(base).map_err(failure::of)?;
     let config = train.train_config();
     let setup = Setup {
         policy: &policy,
@@ -150,7 +155,10 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
 
     let total_steps = config.total_steps(rows.train.len());
     let mut source = ShuffledRows::new(rows.train, config.batch_size, config.seed, total_steps)?;
-    let save = |to: &Path| Ok(policy.save_with_tokenizer(to, SaveDtype::F32, base)?);
+    let save = |to: &Path| Ok(policy.save_with(to, SaveDtype::F32, &companions)?);
+    let save_final = |to: &Path| Ok(policy.save_with(to, SaveDtype::Source, &companions)?);
+    let mut summary = reports.summary();
+    summary.insert("model_dtype".into(), policy.source_dtype().into());
     let job = TrainJob {
         folder: &run,
         start,
@@ -164,10 +172,11 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
         config: &config,
         optimizer: &train.optimizer_config(),
         unit: method.unit(),
-        summary: reports.summary(),
+        summary,
     };
     let sample = |step: u64| Ok(samples.write(&policy, &folder.tokenizer, step)?);
     let mut hooks = Hooks::new(&save);
+    hooks.save_final = Some(&save_final);
     hooks.before_finish = Some(&sample);
     hooks.stop = stop;
     hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
@@ -306,6 +315,11 @@ fn finished(train: &TrainArgs, output: &Path, summary: &Map<String, Value>) -> R
     let shown =
         ["loss", "eval/loss", "rewards/accuracies", "eval/rewards/accuracies", "eval/rewards/margins"];
     let parts: Vec<_> = shown.iter().filter_map(|key| Some(format!("{key} {:.4}", number(key)?))).collect();
-    talk::say(&format!("done: {}; the model is in {}", parts.join(", "), output.join("model").display()));
+    let dtype = summary.get("model_dtype").and_then(Value::as_str).unwrap_or_default();
+    talk::say(&format!(
+        "done: {}; the model is in {} ({dtype}, as --model)",
+        parts.join(", "),
+        output.join("model").display()
+    ));
     Ok(())
 }
