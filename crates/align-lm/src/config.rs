@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::adapter::ADAPTER_CONFIG;
 use crate::keys::{Keys, read_object};
+use crate::save::interrupted_save;
 use crate::sizes::Sizes;
 use crate::transformer::Transformer;
 use crate::weights::Builder;
@@ -166,6 +167,13 @@ impl ModelConfig {
     /// ([`Error::Unsupported`]); a value is missing or outside its range ([`Error::Config`]).
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
+        if let Some(before) = interrupted_save(dir) {
+            let why = format!(
+                "a save of this folder was interrupted; what it held before is whole in {}: rename that, or save again",
+                before.display()
+            );
+            return Err(Error::weights(dir, why));
+        }
         if !path.exists() && dir.join(ADAPTER_CONFIG).exists() {
             let why = "is an adapter, not a model: load the model it was made for, and this adapter onto it";
             return Err(Error::adapter(dir, why));

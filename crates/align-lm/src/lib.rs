@@ -68,7 +68,7 @@ pub use plain::{PlainDecoder, PlainLayer, PlainLinear};
 pub use qwen2::Qwen2Config;
 pub use qwen3::Qwen3Config;
 pub use rope::{RopeConfig, RopeScaling};
-pub use save::SaveDtype;
+pub use save::{Companions, SaveDtype, interrupted_save};
 pub use sizes::Sizes;
 pub use transformer::Activation;
 pub use value::{PolicyWithValue, ValueNetwork};

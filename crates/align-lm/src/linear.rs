@@ -60,7 +60,7 @@ impl Linear {
             Layout::OutputsFirst => merged,
             Layout::InputsFirst => merged.f_transpose(0, 1)?.f_contiguous()?,
         };
-        let merged = merged.f_to_kind(self.matrix.read()?.kind())?;
+        let merged = merged.f_to_kind(self.matrix.kind())?;
         self.matrix = Matrix::Dense(merged.shallow_clone());
         self.adapter = None;
         Ok(Some(merged))

@@ -31,6 +31,11 @@ impl Matrix {
         }
     }
 
+    /// Returns the number format of [`Self::read`].
+    pub(crate) fn kind(&self) -> Kind {
+        self.dense().map_or(Kind::Float, Tensor::kind)
+    }
+
     pub(crate) fn shape(&self) -> Vec<i64> {
         match self {
             Self::Dense(tensor) => tensor.size(),

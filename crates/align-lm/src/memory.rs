@@ -1,8 +1,13 @@
+use align_core::tch::Kind;
+
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::model::Model;
+use crate::model::{LoadOptions, Model, Trainable};
+use crate::nf4;
+use crate::weights::Role;
 
 const F32: usize = 4;
+const BF16: usize = 2;
 
 /// An estimate of the memory that training takes, in bytes.
 ///
@@ -17,12 +22,14 @@ pub struct MemoryEstimate {
     pub parameters: usize,
     /// Those that are trained.
     pub trained: usize,
-    /// Float32 weights.
+    /// The weights as they are stored.
     pub weights: usize,
-    /// Float32 gradients, once per training thread.
+    /// Float32 gradients, once per training thread; nothing for a model that is not trained.
     pub gradients: usize,
     /// The two moments of Adam.
     pub optimizer: usize,
+    /// Weights in the format of computing that a pass keeps for its backward pass, once per training thread.
+    pub casts: usize,
     /// Kept for the backward pass per token of the flat stream.
     pub activations_per_token: usize,
     /// Kept for the backward pass per completion token: its logits and their log-softmax.
@@ -51,29 +58,76 @@ impl ModelConfig {
     /// # Errors
     /// libtorch refuses.
     pub fn parameter_count(&self) -> Result<usize> {
+        Ok(self.counts()?.into_iter().fold(0, |sum: usize, (count, _)| sum.saturating_add(count)))
+    }
+
+    /// Counts the numbers of each tensor.
+    fn counts(&self) -> Result<Vec<(usize, Role)>> {
         let count =
             |shape: &Vec<i64>| shape.iter().fold(1, |n: usize, size| n.saturating_mul(*size as usize));
         let tensors = Model::plan(self)?.0.tensors;
-        Ok(tensors.iter().fold(0, |sum: usize, (_, shape, _)| sum.saturating_add(count(shape))))
+        Ok(tensors.iter().map(|(_, shape, role)| (count(shape), *role)).collect())
     }
 
-    /// Estimates the memory of training a model of this configuration in full.
+    /// Estimates the memory of training a model of this configuration in full, in float32.
     ///
     /// # Errors
     /// libtorch refuses.
     pub fn memory_estimate(&self) -> Result<MemoryEstimate> {
-        let parameters = self.parameter_count()?;
+        self.memory_estimate_for(&LoadOptions::default())
+    }
+
+    /// Estimates the memory of a model of this configuration that is loaded in this way. Of weights that are kept in
+    /// 16 bits it is taken that the checkpoint has them so or wider.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn memory_estimate_for(&self, options: &LoadOptions) -> Result<MemoryEstimate> {
+        let counts = self.counts()?;
+        let total = |bytes: &dyn Fn(usize, Role) -> usize| {
+            counts.iter().fold(0, |sum: usize, (count, role)| sum.saturating_add(bytes(*count, *role)))
+        };
+        let parameters = total(&|count, _| count);
+        let trained = options.trainable != Trainable::No;
+        let if_trained = |bytes: usize| if trained { bytes } else { 0 };
+        let narrow = options.compute == Kind::BFloat16;
+        let width = if narrow { BF16 } else { F32 };
         let sizes = self.sizes();
         let (_, decoder) = Model::plan(self)?;
-        let blocks: usize = decoder.blocks.iter().map(|block| block.activations(&sizes)).sum();
+        let blocks = decoder.blocks.iter().map(|block| block.activations(&sizes) * width);
+        let outside = 3 * sizes.hidden_size * F32;
+        let matrices = total(&|count, role| if role.decays() { count.saturating_mul(BF16) } else { 0 });
+        let (blocks, casts) = match options.recomputes() {
+            // What goes into each block, and one block in full.
+            true => {
+                let inputs = decoder.blocks.len() * sizes.hidden_size * width;
+                (inputs + blocks.max().unwrap_or(0), matrices / decoder.blocks.len().max(1))
+            }
+            false => (blocks.sum(), matrices),
+        };
+        let logits = 2 * sizes.vocab_size * F32 + if narrow { sizes.vocab_size * BF16 } else { 0 };
         Ok(MemoryEstimate {
             parameters,
-            trained: parameters,
-            weights: parameters.saturating_mul(F32),
-            gradients: parameters.saturating_mul(F32),
-            optimizer: parameters.saturating_mul(2 * F32),
-            activations_per_token: (blocks + 3 * sizes.hidden_size) * F32,
-            activations_per_completion_token: (2 * sizes.vocab_size + sizes.hidden_size) * F32,
+            trained: if_trained(parameters),
+            weights: total(&|count, role| stored_bytes(count, role, options)),
+            gradients: if_trained(parameters.saturating_mul(F32)),
+            optimizer: if_trained(parameters.saturating_mul(2 * F32)),
+            casts: if narrow { if_trained(casts) } else { 0 },
+            activations_per_token: blocks + outside,
+            activations_per_completion_token: logits + sizes.hidden_size * F32,
         })
     }
+}
+
+/// Counts the bytes of a tensor as [`Model::load`] keeps it.
+fn stored_bytes(count: usize, role: Role, options: &LoadOptions) -> usize {
+    if options.trainable == Trainable::No {
+        if role == Role::Linear && options.frozen.is_nf4() {
+            return nf4::bytes_for(count);
+        }
+        if role.decays() && options.frozen.kind(Kind::Float, options.compute).is_some() {
+            return count.saturating_mul(BF16);
+        }
+    }
+    count.saturating_mul(F32)
 }

@@ -9,7 +9,7 @@ use crate::adapter::Attached;
 use crate::attention::PackedAttention;
 use crate::checkpoint::Checkpoint;
 use crate::config::{ModelConfig, Output};
-use crate::recompute::{Segment, Tape};
+use crate::recompute::{Rows, Segment, Tape};
 use crate::transformer::Transformer;
 use crate::weights::{Builder, Existing, Plan, RandomInit, SCORE, Source, Weight};
 use crate::{Error, Result};
@@ -105,7 +105,7 @@ impl LoadOptions {
 
     /// Says whether the backward pass computes activations again. Weights that are read in another format than they
     /// are stored in would otherwise be kept in full until it is over.
-    fn recomputes(&self) -> bool {
+    pub(crate) fn recomputes(&self) -> bool {
         let cast = self.frozen == FrozenStorage::Half && self.compute == Kind::Float;
         self.recompute || cast || self.frozen.is_nf4()
     }
@@ -285,6 +285,31 @@ impl Model {
         &self.weights
     }
 
+    /// Takes the data types in which the weights of another folder are stored for those of [`crate::SaveDtype::Source`]:
+    /// a run that is continued from a float32 checkpoint ends in the data type that it began with.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn adopt_dtypes(&mut self, dir: &Path) -> Result<()> {
+        let mut checkpoint = Checkpoint::open(dir, self.options.device)?;
+        let (plan, _) = Self::plan(&self.config)?;
+        checkpoint.rename_to(&plan);
+        checkpoint.check(&plan)?;
+        self.weights.iter_mut().for_each(|weight| weight.stored = checkpoint.stored(&weight.name));
+        self.config = ModelConfig::read(dir)?;
+        Ok(())
+    }
+
+    /// Names the data type of most weights as they were stored, as `config.json` does.
+    pub fn source_dtype(&self) -> &'static str {
+        let numbers = |kind: Kind| -> i64 {
+            let stored = self.weights.iter().filter(|weight| weight.stored == kind);
+            stored.map(|weight| weight.matrix.shape().iter().product::<i64>()).sum()
+        };
+        let names = [(Kind::Float, "float32"), (Kind::Half, "float16"), (Kind::BFloat16, "bfloat16")];
+        names.into_iter().max_by_key(|(kind, _)| numbers(*kind)).map_or("float32", |(_, name)| name)
+    }
+
     /// Returns how the model was loaded.
     pub fn options(&self) -> &LoadOptions {
         &self.options
@@ -304,17 +329,22 @@ impl Model {
         self.check_context(batch)?;
         let ids = PackedBatch::index_tensor(batch.ids(), self.options.device)?;
         let positions = PackedBatch::index_tensor(batch.positions(), self.options.device)?;
+        self.enter(batch);
         let mut attention = PackedAttention::new(batch, self.options.device);
-        if let Some(adapter) = &self.adapter {
-            adapter.enter(batch, self.options.device);
-        }
         if !(self.options.recomputes() && self.is_trained() && records_gradients()?) {
             return self.decoder.hidden(&ids, &positions, &mut attention);
         }
-        let pass = self.adapter.as_ref().and_then(Attached::pass);
-        let (hidden, segment) = Segment::record(&self.decoder, ids, positions, attention, pass)?;
+        let rows = Rows { batch: batch.clone(), ids, positions };
+        let (hidden, segment) = Segment::record(&self.decoder, rows, attention)?;
         self.tape.push(segment);
         Ok(hidden)
+    }
+
+    /// Tells an adapter which rows its layers will see next.
+    fn enter(&self, batch: &PackedBatch) {
+        if let Some(adapter) = &self.adapter {
+            adapter.enter(batch, self.options.device);
+        }
     }
 
     fn is_trained(&self) -> bool {
@@ -416,7 +446,7 @@ impl CausalLm for Model {
     }
 
     fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
-        self.tape.backward(loss, &self.decoder, self.adapter.as_ref())
+        self.tape.backward(loss, &self.decoder, &|batch| self.enter(batch))
     }
 
     fn discard_forwards(&self) {

@@ -153,6 +153,13 @@ impl Nf4 {
     }
 }
 
+/// Counts the bytes that a matrix of so many numbers takes.
+pub(crate) fn bytes_for(count: usize) -> usize {
+    let blocks = count.div_ceil(BLOCK as usize);
+    let steps = blocks.div_ceil(GROUP as usize) * size_of::<f32>();
+    blocks * BLOCK as usize / 2 + blocks + steps + size_of::<f64>()
+}
+
 /// Counts the bytes of a tensor's numbers.
 pub(crate) fn bytes_of(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.kind().elt_size_in_bytes()
@@ -290,6 +297,7 @@ mod tests {
         let off = (packed.read().unwrap() - &tensor).abs().max().double_value(&[]);
         // Half the widest gap of a block that reaches 1, and the second quantisation of scales that are all near 1.
         assert!(off < 0.16, "{off}");
+        assert_eq!(packed.bytes(), bytes_for(count as usize));
         // A code is half a byte, a scale one for 64 numbers, a step four for 16384: 0.516 bytes of 4.
         let share = packed.bytes() as f64 / (4.0 * count as f64);
         assert!((share - 0.129).abs() < 1e-3, "{share}");

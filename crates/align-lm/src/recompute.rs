@@ -1,22 +1,25 @@
 use std::cell::Cell;
 use std::fmt;
 
-use align_core::{Error, Result, no_grad, records_gradients, tch::Tensor};
+use align_core::{Error, PackedBatch, Result, no_grad, records_gradients, tch::Tensor};
 
-use crate::adapter::{Attached, Pass};
 use crate::attention::PackedAttention;
 use crate::rope::Rotation;
 use crate::transformer::Transformer;
 
+/// The rows of a forward pass: a batch, its tokens `[T]` and their positions `[T]`.
+pub(crate) struct Rows {
+    pub(crate) batch: PackedBatch,
+    pub(crate) ids: Tensor,
+    pub(crate) positions: Tensor,
+}
+
 /// A forward pass that kept the input of each block and nothing from inside the blocks (arXiv:1604.06174): the
 /// backward pass computes a block again when its turn comes, so that only one block's activations exist at a time.
 pub(crate) struct Segment {
-    ids: Tensor,
-    positions: Tensor,
+    rows: Rows,
     rotations: Vec<Rotation>,
     attention: PackedAttention,
-    /// What dropout was drawn from.
-    pass: Option<Pass>,
     /// What went into each block, `[T, H]`.
     inputs: Vec<Tensor>,
     /// What came out of the last one: a leaf, from which the rest of the graph goes on.
@@ -24,20 +27,18 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Runs embedding and blocks over tokens `[T]` at positions `[T]`; returns the hidden states after the last norm,
-    /// `[T, H]`, whose graph begins behind the last block.
+    /// Runs embedding and blocks; returns the hidden states after the last norm, `[T, H]`, whose graph begins behind
+    /// the last block.
     pub(crate) fn record(
         decoder: &Transformer,
-        ids: Tensor,
-        positions: Tensor,
+        rows: Rows,
         mut attention: PackedAttention,
-        pass: Option<Pass>,
     ) -> Result<(Tensor, Self)> {
-        let rotations = decoder.rotations(&positions)?;
+        let rotations = decoder.rotations(&rows.positions)?;
         let mut inputs = Vec::with_capacity(decoder.blocks.len());
         let output = {
             let _guard = no_grad();
-            let mut x = decoder.embedding.forward(&ids, &positions)?;
+            let mut x = decoder.embedding.forward(&rows.ids, &rows.positions)?;
             for (index, block) in decoder.blocks.iter().enumerate() {
                 let next = block.forward(&x, &rotations, index, &mut attention)?;
                 inputs.push(std::mem::replace(&mut x, next));
@@ -45,20 +46,18 @@ impl Segment {
             leaf(&x)?
         };
         let hidden = decoder.norm.forward(&output)?;
-        Ok((hidden, Self { ids, positions, rotations, attention, pass, inputs, output }))
+        Ok((hidden, Self { rows, rotations, attention, inputs, output }))
     }
 
-    /// Continues the backward pass of a loss from the last block down to the embedding.
-    fn backward(mut self, decoder: &Transformer, adapter: Option<&Attached>) -> Result<()> {
+    /// Continues the backward pass of a loss from the last block down to the embedding; `enter` is told the rows first.
+    fn backward(mut self, decoder: &Transformer, enter: &dyn Fn(&PackedBatch)) -> Result<()> {
         let mut gradient = self.output.f_grad()?;
         drop(self.output);
         if !gradient.defined() {
             // The loss did not depend on this pass.
             return Ok(());
         }
-        if let (Some(adapter), Some(pass)) = (adapter, self.pass.take()) {
-            adapter.repeat(pass);
-        }
+        enter(&self.rows.batch);
         while let Some(input) = self.inputs.pop() {
             let index = self.inputs.len();
             let Some(block) = decoder.blocks.get(index) else { continue };
@@ -67,7 +66,7 @@ impl Segment {
             pull(&output, &gradient)?;
             gradient = input.f_grad()?;
         }
-        let embedded = decoder.embedding.forward(&self.ids, &self.positions)?;
+        let embedded = decoder.embedding.forward(&self.rows.ids, &self.rows.positions)?;
         // A frozen embedding ends the way.
         if embedded.requires_grad() { pull(&embedded, &gradient) } else { Ok(()) }
     }
@@ -109,13 +108,13 @@ impl Tape {
         &self,
         loss: &Tensor,
         decoder: &Transformer,
-        adapter: Option<&Attached>,
+        enter: &dyn Fn(&PackedBatch),
     ) -> Result<()> {
         let segments = self.0.take();
         if !segments.is_empty() && !records_gradients()? {
             return Err(Error::input("backward pass", "blocks cannot be computed again under `no_grad`"));
         }
         loss.f_backward()?;
-        segments.into_iter().rev().try_for_each(|segment| segment.backward(decoder, adapter))
+        segments.into_iter().rev().try_for_each(|segment| segment.backward(decoder, enter))
     }
 }

@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -60,6 +60,41 @@ const COMPANIONS: &[&str] = &[
     "generation_config.json",
 ];
 
+/// The files of a model folder beside weights and configuration (tokenizer, chat template, generation defaults,
+/// Python code), read into memory: what is saved at the end of a long run is then what was there at its beginning.
+#[derive(Debug, Clone, Default)]
+pub struct Companions(Vec<(OsString, Vec<u8>)>);
+
+impl Companions {
+    /// Reads the companions that a folder has.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a folder or a file that cannot be read.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let read = |(name, path): (OsString, PathBuf)| {
+            Ok((name, fs::read(&path).map_err(Error::io(&path, "cannot be read"))?))
+        };
+        companions(dir)?.into_iter().map(read).collect::<Result<_>>().map(Self)
+    }
+}
+
+/// Finds the files of a folder that go with its weights: the known ones, and the Python code that families without a
+/// class in transformers bring (`tokenization_baichuan.py`, `modeling_chatglm.py` and what these import).
+fn companions(from: &Path) -> Result<Vec<(OsString, PathBuf)>> {
+    let mut found = vec![];
+    for entry in fs::read_dir(from).map_err(Error::io(from, "cannot be read"))? {
+        let path = entry.map_err(Error::io(from, "cannot be read"))?.path();
+        let code = path.extension().is_some_and(|extension| extension == "py");
+        if let Some(name) = path.file_name()
+            && (code || COMPANIONS.iter().any(|known| name == *known))
+            && path.is_file()
+        {
+            found.push((name.to_owned(), path));
+        }
+    }
+    Ok(found)
+}
+
 impl Model {
     /// Writes a Hugging Face folder: `config.json` with every key it came with, and one `model.safetensors`.
     ///
@@ -70,16 +105,24 @@ impl Model {
     /// [`Error::Output`] when `dir` holds something else; [`Error::Io`] for a full disk or missing rights, in which
     /// case what was there before is still there.
     pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
-        self.save_folder(dir, dtype, None, &[])
+        self.save_folder(dir, dtype, &Companions::default(), &[])
     }
 
     /// As [`Self::save`], and copies tokenizer, chat template, generation configuration and Python code of the folder
-    /// `from`.
+    /// `from` as they are now; [`Self::save_with`] takes those that were read before.
+    ///
+    /// # Errors
+    /// As [`Self::save`]; [`Error::Io`] when `from` is not there.
+    pub fn save_with_tokenizer(&self, dir: &Path, dtype: SaveDtype, from: &Path) -> Result<()> {
+        self.save_with(dir, dtype, &Companions::read(from)?)
+    }
+
+    /// As [`Self::save`], with companions that were read before.
     ///
     /// # Errors
     /// As [`Self::save`].
-    pub fn save_with_tokenizer(&self, dir: &Path, dtype: SaveDtype, from: &Path) -> Result<()> {
-        self.save_folder(dir, dtype, Some(from), &[])
+    pub fn save_with(&self, dir: &Path, dtype: SaveDtype, companions: &Companions) -> Result<()> {
+        self.save_folder(dir, dtype, companions, &[])
     }
 
     /// Writes the folder, and the tensors of a value head, where there are some, into a file of their own.
@@ -87,7 +130,7 @@ impl Model {
         &self,
         dir: &Path,
         dtype: SaveDtype,
-        from: Option<&Path>,
+        companions: &Companions,
         value_head: &[Weight],
     ) -> Result<()> {
         if self.adapter.is_some() {
@@ -103,7 +146,7 @@ impl Model {
             let weights = value_head.iter().map(|weight| (weight, Kind::Float)).collect();
             write_tensors(&staged.path.join(VALUE_HEAD_FILE), weights)?;
         }
-        staged.copy_companions(from)?;
+        staged.write_companions(companions)?;
         staged.publish(dir)
     }
 }
@@ -125,23 +168,6 @@ pub(crate) fn write_tensors(path: &Path, mut order: Vec<(&Weight, Kind)>) -> Res
     }
     let file = out.into_inner().map_err(|e| Error::io(path, "cannot be written")(e.into_error()))?;
     file.sync_all().map_err(Error::io(path, "cannot be synced"))
-}
-
-/// Finds the files of a folder that go with its weights: the known ones, and the Python code that families without a
-/// class in transformers bring (`tokenization_baichuan.py`, `modeling_chatglm.py` and what these import).
-fn companions(from: &Path) -> Result<Vec<(OsString, PathBuf)>> {
-    let mut found = vec![];
-    for entry in fs::read_dir(from).map_err(Error::io(from, "cannot be read"))? {
-        let path = entry.map_err(Error::io(from, "cannot be read"))?.path();
-        let code = path.extension().is_some_and(|extension| extension == "py");
-        if let Some(name) = path.file_name()
-            && (code || COMPANIONS.iter().any(|known| name == *known))
-            && path.is_file()
-        {
-            found.push((name.to_owned(), path));
-        }
-    }
-    Ok(found)
 }
 
 fn header(path: &Path, order: &[(&Weight, Kind)]) -> Result<Vec<u8>> {
@@ -194,9 +220,27 @@ pub(crate) struct Staged {
     replaced: PathBuf,
 }
 
+/// Finds what a folder held before a save that was killed between its two renames: the folder is gone, and its content
+/// is whole under a hidden name beside it. The next save of the folder brings it back.
+pub fn interrupted_save(dir: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(dir).ok()?;
+    let before = beside(absolute.parent()?, absolute.file_name()?, REPLACED);
+    (!dir.exists() && before.is_dir()).then_some(before)
+}
+
+/// The end of the hidden name of a folder that is being replaced.
+const REPLACED: &str = "replaced";
+
+fn beside(parent: &Path, name: &OsStr, what: &str) -> PathBuf {
+    parent.join(format!(".{}.{what}", name.to_string_lossy()))
+}
+
 impl Staged {
     /// Begins a folder; one that is there already is replaced if it is empty or holds the file `mark`.
     pub(crate) fn new(dir: &Path, mark: &str) -> Result<Self> {
+        if let Some(before) = interrupted_save(dir) {
+            fs::rename(&before, dir).map_err(Error::io(&before, "cannot be renamed"))?;
+        }
         check_target(dir, mark)?;
         let absolute = std::path::absolute(dir).map_err(Error::io(dir, "cannot be resolved"))?;
         let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
@@ -206,8 +250,7 @@ impl Staged {
             });
         };
         fs::create_dir_all(parent).map_err(Error::io(parent, "cannot be created"))?;
-        let beside = |what: &str| parent.join(format!(".{}.{what}", name.to_string_lossy()));
-        let (path, replaced) = (beside("partial"), beside("replaced"));
+        let (path, replaced) = (beside(parent, name, "partial"), beside(parent, name, REPLACED));
         if path.exists() {
             // Left by a save that was killed.
             fs::remove_dir_all(&path).map_err(Error::io(&path, "cannot be removed"))?;
@@ -216,14 +259,9 @@ impl Staged {
         Ok(Self { path, parent: parent.to_owned(), replaced })
     }
 
-    /// Copies the files that make a model usable from another folder, where there is one.
-    pub(crate) fn copy_companions(&self, from: Option<&Path>) -> Result<()> {
-        let Some(from) = from else { return Ok(()) };
-        for (name, source) in companions(from)? {
-            let bytes = fs::read(&source).map_err(Error::io(&source, "cannot be read"))?;
-            write_file(&self.path.join(name), &bytes)?;
-        }
-        Ok(())
+    /// Writes the files that make a model usable.
+    pub(crate) fn write_companions(&self, companions: &Companions) -> Result<()> {
+        companions.0.iter().try_for_each(|(name, bytes)| write_file(&self.path.join(name), bytes))
     }
 
     /// Gives the folder its final name.

@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::classifier::{Task, class};
 use crate::config::{ModelConfig, Output};
 use crate::model::{LoadOptions, Model, Trainable};
-use crate::save::SaveDtype;
+use crate::save::{Companions, SaveDtype};
 use crate::value_head::ValueHead;
 use crate::{Error, Result};
 
@@ -86,7 +86,7 @@ impl ValueNetwork {
     /// # Errors
     /// As [`Model::save`].
     pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
-        self.trunk.save_folder(dir, dtype, None, self.head.weights())
+        self.trunk.save_folder(dir, dtype, &Companions::default(), self.head.weights())
     }
 
     /// Makes a critic over the same storage with leaves of its own, for another thread.
@@ -189,7 +189,7 @@ impl PolicyWithValue {
     /// # Errors
     /// As [`Model::save`].
     pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
-        self.policy.save_folder(dir, dtype, None, self.head.weights())
+        self.policy.save_folder(dir, dtype, &Companions::default(), self.head.weights())
     }
 
     /// As [`Self::save`], and copies tokenizer, chat template and generation configuration of the folder `from`.
@@ -197,7 +197,7 @@ impl PolicyWithValue {
     /// # Errors
     /// As [`Model::save`].
     pub fn save_with_tokenizer(&self, dir: &Path, dtype: SaveDtype, from: &Path) -> Result<()> {
-        self.policy.save_folder(dir, dtype, Some(from), self.head.weights())
+        self.policy.save_folder(dir, dtype, &Companions::read(from)?, self.head.weights())
     }
 
     /// Makes a pair over the same storage with leaves of its own, for another thread.

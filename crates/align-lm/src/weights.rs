@@ -59,15 +59,25 @@ pub(crate) trait Source {
         Ok(self.tensor(name, shape, role)?.f_to_kind(kind)?)
     }
 
-    /// Gives a matrix that is there in 4 bits already.
-    fn packed(&self, _name: &str) -> Option<Nf4> {
-        None
+    /// Says in which form a matrix of a block is there, where that form is to stay.
+    fn kept(&self, _name: &str) -> Kept {
+        Kept::AsWanted
     }
 
     /// Says in which data type the tensor was stored.
     fn stored(&self, _name: &str) -> Kind {
         Kind::Float
     }
+}
+
+/// The form of a matrix in its source.
+pub(crate) enum Kept {
+    /// Any: it may be quantised.
+    AsWanted,
+    /// Dense, and so it stays.
+    Dense,
+    /// In 4 bits.
+    Packed(Nf4),
 }
 
 /// Hands a family its tensors one by one and keeps the list of them, which is the fixed order of parameters.
@@ -108,12 +118,11 @@ impl<'a> Builder<'a> {
     /// Takes the next matrix of a block, in the form in which such matrices are kept.
     fn take_matrix(&mut self, name: String, shape: [usize; 2]) -> crate::Result<Matrix> {
         let role = Role::Linear;
-        if self.trainable() || !self.options.frozen.is_nf4() {
-            return Ok(Matrix::Dense(self.take(name, &shape, role)?));
-        }
-        let packed = match self.source.packed(&name) {
-            Some(packed) => packed,
-            None => self.quantise(&name, shape.map(|n| n as i64))?,
+        let wanted = !self.trainable() && self.options.frozen.is_nf4();
+        let packed = match self.source.kept(&name) {
+            Kept::Packed(packed) => packed,
+            Kept::AsWanted if wanted => self.quantise(&name, shape.map(|n| n as i64))?,
+            _ => return Ok(Matrix::Dense(self.take(name, &shape, role)?)),
         };
         let stored = self.source.stored(&name);
         self.weights.push(Weight { name, role, matrix: Matrix::Nf4(packed.shallow_clone()), stored });
@@ -291,10 +300,10 @@ impl Source for Existing<'_> {
         Ok(copy)
     }
 
-    fn packed(&self, name: &str) -> Option<Nf4> {
-        match &self.find(name)?.matrix {
-            Matrix::Nf4(packed) => Some(packed.shallow_clone()),
-            Matrix::Dense(_) => None,
+    fn kept(&self, name: &str) -> Kept {
+        match self.find(name).map(|weight| &weight.matrix) {
+            Some(Matrix::Nf4(packed)) => Kept::Packed(packed.shallow_clone()),
+            _ => Kept::Dense,
         }
     }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use align_core::CausalLm;
-use align_lm::{Error, LoadOptions, Model, SaveDtype};
+use align_lm::{Companions, Error, LoadOptions, Model, SaveDtype};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -229,6 +229,66 @@ fn a_killed_save_leaves_a_whole_folder_or_none() {
         let number = weights[0].tensor.double_value(&[0, 0]);
         assert!(weights.iter().all(|p| p.tensor.eq(number).all().int64_value(&[]) == 1));
     }
+}
+
+/// As a kill between the two renames leaves it.
+#[test]
+fn an_interrupted_save_is_told_and_mended_by_the_next() {
+    let out = tempfile::tempdir().unwrap();
+    let dir = out.path().join("model");
+    let model = load(&fixture("tiny-llama")).unwrap();
+    model.save(&dir, SaveDtype::Source).unwrap();
+    let hidden = out.path().join(".model.replaced");
+    fs::rename(&dir, &hidden).unwrap();
+    let told = message(&dir);
+    assert!(
+        told.contains("save of this folder was interrupted") && told.contains(".model.replaced"),
+        "{told}"
+    );
+    assert_eq!(align_lm::interrupted_save(&dir), Some(hidden));
+    // A save that fails brings the old folder back, one that succeeds replaces it.
+    let missing = out.path().join("no-such-folder");
+    assert!(model.save_with_tokenizer(&dir, SaveDtype::Source, &missing).is_err());
+    fill(&model, 0.25);
+    model.save(&dir, SaveDtype::Source).unwrap();
+    assert!(same_weights(&load(&dir).unwrap(), &model));
+    assert_eq!(align_lm::interrupted_save(&dir), None);
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1, "nothing is left beside the folder");
+}
+
+/// What was read at the beginning is written at the end, whatever became of the files.
+#[test]
+fn companions_outlive_their_folder_and_a_missing_folder_is_an_error() {
+    let source = copy("tiny-llama");
+    let model = load(source.path()).unwrap();
+    let companions = Companions::read(source.path()).unwrap();
+    let tokenizer = fs::read(source.path().join("tokenizer.json")).unwrap();
+    let path = source.path().to_owned();
+    drop(source);
+    let out = tempfile::tempdir().unwrap();
+    let gone = model.save_with_tokenizer(&out.path().join("a"), SaveDtype::Source, &path).unwrap_err();
+    assert!(gone.to_string().contains(path.to_str().unwrap()), "{gone}");
+    assert!(!out.path().join("a").exists());
+    model.save_with(&out.path().join("b"), SaveDtype::Source, &companions).unwrap();
+    assert!(fs::read(out.path().join("b/tokenizer.json")).unwrap() == tokenizer);
+}
+
+/// A run that is continued from float32 ends in the data type of its base.
+#[test]
+fn data_types_can_be_taken_from_another_folder() {
+    let out = tempfile::tempdir().unwrap();
+    let (wide, narrow) = (out.path().join("wide"), out.path().join("narrow"));
+    let base = load(&fixture("tiny-llama-bf16")).unwrap();
+    assert_eq!(base.source_dtype(), "bfloat16");
+    base.save(&wide, SaveDtype::F32).unwrap();
+    let mut model = load(&wide).unwrap();
+    assert_eq!(model.source_dtype(), "float32");
+    model.adopt_dtypes(&fixture("tiny-llama-bf16")).unwrap();
+    assert_eq!(model.source_dtype(), "bfloat16");
+    model.save(&narrow, SaveDtype::Source).unwrap();
+    let bytes = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
+    assert!(bytes(&narrow) == bytes(&fixture("tiny-llama-bf16")));
+    assert!(model.adopt_dtypes(&fixture("tiny-gpt2")).is_err());
 }
 
 #[test]

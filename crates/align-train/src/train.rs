@@ -60,6 +60,8 @@ pub type BeforeFinish<'a> = &'a dyn Fn(u64) -> Result<(), BoxError>;
 pub struct Hooks<'a> {
     /// Writes the model to an empty folder, in float32, with everything that is needed to load it again.
     pub save_model: SaveModel<'a>,
+    /// Writes the model of the finished run, where that is to differ from those of checkpoints: in fewer bits, say.
+    pub save_final: Option<SaveModel<'a>>,
     /// Called after the last step's checkpoint and before the final model and `summary.json`, which make the run
     /// finished. A run that is killed meanwhile calls it again when it is resumed, so it must bear repetition.
     pub before_finish: Option<BeforeFinish<'a>>,
@@ -76,6 +78,7 @@ impl<'a> Hooks<'a> {
     pub fn new(save_model: SaveModel<'a>) -> Self {
         Self {
             save_model,
+            save_final: None,
             before_finish: None,
             sinks: Vec::new(),
             progress: Box::new(Silent),
@@ -375,7 +378,7 @@ impl<'a> Run<'a> {
         add("wall_time", json!(self.pace.wall_time()));
         add("peak_rss_mb", environment::peak_rss_mb().into());
         summary.append(&mut self.summary);
-        self.folder.finish(self.hooks.save_model, summary.clone())?;
+        self.folder.finish(self.hooks.save_final.unwrap_or(self.hooks.save_model), summary.clone())?;
         self.pace.save(began);
         Ok(Outcome::Finished(summary))
     }

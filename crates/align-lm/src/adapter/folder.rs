@@ -11,7 +11,7 @@ use super::{DOWN, PREFIX, UP};
 use crate::checkpoint::Checkpoint;
 use crate::keys::read_object;
 use crate::model::Model;
-use crate::save::{Staged, write_file, write_tensors};
+use crate::save::{Companions, Staged, write_file, write_tensors};
 use crate::{Error, ModelConfig, Result};
 
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -179,18 +179,22 @@ impl Model {
     /// # Errors
     /// [`Error::Tensor`] when there is no adapter; otherwise as [`Model::save`].
     pub fn save_adapter(&self, dir: &Path) -> Result<()> {
-        self.save_adapter_folder(dir, None)
+        self.save_adapter_with(dir, &Companions::default())
     }
 
     /// As [`Self::save_adapter`], and copies tokenizer, chat template and generation configuration of the folder `from`.
     ///
     /// # Errors
-    /// As [`Self::save_adapter`].
+    /// As [`Self::save_adapter`]; [`Error::Io`] when `from` is not there.
     pub fn save_adapter_with_tokenizer(&self, dir: &Path, from: &Path) -> Result<()> {
-        self.save_adapter_folder(dir, Some(from))
+        self.save_adapter_with(dir, &Companions::read(from)?)
     }
 
-    fn save_adapter_folder(&self, dir: &Path, from: Option<&Path>) -> Result<()> {
+    /// As [`Self::save_adapter`], with companions that were read before.
+    ///
+    /// # Errors
+    /// As [`Self::save_adapter`].
+    pub fn save_adapter_with(&self, dir: &Path, companions: &Companions) -> Result<()> {
         let Some(adapter) = &self.adapter else {
             return Err(align_core::Error::input("adapter", "the model has none to save").into());
         };
@@ -201,7 +205,7 @@ impl Model {
         let base =
             self.source().map(|source| std::path::absolute(source).unwrap_or_else(|_| source.to_owned()));
         write_file(&staged.path.join(ADAPTER_CONFIG), &peft::to_file(&adapter.plan, base.as_deref()))?;
-        staged.copy_companions(from)?;
+        staged.write_companions(companions)?;
         staged.publish(dir)
     }
 }

@@ -23,7 +23,6 @@ use crate::Result;
 use crate::matrix::Matrix;
 use crate::model::{LoadOptions, Model, Trainable};
 use crate::weights::{Builder, Existing, Role, Source, Weight};
-pub(crate) use dropout::Pass;
 use dropout::{Dropout, Mixed};
 pub(crate) use folder::ADAPTER_CONFIG;
 use folder::AdapterFolder;
@@ -69,18 +68,6 @@ impl Attached {
     pub(crate) fn enter(&self, batch: &PackedBatch, device: Device) {
         if let Some(dropout) = &self.dropout {
             dropout.enter(batch, device);
-        }
-    }
-
-    /// Returns what the pass at hand draws its dropout from.
-    pub(crate) fn pass(&self) -> Option<Pass> {
-        Some(self.dropout.as_ref()?.pass().clone())
-    }
-
-    /// Goes back to a pass, whose layers are computed again.
-    pub(crate) fn repeat(&self, pass: Pass) {
-        if let Some(dropout) = &self.dropout {
-            *dropout.pass() = pass;
         }
     }
 }
@@ -184,8 +171,9 @@ impl Model {
         let dropout = Dropout::new(plan.lora.dropout, options.seed).map(Arc::new);
         let layers = self.config().linear_layers()?;
         // Its numbers are float32 whatever the base is kept in.
-        let own = LoadOptions { trainable: options.trainable, ..LoadOptions::default() };
-        let mut builder = Builder::new(source, &own);
+        let kept =
+            LoadOptions { device: self.device(), trainable: options.trainable, ..LoadOptions::default() };
+        let mut builder = Builder::new(source, &kept);
         let mut adapters = Vec::new();
         for layer in &layers {
             let Some(share) = plan.layers.get(&layer.name) else { continue };

@@ -3,11 +3,17 @@
 use std::path::Path;
 
 use align_cli::{Result, args::TrainArgs, talk};
+use align_core::tch::Device;
 use align_data::DataReport;
-use align_lm::MemoryEstimate;
+use align_lm::{LoadOptions, MemoryEstimate, Trainable};
 use serde_json::json;
 
-use crate::{failure, model::Folder, rows::Rows, train::Method};
+use crate::{
+    failure,
+    model::{self, Folder},
+    rows::Rows,
+    train::Method,
+};
 
 /// Shows configuration, batch arithmetic, memory estimate and number of steps on stdout.
 pub fn show(
@@ -26,14 +32,20 @@ pub fn show(
     let reference = base.and_then(|base| method.reference(base)).is_some_and(costs);
     let steps = config.total_steps(rows.train.len());
     let per_epoch = rows.train.len().div_ceil(config.batch_size.max(1));
-    let estimate = folder.config.memory_estimate().map_err(failure::of)?;
-    let estimate = trained.map_or(estimate, |trained| estimate.with_adapter(trained));
+    let estimate = |options| folder.config.memory_estimate_for(&options).map_err(failure::of);
+    // What would be computed on is not asked: shapes take the same bytes everywhere.
+    let other = estimate(model::frozen(&train.machine, Device::Cpu))?;
+    let options = model::trained(train, Device::Cpu);
+    let estimate = match trained {
+        None => estimate(options)?,
+        Some(trained) => estimate(LoadOptions { trainable: Trainable::No, ..options })?.with_adapter(trained),
+    };
     let (all, longest) = count_tokens(&rows.train)?;
     let batch_rows = config.batch_size.min(rows.train.len());
     let batch_tokens = (all * batch_rows).checked_div(rows.train.len()).unwrap_or(0);
     let pass = config.micro_batch_tokens.max(longest).min(batch_tokens.max(1));
     let (_, shares) = rows.source(config.batch_size, config.seed, steps)?;
-    let memory = Memory::new(&estimate, pass, config.threads, reference);
+    let memory = Memory::new(&estimate, pass, config.threads, reference.then_some(&other));
     if train.machine.json {
         let value = json!({
             "config": settings,
@@ -93,7 +105,12 @@ fn count_tokens(rows: &align_data::Rows) -> Result<(usize, usize)> {
 struct Memory(Vec<(&'static str, usize)>);
 
 impl Memory {
-    fn new(estimate: &MemoryEstimate, pass_tokens: usize, threads: usize, reference: bool) -> Self {
+    fn new(
+        estimate: &MemoryEstimate,
+        pass_tokens: usize,
+        threads: usize,
+        reference: Option<&MemoryEstimate>,
+    ) -> Self {
         let per_token = estimate.activations_per_token + estimate.activations_per_completion_token;
         let mut parts = vec![
             ("libtorch", 120_000_000),
@@ -102,8 +119,11 @@ impl Memory {
             ("optimiser", estimate.optimizer),
             ("activations", per_token * pass_tokens * threads),
         ];
-        if reference {
-            parts.push(("reference", estimate.weights));
+        if estimate.casts > 0 {
+            parts.push(("weights in bf16", estimate.casts * threads));
+        }
+        if let Some(reference) = reference {
+            parts.push(("reference", reference.weights));
         }
         Self(parts)
     }

@@ -2,8 +2,11 @@
 
 use std::{ops::ControlFlow, sync::atomic::Ordering};
 
-use align_cli::{Error, Result, args, args::GenerateArgs};
-use align_core::align_types::{PromptGroup, config::SamplingConfig};
+use align_cli::{Error, Result, args, args::GenerateArgs, talk};
+use align_core::{
+    align_types::{PromptGroup, config::SamplingConfig},
+    tch::{Device, Kind},
+};
 use align_data::{DataConfig, Tokenizer};
 use align_lm::Model;
 use align_rollout::{AutoGenerator, auto_generator};
@@ -43,6 +46,11 @@ pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
     let waiting = prompts.get(kept..).unwrap_or_default();
     let tokens: Vec<_> = waiting.iter().map(|group| group.prompt.clone()).collect();
     let mut sampler = sampler(&model, &folder.tokenizer)?.with_threads(flags.machine.threads());
+    if device == Device::Cpu && model.options().compute != Kind::Float {
+        talk::say(
+            "sampling in bfloat16 with the forward pass of training; the faster sampling engine is float32",
+        );
+    }
     let mut next = waiting.iter();
     let mut written = Ok(());
     let mut write = |answers: &PromptGroup| -> Result<()> {

@@ -13,7 +13,7 @@ use align_core::{
     tch::{Device, Kind},
 };
 use align_data::{ChatTemplate, Rows, Tokenizer};
-use align_lm::{AdapterOptions, FrozenStorage, LoadOptions, Model, ModelConfig, Trainable};
+use align_lm::{AdapterOptions, FrozenStorage, LoadOptions, Model, ModelConfig, Trainable, interrupted_save};
 
 use crate::failure;
 
@@ -34,7 +34,7 @@ pub struct Folder {
 /// [`Error::Data`] for a folder that is none, an unknown architecture, a missing tokenizer, a tokenizer with tokens
 /// that the model does not have.
 pub fn open(folder: &Path) -> Result<Folder> {
-    if !folder.is_dir() {
+    if !folder.is_dir() && interrupted_save(folder).is_none() {
         let what =
             if folder.exists() { "is a file, not a model folder" } else { "there is no such model folder" };
         return Err(Error::data(

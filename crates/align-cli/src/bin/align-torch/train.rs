@@ -5,7 +5,7 @@ use std::path::Path;
 use align_cli::{Error, Result, args::TrainArgs, talk};
 use align_core::Objective;
 use align_data::{DataConfig, Kind};
-use align_lm::{LoadOptions, Model, SaveDtype};
+use align_lm::{Companions, LoadOptions, Model, SaveDtype};
 use align_train::{
     Checkpoint, Environment, Hooks, OpenMode, Opened, Outcome, RunFolder, Silent, Start, Terminal, TrainJob,
     Unit,
@@ -123,6 +123,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     };
     let options = model::trained(train, device);
     let policy = tuning.load(base, checkpoint.as_deref(), &options, train.seed)?;
+    let companions = Companions::read(base).map_err(failure::of)?;
     let config = train.train_config();
     let setup = Setup {
         policy: &policy,
@@ -154,10 +155,15 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     let (mut source, shares) = rows.source(config.batch_size, config.seed, total_steps)?;
     let mut summary = reports.summary();
     summary.insert("data_shares".into(), shares.into());
-    let save = |to: &Path| match tuning {
-        Tuning::Full => Ok(policy.save_with_tokenizer(to, SaveDtype::F32, base)?),
-        Tuning::New(_) | Tuning::From(_) => Ok(policy.save_adapter_with_tokenizer(to, base)?),
+    if matches!(tuning, Tuning::Full) {
+        summary.insert("model_dtype".into(), policy.source_dtype().into());
+    }
+    let save_in = |to: &Path, dtype: SaveDtype| match tuning {
+        Tuning::Full => Ok(policy.save_with(to, dtype, &companions)?),
+        Tuning::New(_) | Tuning::From(_) => Ok(policy.save_adapter_with(to, &companions)?),
     };
+    let save = |to: &Path| save_in(to, SaveDtype::F32);
+    let save_final = |to: &Path| save_in(to, SaveDtype::Source);
     let job = TrainJob {
         folder: &run,
         start,
@@ -175,6 +181,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     };
     let sample = |step: u64| Ok(samples.write(&policy, &folder.tokenizer, step)?);
     let mut hooks = Hooks::new(&save);
+    hooks.save_final = Some(&save_final);
     hooks.before_finish = Some(&sample);
     hooks.stop = stop;
     hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
@@ -255,6 +262,11 @@ fn finished(train: &TrainArgs, output: &Path, summary: &Map<String, Value>) -> R
     let shown =
         ["loss", "eval/loss", "rewards/accuracies", "eval/rewards/accuracies", "eval/rewards/margins"];
     let parts: Vec<_> = shown.iter().filter_map(|key| Some(format!("{key} {:.4}", number(key)?))).collect();
-    talk::say(&format!("done: {}; the model is in {}", parts.join(", "), output.join("model").display()));
+    let dtype = summary.get("model_dtype").and_then(Value::as_str).unwrap_or_default();
+    talk::say(&format!(
+        "done: {}; the model is in {} ({dtype}, as --model)",
+        parts.join(", "),
+        output.join("model").display()
+    ));
     Ok(())
 }

@@ -54,7 +54,10 @@ impl<'a> Tuning<'a> {
         seed: u64,
     ) -> Result<Model> {
         if matches!(self, Self::Full) {
-            return model::load(checkpoint.unwrap_or(base), options);
+            let Some(checkpoint) = checkpoint else { return model::load(base, options) };
+            let mut policy = model::load(checkpoint, options)?;
+            policy.adopt_dtypes(base).map_err(failure::of)?;
+            return Ok(policy);
         }
         let base_options = LoadOptions { trainable: Trainable::No, ..*options };
         let mut policy = model::load(base, &base_options)?;
