@@ -267,7 +267,9 @@ fn check_target(dir: &Path, mark: &str) -> Result<()> {
     }
     let mut entries = fs::read_dir(dir).map_err(Error::io(dir, "cannot be read"))?;
     if entries.next().is_some() && !dir.join(mark).exists() {
-        return refuse("is not empty and holds something else; choose another folder");
+        return refuse(&format!(
+            "is not empty and holds no model ({mark} is missing); choose another folder"
+        ));
     }
     Ok(())
 }
