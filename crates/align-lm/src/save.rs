@@ -267,9 +267,7 @@ fn check_target(dir: &Path, mark: &str) -> Result<()> {
     }
     let mut entries = fs::read_dir(dir).map_err(Error::io(dir, "cannot be read"))?;
     if entries.next().is_some() && !dir.join(mark).exists() {
-        return refuse(&format!(
-            "is not empty and holds no model ({mark} is missing); choose another folder"
-        ));
+        return refuse("is not empty and holds something else; choose another folder");
     }
     Ok(())
 }
