@@ -150,7 +150,6 @@ impl Model {
     /// tensors that are missing or have another shape than the configuration means; [`Error::Pickle`] for a pickle
     /// with more in it than tensors; [`Error::Unsupported`] for other data types and for files of torch before 1.6.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
-        options.check()?;
         let config = ModelConfig::read(dir)?;
         Self::load_from(Checkpoint::open(dir, options.device)?, config, dir, options)
     }
@@ -162,6 +161,7 @@ impl Model {
         dir: &Path,
         options: &LoadOptions,
     ) -> Result<Self> {
+        options.check()?;
         let (plan, _) = Self::plan(&config)?;
         checkpoint.rename_to(&plan);
         let mut unused = checkpoint.check(&plan)?;

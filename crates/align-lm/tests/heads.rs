@@ -126,6 +126,42 @@ fn packed_groups_are_separate_rows_in_scores_and_gradients() {
     }
 }
 
+/// A model that computes activations again has only the end of its graph in the loss: its own backward pass finds the
+/// rest, for scores and for values.
+#[test]
+fn gradients_are_the_same_when_activations_are_computed_again() {
+    let again = LoadOptions { recompute: true, ..LoadOptions::default() };
+    let batch = PackedBatch::new(&[group(&[3, 4, 5], &[vec![6, 7, 1], vec![8]])]).unwrap();
+    let score = |options: &LoadOptions| {
+        let model = SequenceClassifier::load(&classifier("llama"), options).unwrap();
+        model.backward(&model.scores(&batch).unwrap().sum(Kind::Float)).unwrap();
+        gradients(&ScoreModel::parameters(&model))
+    };
+    let value = |options: &LoadOptions| {
+        let model = ValueNetwork::on_folder(&causal("tiny-bloom"), 0, options).unwrap();
+        model.backward(&model.values(&batch).unwrap().values().sum(Kind::Float)).unwrap();
+        gradients(&ValueModel::parameters(&model))
+    };
+    let both = |options: &LoadOptions| {
+        let policy = Model::load(&causal("tiny-qwen2"), options).unwrap();
+        let model = PolicyWithValue::new(policy, 0).unwrap();
+        let (logits, values) = model.logits_and_values(&batch).unwrap();
+        let loss = logits.square().mean(Kind::Float) + values.values().sum(Kind::Float);
+        CausalLm::backward(&model, &loss).unwrap();
+        gradients(&CausalLm::parameters(&model))
+    };
+    let plain = LoadOptions::default();
+    for (kept, again) in
+        [(score(&plain), score(&again)), (value(&plain), value(&again)), (both(&plain), both(&again))]
+    {
+        assert!(kept.len() > 10);
+        for (kept, again) in kept.iter().zip(&again) {
+            assert!(kept.iter().any(|x| *x != 0.0));
+            assert_close(again, kept, 1e-5);
+        }
+    }
+}
+
 /// Along its own direction a gradient is as steep as it is long: (f(θ + εd) − f(θ − εd)) / 2ε = |g| for d = g / |g|.
 #[test]
 fn gradients_are_those_of_finite_differences() {
