@@ -1,12 +1,12 @@
 //! Tokenizers from model folders, and small ones trained here.
 
-use std::{collections::BTreeMap, ops::Range, path::Path};
-
 mod byte_level;
 mod folder;
 mod model_proto;
 mod normaliser;
 mod sentencepiece;
+
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use align_types::TokenId;
 use serde_json::{Value, json};
@@ -224,9 +224,10 @@ impl Tokenizer {
     /// Encodes plain text with its special tokens, BOS and EOS once even when they are also written in the text.
     pub(crate) fn encode_plain(&self, text: &str) -> Result<Vec<TokenId>> {
         let mut ids = self.encode(text, true)?;
-        let (before, text) = ids.split_at_checked(self.before.len()).unwrap_or_default();
-        if text.starts_with(before) {
-            ids.drain(..self.before.len());
+        if let Some((before, text)) = ids.split_at_checked(self.before.len())
+            && text.starts_with(before)
+        {
+            ids.drain(..before.len());
         }
         if let (true, [.., before, last]) = (self.adds_eos, ids.as_slice())
             && before == last

@@ -151,6 +151,20 @@ fn a_written_prefix_of_chatglm_is_there_once() {
     assert_eq!(ids(0)[..3], first);
 }
 
+#[test]
+fn eos_is_found_after_a_letter_whatever_the_files_ask_for() {
+    let token = |text: &str| json!({"content": text, "single_word": true, "normalized": true});
+    let config = json!({"tokenizer_class": "BaichuanTokenizer", "eos_token": token("</s>"), "bos_token": ""});
+    let files = json!({"tokenizer_config.json": config, "added_tokens.json": {"<x>": 420}});
+    for name in ["prefix.model", "bare.model"] {
+        let tokenizer = Tokenizer::from_folder(folder(Some(&model(name)), &files).path()).unwrap();
+        assert_eq!(tokenizer.encode("a</s>", true).unwrap().last(), Some(&2));
+        assert!(tokenizer.encode("a<x>b", true).unwrap().contains(&420), "{name}");
+        // An empty name is none; the model file's is taken.
+        assert_eq!(tokenizer.bos_token(), Some("<s>"));
+    }
+}
+
 fn refusal(model: Option<&[u8]>, files: &Value) -> String {
     let dir = folder(model, files);
     match Tokenizer::from_folder(dir.path()) {

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// The special tokens of a folder by name, and every id that ends an answer.
+/// The special tokens of a folder, by name (`bos_token`, ...).
 pub(super) type Special = BTreeMap<String, String>;
 
 /// The parsed files of a folder; those that are not there are empty.
@@ -73,7 +73,8 @@ impl<'a> Folder<'a> {
     pub(super) fn special(&self, id_to_token: impl Fn(TokenId) -> Option<String>) -> Result<Special> {
         let named = |name: &&str| {
             let token = [&self.config, &self.map].into_iter().find_map(|file| content(file.get(*name)?));
-            Some(((*name).to_owned(), token?))
+            // Old folders of Llama name their special tokens with empty texts.
+            Some(((*name).to_owned(), token.filter(|text| !text.is_empty())?))
         };
         let mut special: Special = NAMES.iter().filter_map(named).collect();
         for (name, ids) in [("eos_token", self.eos_ids()?), ("bos_token", self.ids("bos_token_id")?)] {
@@ -116,7 +117,10 @@ impl<'a> Folder<'a> {
                 let what = self.dir.join("added_tokens.json");
                 return Err(failed(what.display(), format!("{text:?} has no token id").into()));
             };
-            all.push(Declared { id: Some(id), token: AddedToken::from(text.as_str(), false) });
+            all.push(Declared {
+                id: Some(id),
+                token: AddedToken::from(text.as_str(), false).normalized(false),
+            });
         }
         all.sort_by_key(|declared| declared.id);
         let files = [&self.config, &self.map];
@@ -133,7 +137,12 @@ impl<'a> Folder<'a> {
             _ => vec![],
         });
         all.extend(named.chain(further).map(|token| Declared { id: None, token: token.special(true) }));
-        Ok(once(all))
+        let mut all = once(all);
+        for Declared { token, .. } in &mut all {
+            // Baichuan's files ask for spaces around BOS and EOS; an answer's EOS follows its last letter.
+            token.single_word &= !special.values().any(|name| *name == token.content);
+        }
+        Ok(all)
     }
 }
 

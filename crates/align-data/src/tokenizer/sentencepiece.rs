@@ -7,7 +7,9 @@
 //!
 //! Texts become the ids that the family's Python tokenizer gives: for Llama's class those of transformers 5 (a
 //! prefix space before the text only, or with `legacy` before every part between special tokens, and none where
-//! there is a space already), for all others those of SentencePiece for every part between special tokens.
+//! there is a space already), for all others those of SentencePiece for every part between special tokens. Unigram
+//! models differ in two places: of two cuts that are equally likely the other one may be taken, and a byte's name
+//! written out in a text (`<0x41>`) is taken for the byte.
 
 use std::path::Path;
 
