@@ -26,6 +26,7 @@ fn survives_kills(method: &str, threads: usize, more: &str) {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     write_pairs(folder, "pairs.jsonl", 20);
+    write_pairs(folder, "more.jsonl", 7);
     write_demonstrations(folder, "demonstrations.jsonl", 20);
     let other = copy_of_tiny_llama(folder, "other");
     nudge_weights(&other);
@@ -153,6 +154,12 @@ fn dpo_on_two_threads() {
 #[test]
 fn dpo_with_the_best_kept_and_the_reference_precomputed() {
     survives_kills("dpo", 2, "--keep-best rewards/margins --precompute-ref-log-probs");
+}
+
+#[test]
+fn a_mixture_on_disk_with_the_reference_precomputed() {
+    let mixture = "--data {more.jsonl} --data-weights 1,3 --row-store disk --precompute-ref-log-probs";
+    survives_kills("dpo", 2, mixture);
 }
 
 #[test]

@@ -246,6 +246,8 @@ fn check_trained(completion: &Completion) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "a mask of one range")]
+
     use super::*;
 
     fn group(prompt: &[u32], completions: &[&[u32]]) -> PromptGroup {

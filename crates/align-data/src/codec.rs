@@ -183,6 +183,8 @@ impl Bytes<'_> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "a mask of one range")]
+
     use proptest::prelude::*;
     use serde_json::json;
 

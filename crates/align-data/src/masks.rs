@@ -83,6 +83,8 @@ pub(crate) fn tokens_of(spans: &[Range<usize>], offsets: &[Range<usize>]) -> Vec
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "a mask of one range")]
+
     use super::*;
 
     #[test]

@@ -175,7 +175,9 @@ fn environment() -> Result<Environment<'static>> {
     env.add_function("strftime_now", |format: String| strftime::now(&format));
     // Python's sequences are all that have a length and an index: text and mappings too.
     env.add_test("sequence", |value: &Value| value.is_undefined() || value.len().is_some());
-    env.add_test("iterable", |value: &Value| value.as_str().is_some() || value.try_iter().is_ok());
+    // Nothing at all can be gone through here, which Python refuses for None.
+    let iterable = |value: &Value| !value.is_none() && (value.as_str().is_some() || value.try_iter().is_ok());
+    env.add_test("iterable", iterable);
     Ok(env)
 }
 

@@ -255,6 +255,8 @@ fn keep_last(ids: &mut Vec<TokenId>, limit: usize) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "a mask of one range")]
+
     use super::*;
 
     fn group(prompt: &[TokenId], answers: &[&[TokenId]]) -> PromptGroup {

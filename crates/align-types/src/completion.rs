@@ -70,7 +70,7 @@ impl Completion {
 
     /// Returns the ranges of `token_ids` that are trained on: all tokens unless [`Self::trained`] says otherwise.
     pub fn trained_ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        let all = self.trained.is_none().then(|| 0..self.token_ids.len());
+        let all = self.trained.is_none().then_some(0..self.token_ids.len());
         all.into_iter().chain(self.trained.iter().flatten().cloned())
     }
 
@@ -176,6 +176,8 @@ impl PromptGroup {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "a mask of one range")]
+
     use super::*;
 
     #[test]

@@ -95,6 +95,8 @@ fn add(hash: &mut Sha256, group: &PromptGroup) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "a mask of one range")]
+
     use align_core::align_types::Completion;
 
     use super::*;
