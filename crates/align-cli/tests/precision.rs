@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{align, json_lines, tiny_llama, write, write_pairs};
+use support::{align, copy_of_tiny_llama, json_lines, tiny_llama, write, write_pairs};
 
 fn losses(folder: &Path, more: &str) -> Vec<f64> {
     let line = format!(
@@ -46,7 +46,11 @@ fn a_run_ends_in_the_data_type_it_began_with() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     write_pairs(folder, "pairs.jsonl", 12);
-    let base = align_testkit::fixture("models/tiny-llama-bf16");
+    let base = copy_of_tiny_llama(folder, "base");
+    let narrow = align_testkit::fixture("models/tiny-llama-bf16");
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(narrow.join(name), base.join(name)).unwrap();
+    }
     let line = |more: &str| {
         format!(
             "dpo --model {} --data {{pairs.jsonl}} --output-dir {{run}} --max-steps 4 --save-every 2 --samples 0 \
