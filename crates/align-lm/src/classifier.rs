@@ -245,7 +245,7 @@ impl ScoreModel for SequenceClassifier {
     }
 
     fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
-        self.model.backward(loss)
+        CausalLm::backward(&self.model, loss)
     }
 
     fn discard_forwards(&self) {

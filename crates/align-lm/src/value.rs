@@ -130,7 +130,7 @@ impl ValueModel for ValueNetwork {
     }
 
     fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
-        self.trunk.backward(loss)
+        CausalLm::backward(&self.trunk, loss)
     }
 
     fn discard_forwards(&self) {
@@ -239,7 +239,7 @@ impl CausalLm for PolicyWithValue {
     }
 
     fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
-        self.policy.backward(loss)
+        CausalLm::backward(&self.policy, loss)
     }
 
     fn discard_forwards(&self) {
@@ -269,7 +269,7 @@ impl ValueModel for PolicyWithValue {
     }
 
     fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
-        self.policy.backward(loss)
+        CausalLm::backward(&self.policy, loss)
     }
 
     fn discard_forwards(&self) {
