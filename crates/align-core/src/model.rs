@@ -53,6 +53,21 @@ pub trait CausalLm: Send {
         let _ = step;
     }
 
+    /// Adds the gradient of a loss to the gradients of the parameters; everything the loss was computed from is
+    /// used up.
+    ///
+    /// A training loop calls this and not the tensor's own backward pass: a model that recomputes activations has
+    /// only the end of its graph in the loss and finds the rest by itself.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    fn backward(&self, loss: &Tensor) -> Result<()> {
+        Ok(loss.f_backward()?)
+    }
+
+    /// Frees what forward passes kept for a backward pass that will not come, because an error came between.
+    fn discard_forwards(&self) {}
+
     /// Computes the log-probability of every completion token, as [`gather_log_probs`] has it.
     ///
     /// # Errors

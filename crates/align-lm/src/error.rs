@@ -54,6 +54,16 @@ pub enum Error {
         /// What is wrong, with the tensor's name where there is one.
         why: String,
     },
+    /// A pickle has more in it than tensors, or is damaged. Nothing of it was executed.
+    #[error("{}: data.pkl, byte {at}: {why}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// Where the instruction starts, in bytes from the start of the pickle.
+        at: usize,
+        /// What it wants, by name.
+        why: String,
+    },
     /// The weights do not fit the configuration.
     #[error("{}: the weights do not fit config.json: {why}", dir.display())]
     Contradiction {
@@ -112,6 +122,14 @@ impl Error {
     /// Makes an [`Error::Adapter`].
     pub(crate) fn adapter(path: &Path, why: impl Into<String>) -> Self {
         Self::Adapter { path: path.to_owned(), why: why.into() }
+    }
+
+    /// Turns the error of a replica into one of the traits of `align-core`.
+    pub(crate) fn of_replica(self) -> align_core::Error {
+        match self {
+            Self::Tensor(error) => error,
+            other => align_core::Error::input("replica", other.to_string()),
+        }
     }
 
     /// Makes an [`Error::Weights`].

@@ -4,6 +4,7 @@ use align_core::{
 };
 
 use crate::adapter::Adapter;
+use crate::matrix::{Matrix, widened};
 
 /// How the matrix of a linear layer is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,22 +13,6 @@ pub(crate) enum Layout {
     OutputsFirst,
     /// `[inputs, outputs]`, as in GPT-2.
     InputsFirst,
-}
-
-/// The numbers of a linear layer.
-#[derive(Debug)]
-pub(crate) enum Matrix {
-    /// As they are.
-    Dense(Tensor),
-}
-
-impl Matrix {
-    /// Returns the matrix as it is stored.
-    fn read(&self) -> Result<Tensor> {
-        match self {
-            Self::Dense(tensor) => Ok(tensor.shallow_clone()),
-        }
-    }
 }
 
 /// A linear layer over rows.
@@ -90,19 +75,25 @@ impl Linear {
         }
     }
 
-    /// Maps `[T, inputs]` to `[T, outputs]`.
+    /// Maps `[T, inputs]` to `[T, outputs]`, in the number format of the rows.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.f_linear(&self.outputs_first()?, self.bias.as_ref())?;
+        let y = self.apply(x, &self.outputs_first()?)?;
         match &self.adapter {
             None => Ok(y),
             Some(adapter) => adapter.add(&y, x),
         }
     }
 
+    fn apply(&self, x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(x.kind())).transpose()?;
+        Ok(x.f_linear(&matrix.f_to_kind(x.kind())?, bias)?)
+    }
+
     /// As [`Self::forward`], with every row of the matrix scaled to length 1.
     pub(crate) fn forward_normalised(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.outputs_first()?;
+        // Rounded before it is scaled, so that a matrix stored in 16 bits gives what its master does.
+        let weight = widened(&self.outputs_first()?.f_to_kind(x.kind())?)?;
         let lengths = weight.f_norm_scalaropt_dim(2.0, [1i64], true)?.f_clamp_min(1e-12)?;
-        Ok(x.f_linear(&weight.f_div(&lengths)?, self.bias.as_ref())?)
+        self.apply(x, &weight.f_div(&lengths)?)
     }
 }

@@ -123,7 +123,7 @@ impl Names<'_> {
     fn optional(&mut self, name: &str) -> Option<Tensor> {
         let weight = self.model.weights().iter().find(|weight| weight.name == name)?;
         self.taken += 1;
-        Some(weight.tensor.shallow_clone())
+        weight.matrix.dense().map(Tensor::shallow_clone)
     }
 
     fn linear(&mut self, name: &str) -> Option<PlainLinear> {
@@ -153,7 +153,7 @@ impl Names<'_> {
 
 impl Model {
     /// Describes the model as plain tensors; `None` for another architecture, another device than the CPU, other
-    /// numbers than float32, or weights beyond the shape that [`PlainDecoder`] has.
+    /// numbers than float32 (stored or computed with), or weights beyond the shape that [`PlainDecoder`] has.
     ///
     /// # Errors
     /// libtorch refuses.
@@ -163,9 +163,9 @@ impl Model {
         };
         let rope = Rope::new(rope, sizes.head_dim, Pairs::Halves, Device::Cpu)?;
         let ours = |weight: &crate::weights::Weight| {
-            weight.tensor.device() == Device::Cpu && weight.tensor.kind() == Kind::Float
+            weight.matrix.dense().is_some_and(|t| t.device() == Device::Cpu && t.kind() == Kind::Float)
         };
-        if !self.weights().iter().all(ours) {
+        if self.options().compute != Kind::Float || !self.weights().iter().all(ours) {
             return Ok(None);
         }
         let mut names = Names { model: self, merged: self.merged()?, taken: 0 };

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::checkpoint::SINGLE_FILE;
 use crate::model::Model;
+use crate::value_head::VALUE_HEAD_FILE;
 use crate::weights::Weight;
 use crate::{Error, Result};
 
@@ -68,18 +70,26 @@ impl Model {
     /// [`Error::Output`] when `dir` holds something else; [`Error::Io`] for a full disk or missing rights, in which
     /// case what was there before is still there.
     pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
-        self.save_folder(dir, dtype, None)
+        self.save_folder(dir, dtype, None, &[])
     }
 
-    /// As [`Self::save`], and copies tokenizer, chat template and generation configuration of the folder `from`.
+    /// As [`Self::save`], and copies tokenizer, chat template, generation configuration and Python code of the folder
+    /// `from`.
     ///
     /// # Errors
     /// As [`Self::save`].
     pub fn save_with_tokenizer(&self, dir: &Path, dtype: SaveDtype, from: &Path) -> Result<()> {
-        self.save_folder(dir, dtype, Some(from))
+        self.save_folder(dir, dtype, Some(from), &[])
     }
 
-    fn save_folder(&self, dir: &Path, dtype: SaveDtype, from: Option<&Path>) -> Result<()> {
+    /// Writes the folder, and the tensors of a value head, where there are some, into a file of their own.
+    pub(crate) fn save_folder(
+        &self,
+        dir: &Path,
+        dtype: SaveDtype,
+        from: Option<&Path>,
+        value_head: &[Weight],
+    ) -> Result<()> {
         if self.adapter.is_some() {
             let why = "a model with one is saved by save_adapter, or after merge_adapter";
             return Err(align_core::Error::input("adapter", why).into());
@@ -88,6 +98,11 @@ impl Model {
         let weights = self.weights().iter().map(|weight| (weight, dtype.kind(weight))).collect();
         write_tensors(&staged.path.join(SINGLE_FILE), weights)?;
         write_file(&staged.path.join("config.json"), &self.config().to_file(dtype.name()))?;
+        if !value_head.is_empty() {
+            // Small, and bit-equal when it is read back whatever the type of the model.
+            let weights = value_head.iter().map(|weight| (weight, Kind::Float)).collect();
+            write_tensors(&staged.path.join(VALUE_HEAD_FILE), weights)?;
+        }
         staged.copy_companions(from)?;
         staged.publish(dir)
     }
@@ -112,11 +127,28 @@ pub(crate) fn write_tensors(path: &Path, mut order: Vec<(&Weight, Kind)>) -> Res
     file.sync_all().map_err(Error::io(path, "cannot be synced"))
 }
 
+/// Finds the files of a folder that go with its weights: the known ones, and the Python code that families without a
+/// class in transformers bring (`tokenization_baichuan.py`, `modeling_chatglm.py` and what these import).
+fn companions(from: &Path) -> Result<Vec<(OsString, PathBuf)>> {
+    let mut found = vec![];
+    for entry in fs::read_dir(from).map_err(Error::io(from, "cannot be read"))? {
+        let path = entry.map_err(Error::io(from, "cannot be read"))?.path();
+        let code = path.extension().is_some_and(|extension| extension == "py");
+        if let Some(name) = path.file_name()
+            && (code || COMPANIONS.iter().any(|known| name == *known))
+            && path.is_file()
+        {
+            found.push((name.to_owned(), path));
+        }
+    }
+    Ok(found)
+}
+
 fn header(path: &Path, order: &[(&Weight, Kind)]) -> Result<Vec<u8>> {
     let mut start = 0;
     let mut infos = Vec::with_capacity(order.len());
     for (weight, kind) in order {
-        let shape: Vec<usize> = weight.tensor.size().iter().map(|n| *n as usize).collect();
+        let shape: Vec<usize> = weight.matrix.shape().iter().map(|n| *n as usize).collect();
         let end = start + shape.iter().product::<usize>() * kind.elt_size_in_bytes();
         infos.push((
             weight.name.clone(),
@@ -141,7 +173,8 @@ fn dtype_of(kind: Kind) -> Dtype {
 }
 
 fn bytes_of(weight: &Weight, kind: Kind) -> Result<Vec<u8>> {
-    let tensor = weight.tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
+    let tensor =
+        weight.matrix.read()?.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
     let numbers = tensor.numel();
     let mut bytes = vec![0u8; numbers * kind.elt_size_in_bytes()];
     tensor.f_copy_data_u8(&mut bytes, numbers)?;
@@ -186,12 +219,9 @@ impl Staged {
     /// Copies the files that make a model usable from another folder, where there is one.
     pub(crate) fn copy_companions(&self, from: Option<&Path>) -> Result<()> {
         let Some(from) = from else { return Ok(()) };
-        for name in COMPANIONS {
-            let source = from.join(name);
-            if source.is_file() {
-                let bytes = fs::read(&source).map_err(Error::io(&source, "cannot be read"))?;
-                write_file(&self.path.join(name), &bytes)?;
-            }
+        for (name, source) in companions(from)? {
+            let bytes = fs::read(&source).map_err(Error::io(&source, "cannot be read"))?;
+            write_file(&self.path.join(name), &bytes)?;
         }
         Ok(())
     }

@@ -254,13 +254,17 @@ impl Worker {
 
     /// Adds the gradient of a part; the first loss that is not finite ends it.
     fn train(&mut self, part: &Part, denominators: &[f64]) -> Result<Totals> {
-        self.run(part, denominators, |loss, value, range| {
+        let totals = self.run(part, denominators, |loss, value, range| {
             if !value.is_finite() {
                 return Err(loss_is_no_number(value, names_of(part, range)));
             }
-            loss.f_backward().map_err(|error| refused(part, range, error.into()))?;
+            self.model.backward(loss).map_err(|error| refused(part, range, error))?;
             Ok(Vec::new())
-        })
+        });
+        if totals.is_err() {
+            self.model.discard_forwards();
+        }
+        totals
     }
 
     /// Computes a part without a gradient and names the rows whose loss is not finite.
@@ -273,7 +277,7 @@ impl Worker {
 
     /// Sums over micro-batches; `each` gets the loss of one and returns the rows to note in the totals.
     fn run(
-        &mut self,
+        &self,
         part: &Part,
         denominators: &[f64],
         each: impl Fn(&Tensor, f64, &Range<usize>) -> Result<Vec<String>>,

@@ -11,7 +11,10 @@ pub(crate) fn check(key: &'static str, value: f64, ok: bool, expected: &'static 
     if ok && value.is_finite() {
         return Ok(());
     }
-    Err(Error::Config { key, value: value.to_string(), expected })
+    // 1e300 has more digits than a line.
+    let value =
+        if value.is_finite() && value.abs() >= 1e15 { format!("{value:e}") } else { value.to_string() };
+    Err(Error::Config { key, value, expected })
 }
 
 /// How tokens are sampled.
@@ -116,7 +119,7 @@ pub enum DpoLossType {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DpoConfig {
-    /// Strength of the pull to the reference; > 0. 0.1 as in 2305.18290 appendix B.
+    /// Strength of the pull to the reference; > 0 and at most a million. 0.1 as in 2305.18290 appendix B.
     pub beta: f64,
     /// Which loss of the family.
     pub loss_type: DpoLossType,
@@ -132,13 +135,17 @@ impl Default for DpoConfig {
     }
 }
 
+/// Largest `beta`: far above any use, and far below where products with it leave 32-bit floats.
+const MOST_BETA: f64 = 1e6;
+
 impl DpoConfig {
     /// Checks the ranges.
     ///
     /// # Errors
     /// [`Error::Config`] names the first value outside its range.
     pub fn validate(&self) -> Result<()> {
-        check("beta", self.beta, self.beta > 0.0, "a finite number above 0")?;
+        let beta = self.beta > 0.0 && self.beta <= MOST_BETA;
+        check("beta", self.beta, beta, "a finite number above 0 and at most 1000000")?;
         let smoothing = self.label_smoothing;
         check("label-smoothing", smoothing, (0.0..0.5).contains(&smoothing), "a number in [0, 0.5)")
     }
@@ -227,17 +234,21 @@ pub enum Schedule {
     Cosine,
 }
 
+/// Largest learning rate and weight decay: above these a step leaves 32-bit floats whatever the model is.
+const MOST_RATE: f64 = 1e3;
+const MOST_DECAY: f64 = 1e6;
+
 /// AdamW (1711.05101) with gradient clipping and a schedule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// Peak learning rate; > 0.
+    /// Peak learning rate; > 0 and at most 1000.
     pub learning_rate: f64,
     /// Shape of the learning rate.
     pub lr_scheduler: Schedule,
     /// Steps over which the rate rises linearly from 0.
     pub warmup_steps: u64,
-    /// Decoupled weight decay of matrices and embeddings (not of norms and biases); >= 0.
+    /// Decoupled weight decay of matrices and embeddings (not of norms and biases); from 0 to a million.
     pub weight_decay: f64,
     /// Largest global gradient norm; 0 switches clipping off.
     pub max_grad_norm: f64,
@@ -245,7 +256,7 @@ pub struct OptimizerConfig {
     pub adam_beta1: f64,
     /// Decay of the second moment; in [0, 1).
     pub adam_beta2: f64,
-    /// Added to the root of the second moment; > 0.
+    /// Added to the root of the second moment; > 0 and at most 1.
     pub adam_epsilon: f64,
 }
 
@@ -270,12 +281,16 @@ impl OptimizerConfig {
     /// # Errors
     /// [`Error::Config`] names the first value outside its range.
     pub fn validate(&self) -> Result<()> {
-        check("learning-rate", self.learning_rate, self.learning_rate > 0.0, "a finite number above 0")?;
-        check("weight-decay", self.weight_decay, self.weight_decay >= 0.0, "a number of at least 0")?;
-        check("max-grad-norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "at least 0 (0: no clipping)")?;
+        let rate = self.learning_rate > 0.0 && self.learning_rate <= MOST_RATE;
+        check("learning-rate", self.learning_rate, rate, "a finite number above 0 and at most 1000")?;
+        let decay = (0.0..=MOST_DECAY).contains(&self.weight_decay);
+        check("weight-decay", self.weight_decay, decay, "a finite number from 0 to 1000000")?;
+        let norm = self.max_grad_norm >= 0.0;
+        check("max-grad-norm", self.max_grad_norm, norm, "a finite number of at least 0 (0: no clipping)")?;
         check("adam-beta1", self.adam_beta1, (0.0..1.0).contains(&self.adam_beta1), "a number in [0, 1)")?;
         check("adam-beta2", self.adam_beta2, (0.0..1.0).contains(&self.adam_beta2), "a number in [0, 1)")?;
-        check("adam-epsilon", self.adam_epsilon, self.adam_epsilon > 0.0, "a finite number above 0")
+        let epsilon = self.adam_epsilon > 0.0 && self.adam_epsilon <= 1.0;
+        check("adam-epsilon", self.adam_epsilon, epsilon, "a finite number above 0 and at most 1")
     }
 }
 
@@ -378,10 +393,16 @@ mod tests {
 
     #[test]
     fn values_outside_their_range_are_named() {
-        for beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for beta in [0.0, -1.0, 1e300, f64::NAN, f64::INFINITY] {
             let error = DpoConfig { beta, ..Default::default() }.validate().unwrap_err().to_string();
-            assert!(error.contains("beta") && error.contains("above 0"), "{error}");
+            assert!(error.contains("beta") && error.contains("above 0 and at most 1000000"), "{error}");
         }
+        for learning_rate in [0.0, 1e4, f64::NAN] {
+            let error = OptimizerConfig { learning_rate, ..Default::default() }.validate().unwrap_err();
+            assert!(error.to_string().contains("at most 1000"), "{error}");
+        }
+        assert!(OptimizerConfig { weight_decay: 1e7, ..Default::default() }.validate().is_err());
+        assert!(OptimizerConfig { adam_epsilon: 2.0, ..Default::default() }.validate().is_err());
         assert!(DpoConfig { label_smoothing: 0.5, ..Default::default() }.validate().is_err());
         let names =
             |names: &[&str]| LoraTargets::Names(names.iter().map(|name| (*name).to_owned()).collect());

@@ -43,8 +43,8 @@ pub(crate) struct Dropout {
 }
 
 /// What the pass at hand is.
-#[derive(Debug, Default)]
-struct Pass {
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Pass {
     /// The optimiser step; none where nothing is trained.
     step: Option<u64>,
     /// What stands for each group, and its rows in the flat stream.
@@ -67,7 +67,7 @@ impl Dropout {
         1.0 - self.probability
     }
 
-    fn pass(&self) -> MutexGuard<'_, Pass> {
+    pub(super) fn pass(&self) -> MutexGuard<'_, Pass> {
         // A thread that panicked leaves a pass that is whole: each field is set at once.
         self.pass.lock().unwrap_or_else(PoisonError::into_inner)
     }

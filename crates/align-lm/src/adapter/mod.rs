@@ -20,8 +20,10 @@ use align_core::{
 };
 
 use crate::Result;
-use crate::model::{Model, Trainable};
+use crate::matrix::Matrix;
+use crate::model::{LoadOptions, Model, Trainable};
 use crate::weights::{Builder, Existing, Role, Source, Weight};
+pub(crate) use dropout::Pass;
 use dropout::{Dropout, Mixed};
 pub(crate) use folder::ADAPTER_CONFIG;
 use folder::AdapterFolder;
@@ -54,7 +56,7 @@ pub(crate) struct Attached {
 
 impl Attached {
     pub(crate) fn parameters(&self) -> Vec<Parameter> {
-        self.weights.iter().map(Weight::parameter).collect()
+        self.weights.iter().filter_map(Weight::parameter).collect()
     }
 
     pub(crate) fn begin_step(&self, step: Option<u64>) {
@@ -67,6 +69,18 @@ impl Attached {
     pub(crate) fn enter(&self, batch: &PackedBatch, device: Device) {
         if let Some(dropout) = &self.dropout {
             dropout.enter(batch, device);
+        }
+    }
+
+    /// Returns what the pass at hand draws its dropout from.
+    pub(crate) fn pass(&self) -> Option<Pass> {
+        Some(self.dropout.as_ref()?.pass().clone())
+    }
+
+    /// Goes back to a pass, whose layers are computed again.
+    pub(crate) fn repeat(&self, pass: Pass) {
+        if let Some(dropout) = &self.dropout {
+            *dropout.pass() = pass;
         }
     }
 }
@@ -137,11 +151,11 @@ impl Model {
             if let Some(merged) = linear.merge()? {
                 let name = format!("{}.weight", linear.name());
                 let weight = self.weights.iter_mut().find(|weight| weight.name == name);
-                weight.into_iter().for_each(|weight| weight.tensor = merged.shallow_clone());
+                weight.into_iter().for_each(|weight| weight.matrix = Matrix::Dense(merged.shallow_clone()));
             }
         }
         self.adapter = None;
-        self.trainable = Trainable::No;
+        self.options.trainable = Trainable::No;
         Ok(())
     }
 
@@ -169,7 +183,9 @@ impl Model {
         }
         let dropout = Dropout::new(plan.lora.dropout, options.seed).map(Arc::new);
         let layers = self.config().linear_layers()?;
-        let mut builder = Builder::new(source, options.trainable == Trainable::All);
+        // Its numbers are float32 whatever the base is kept in.
+        let own = LoadOptions { trainable: options.trainable, ..LoadOptions::default() };
+        let mut builder = Builder::new(source, &own);
         let mut adapters = Vec::new();
         for layer in &layers {
             let Some(share) = plan.layers.get(&layer.name) else { continue };
@@ -182,8 +198,8 @@ impl Model {
             adapters.push((layer.name.as_str(), Adapter { down, up, scale, module, dropout }));
         }
         let weights = builder.finish();
-        for weight in &self.weights {
-            let _ = weight.tensor.f_set_requires_grad(false)?;
+        for tensor in self.weights.iter().filter_map(|weight| weight.matrix.dense()) {
+            let _ = tensor.f_set_requires_grad(false)?;
         }
         // Both lists have the order of the decoder.
         let mut adapters = adapters.into_iter().peekable();
@@ -193,7 +209,7 @@ impl Model {
             }
         }
         self.adapter = Some(Attached { plan, weights, dropout });
-        self.trainable = options.trainable;
+        self.options.trainable = options.trainable;
         Ok(())
     }
 }

@@ -3,16 +3,11 @@
 use std::path::Path;
 
 use align_cli::{Result, args::TrainArgs, talk};
-use align_core::align_types::PromptGroup;
 use align_data::DataReport;
 use align_lm::MemoryEstimate;
 use serde_json::json;
 
-use crate::{
-    failure,
-    model::Folder,
-    train::{Method, Rows},
-};
+use crate::{failure, model::Folder, rows::Rows, train::Method};
 
 /// Shows configuration, batch arithmetic, memory estimate and number of steps on stdout.
 pub fn show(
@@ -33,8 +28,11 @@ pub fn show(
     let per_epoch = rows.train.len().div_ceil(config.batch_size.max(1));
     let estimate = folder.config.memory_estimate().map_err(failure::of)?;
     let estimate = trained.map_or(estimate, |trained| estimate.with_adapter(trained));
-    let batch_tokens = tokens_of_a_batch(&rows.train, config.batch_size);
-    let pass = config.micro_batch_tokens.max(longest(&rows.train)).min(batch_tokens.max(1));
+    let (all, longest) = count_tokens(&rows.train)?;
+    let batch_rows = config.batch_size.min(rows.train.len());
+    let batch_tokens = (all * batch_rows).checked_div(rows.train.len()).unwrap_or(0);
+    let pass = config.micro_batch_tokens.max(longest).min(batch_tokens.max(1));
+    let (_, shares) = rows.source(config.batch_size, config.seed, steps)?;
     let memory = Memory::new(&estimate, pass, config.threads, reference);
     if train.machine.json {
         let value = json!({
@@ -48,6 +46,7 @@ pub fn show(
             "trained_parameters": estimate.trained,
             "memory_mb": memory.total_mb(),
             "data": report,
+            "data_shares": shares,
         });
         return talk::data(&format!("{value:#}\n"));
     }
@@ -79,13 +78,15 @@ pub fn show(
     ))
 }
 
-fn tokens_of_a_batch(groups: &[PromptGroup], batch_size: usize) -> usize {
-    let all: usize = groups.iter().map(PromptGroup::flat_tokens).sum();
-    (all * batch_size.min(groups.len())).checked_div(groups.len()).unwrap_or(0)
-}
-
-fn longest(groups: &[PromptGroup]) -> usize {
-    groups.iter().map(PromptGroup::flat_tokens).max().unwrap_or(0)
+/// Counts the tokens of all rows laid out flat, and those of the longest.
+fn count_tokens(rows: &align_data::Rows) -> Result<(usize, usize)> {
+    let (mut all, mut longest) = (0, 0);
+    for group in rows.iter() {
+        let tokens = group?.flat_tokens();
+        all += tokens;
+        longest = longest.max(tokens);
+    }
+    Ok((all, longest))
 }
 
 /// The parts of the estimate, in bytes.

@@ -138,6 +138,12 @@ fn is_out_of_memory(message: &str) -> bool {
 fn out_of_memory(message: &str) -> Error {
     Error::environment(
         message,
-        ["lower --micro-batch-tokens, --max-length or --threads; --dry-run estimates the memory".to_owned()],
+        [
+            "lower --micro-batch-tokens",
+            "lower --max-length",
+            "lower --threads",
+            "--dry-run estimates the memory",
+        ]
+        .map(str::to_owned),
     )
 }

@@ -32,7 +32,7 @@ pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
     check_room(&prompts, folder.config.context_length())?;
     let rows: Vec<usize> = prompts.iter().map(row_number).collect();
     let adapter = flags.machine.adapter.as_deref();
-    let model = model::load_adapted(&flags.model, adapter, device)?;
+    let model = model::load_adapted(&flags.model, adapter, &model::frozen(&flags.machine, device))?;
     let origin = Origin::new("generate", settings, &flags.model, adapter, &flags.prompts)?;
     let stop = interrupt::flag()?;
     let mut output = Output::begin(&flags.output, &origin, &rows, flags.resume)?;

@@ -9,7 +9,7 @@ use align_cli::{Error, Result, args::TrainArgs};
 use align_core::align_types::{PromptGroup, TokenId};
 use sha2::{Digest, Sha256};
 
-use crate::{origin, train::Rows};
+use crate::{origin, rows::Rows};
 
 /// Checks that deleting the run in `output` deletes nothing that the new run reads.
 ///
@@ -50,12 +50,18 @@ fn is_below(folder: &Path, path: &Path) -> bool {
 /// weights in folders that are read and not trained.
 ///
 /// # Errors
-/// [`Error::Data`] for a folder that cannot be read.
+/// [`Error::Data`] for a folder that cannot be read, or rows on a disk that fails.
 pub fn fingerprint(rows: &Rows, folders: &[&Path]) -> Result<String> {
     let mut hash = Sha256::new();
     for groups in [&rows.train, &rows.eval] {
         hash.update((groups.len() as u64).to_le_bytes());
-        groups.iter().for_each(|group| add(&mut hash, group));
+        for group in groups.iter() {
+            add(&mut hash, &*group?);
+        }
+    }
+    // Where one file ends and the next begins decides only where they are mixed.
+    if rows.mixed {
+        rows.files.iter().for_each(|part| hash.update((part.rows as u64).to_le_bytes()));
     }
     for folder in folders {
         let weights: Vec<PathBuf> =
@@ -81,6 +87,9 @@ fn add(hash: &mut Sha256, group: &PromptGroup) {
     group.completions.iter().for_each(|answer| ids(&answer.token_ids));
     for answer in &group.completions {
         hash.update(format!("{}|{:?}|{:?}|{:?};", answer.name, answer.label, answer.rank, answer.reward));
+        if let Some(trained) = &answer.trained {
+            hash.update(format!("{trained:?};"));
+        }
     }
 }
 
@@ -98,19 +107,23 @@ mod tests {
     #[test]
     fn every_token_and_its_place_count() {
         let of = |train: Vec<PromptGroup>, eval: Vec<PromptGroup>| {
-            fingerprint(&Rows { train, eval }, &[]).unwrap()
+            let rows = Rows { train: train.into(), eval: eval.into(), files: Vec::new(), mixed: false };
+            fingerprint(&rows, &[]).unwrap()
         };
         let row = || group(&[1, 2], &[&[3], &[4, 5]]);
         let known = of(vec![row()], vec![row()]);
         assert_eq!(known, of(vec![row()], vec![row()]));
         let mut labelled = row();
         labelled.completions[0].label = Some(true);
+        let mut masked = row();
+        masked.completions[1].trained = Some(vec![1..2]);
         for other in [
             vec![group(&[1, 2], &[&[3], &[4, 6]])],
             vec![group(&[1], &[&[2, 3], &[4, 5]])],
             vec![group(&[1, 2], &[&[3, 4], &[5]])],
             vec![row(), row()],
             vec![labelled],
+            vec![masked],
         ] {
             assert_ne!(known, of(other, vec![row()]));
         }

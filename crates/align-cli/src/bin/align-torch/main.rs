@@ -15,6 +15,7 @@ mod notices;
 mod origin;
 mod output;
 mod progress;
+mod rows;
 mod samples;
 mod sft;
 mod train;
@@ -22,7 +23,7 @@ mod tuning;
 
 use std::{ffi::OsString, io::Write};
 
-use align_cli::{Result, args::Command, settings, talk};
+use align_cli::{Result, args::Command, settings, talk, usage};
 
 fn main() {
     // Before anything else: threads started later inherit what is set here.
@@ -31,6 +32,7 @@ fn main() {
     let code = match run(&argv) {
         Ok(()) => 0,
         Err(error) => {
+            let error = usage::fit_hints(error, &argv);
             talk::report(&error);
             error.exit_code()
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use align_cli::{Error, Result, args::MergeArgs, talk};
-use align_lm::SaveDtype;
+use align_lm::{FrozenStorage, LoadOptions, SaveDtype};
 use serde_json::json;
 
 use crate::{computer, failure, model};
@@ -12,7 +12,10 @@ pub fn run(flags: &MergeArgs) -> Result<()> {
     let device = computer::set_up(&flags.machine)?;
     must_be_new(&flags.output)?;
     let adapter = flags.machine.adapter.as_deref();
-    let mut model = model::load_adapted(&flags.model, adapter, device)?;
+    // The sum is rounded once, when it is saved.
+    let options =
+        LoadOptions { frozen: storage(flags.machine.load_in_4bit), ..model::frozen(&flags.machine, device) };
+    let mut model = model::load_adapted(&flags.model, adapter, &options)?;
     model.merge_adapter().map_err(failure::of)?;
     model.save_with_tokenizer(&flags.output, SaveDtype::Source, &flags.model).map_err(failure::of)?;
     if flags.machine.json {
@@ -20,6 +23,11 @@ pub fn run(flags: &MergeArgs) -> Result<()> {
     }
     talk::say(&format!("the merged model is in {}", flags.output.display()));
     Ok(())
+}
+
+/// An adapter that was trained over 4 bits belongs to the numbers that these stand for.
+fn storage(in_4bit: bool) -> FrozenStorage {
+    if in_4bit { FrozenStorage::Nf4 } else { FrozenStorage::Float }
 }
 
 /// A folder that holds something may be what is read.

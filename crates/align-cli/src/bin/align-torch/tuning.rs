@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use align_cli::{Result, args::TrainArgs};
-use align_core::{align_types::config::LoraConfig, tch::Device};
-use align_lm::{AdapterOptions, Model, ModelConfig, Trainable};
+use align_core::align_types::config::LoraConfig;
+use align_lm::{AdapterOptions, LoadOptions, Model, ModelConfig, Trainable};
 
 use crate::{failure, model};
 
@@ -42,15 +42,22 @@ impl<'a> Tuning<'a> {
         }
     }
 
-    /// Loads the model to train, as a checkpoint has it where there is one.
+    /// Loads the model to train, with the options of one that is, as a checkpoint has it where there is one.
     ///
     /// # Errors
     /// As [`model::load`] and [`Self::check`].
-    pub fn load(&self, base: &Path, checkpoint: Option<&Path>, device: Device, seed: u64) -> Result<Model> {
+    pub fn load(
+        &self,
+        base: &Path,
+        checkpoint: Option<&Path>,
+        options: &LoadOptions,
+        seed: u64,
+    ) -> Result<Model> {
         if matches!(self, Self::Full) {
-            return model::load(checkpoint.unwrap_or(base), device, Trainable::All);
+            return model::load(checkpoint.unwrap_or(base), options);
         }
-        let mut policy = model::load(base, device, Trainable::No)?;
+        let base_options = LoadOptions { trainable: Trainable::No, ..*options };
+        let mut policy = model::load(base, &base_options)?;
         let options = AdapterOptions { trainable: Trainable::All, seed };
         match (self, checkpoint) {
             (Self::From(adapter), None) => policy.load_adapter(adapter, &options),
@@ -67,9 +74,15 @@ impl<'a> Tuning<'a> {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn beginning(&self, policy: &Model, base: &Path, continued: bool, device: Device) -> Result<Model> {
+    pub fn beginning(
+        &self,
+        policy: &Model,
+        base: &Path,
+        continued: bool,
+        options: &LoadOptions,
+    ) -> Result<Model> {
         match (self, continued) {
-            (Self::Full, true) => model::load(base, device, Trainable::No),
+            (Self::Full, true) => model::load(base, options),
             (Self::Full | Self::From(_), false) => policy.frozen_copy().map_err(failure::of),
             (Self::New(_), _) => policy.base().map_err(failure::of),
             (Self::From(adapter), true) => {
