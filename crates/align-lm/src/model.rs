@@ -446,7 +446,7 @@ impl CausalLm for Model {
     }
 
     fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
-        self.tape.backward(loss, &self.decoder, &|batch| self.enter(batch))
+        Tape::backward(&self.tape, loss, &self.decoder, &|batch| self.enter(batch))
     }
 
     fn discard_forwards(&self) {

@@ -50,7 +50,7 @@ impl Segment {
     }
 
     /// Continues the backward pass of a loss from the last block down to the embedding; `enter` is told the rows first.
-    fn backward(mut self, decoder: &Transformer, enter: &dyn Fn(&PackedBatch)) -> Result<()> {
+    fn continue_backward(mut self, decoder: &Transformer, enter: &dyn Fn(&PackedBatch)) -> Result<()> {
         let mut gradient = self.output.f_grad()?;
         drop(self.output);
         if !gradient.defined() {
@@ -115,6 +115,6 @@ impl Tape {
             return Err(Error::input("backward pass", "blocks cannot be computed again under `no_grad`"));
         }
         loss.f_backward()?;
-        segments.into_iter().rev().try_for_each(|segment| segment.backward(decoder, enter))
+        segments.into_iter().rev().try_for_each(|segment| segment.continue_backward(decoder, enter))
     }
 }

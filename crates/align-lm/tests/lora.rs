@@ -262,6 +262,28 @@ fn dropout_is_for_training_and_does_not_depend_on_the_cut() {
     assert_eq!(off, log_probs(&model, &groups));
 }
 
+/// Blocks that are computed again drop what they dropped, each pass its own.
+#[test]
+fn dropout_is_repeated_where_activations_are_computed_again() {
+    let (kept, _) = adapted("llama");
+    let dir = fixture("models/tiny-llama");
+    let options = LoadOptions { recompute: true, ..LoadOptions::default() };
+    let mut again = Model::load(&dir, &options).unwrap();
+    again.load_adapter(&folder("llama"), &AdapterOptions { seed: 3, ..AdapterOptions::default() }).unwrap();
+    let groups = rows();
+    let cut = [&groups[..1], &groups[1..]];
+    kept.begin_step(Some(2));
+    again.begin_step(Some(2));
+    let expected = gradients(&kept, &cut);
+    // Both passes wait for one backward pass.
+    let losses = cut.map(|groups| values(&again, groups).sum(Kind::Double));
+    again.backward(&(&losses[0] + &losses[1])).unwrap();
+    for ((name, expected), parameter) in expected.iter().zip(again.parameters()) {
+        let off = (expected - parameter.tensor.grad()).abs().max().double_value(&[]);
+        assert!(off <= 1e-5 * expected.abs().max().double_value(&[]).max(1e-2), "{name}: {off}");
+    }
+}
+
 #[test]
 fn what_is_saved_is_loaded_bit_by_bit() {
     for name in ADAPTERS {
