@@ -25,7 +25,7 @@ pub fn html(report: &Report<'_>) -> String {
     );
     page += "<h2>Claims</h2>\n";
     page += &claims(report);
-    page += "<h2>Controls: what must not happen</h2>\n";
+    page += "<h2>Controls: what must be so</h2>\n";
     page += &controls(report);
     page += "<h2>Curves</h2>\n<div class=\"charts\">\n";
     outcome.findings.figures.iter().for_each(|f| page += &figure(f));

@@ -35,7 +35,7 @@ pub fn markdown(report: &Report<'_>) -> String {
             c.verdict.to_string(),
         ]
     });
-    text += "\n## Controls: what must not happen\n\n";
+    text += "\n## Controls: what must be so\n\n";
     text += &table(&["control", "ours [95 % interval]", "must show", "verdict"], controls);
     for part in &outcome.findings.tables {
         let head: Vec<&str> = part.head.iter().map(String::as_str).collect();

@@ -19,7 +19,7 @@ pub fn text_table(outcome: &Outcome) -> String {
         })
         .collect();
     text += &columns(&["claim", "paper", "ours", "verdict", "weight"], &claims);
-    text += "\ncontrols (what must not happen)\n";
+    text += "\ncontrols (what must be so)\n";
     let controls: Vec<Vec<String>> = outcome
         .controls
         .iter()
