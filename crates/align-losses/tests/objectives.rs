@@ -85,7 +85,7 @@ proptest! {
         let config = DpoConfig::default();
         let terms = |chosen: &Tensor, rejected: &Tensor, ref_chosen: &Tensor| {
             let inputs = DpoInputs {
-                chosen, rejected, ref_chosen: Some(ref_chosen), ref_rejected: Some(&zero),
+                ref_chosen: Some(ref_chosen), ref_rejected: Some(&zero), ..DpoInputs::new(chosen, rejected)
             };
             Vec::<f64>::try_from(&dpo_loss(&inputs, &config).unwrap().components[0].terms).unwrap()
         };
