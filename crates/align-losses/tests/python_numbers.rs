@@ -8,8 +8,8 @@ use align_core::{
 };
 use align_losses::{
     BcoBatch, DpoConfig, DpoInputs, DpoLossType, FeedbackInputs, KtoConfig, KtoInputs, PairLengths,
-    RunningMean, UnaConfig, UnaInputs, bco_loss, dpo_loss, kto_baseline, kto_loss, length_desensitised_sums,
-    policy_weights, una_loss,
+    RunningMean, SftConfig, UnaConfig, UnaInputs, bco_loss, dpo_loss, kto_baseline, kto_loss,
+    length_desensitised_sums, policy_weights, sft_loss, una_loss,
 };
 use serde_json::Value;
 
@@ -115,6 +115,16 @@ fn losses_of_pairs() {
     }
     for loss in DpoLossType::ALL {
         assert!(seen.contains(&loss), "{loss:?} has no case");
+    }
+}
+
+#[test]
+fn aggregations_of_sft() {
+    let expected = Expected::read();
+    for case in expected.cases("sft") {
+        let config: SftConfig = serde_json::from_value(case["config"].clone()).unwrap();
+        let leaf = expected.tokens("policy").set_requires_grad(true);
+        check(case, &sft_loss(&expected.log_probs(&leaf), config.aggregation).unwrap(), &leaf);
     }
 }
 
