@@ -17,6 +17,8 @@ use proptest::prelude::*;
 pub const VOCAB: u32 = 6;
 
 pub fn model(seed: u64) -> BigramLm {
+    // Tests run side by side; their tensors are too small to be worth threads of libtorch.
+    align_core::threads::prepare_compute_thread();
     let mut rng = RngStream::new(seed, Purpose::Init, 0, 0);
     let table: Vec<f64> = (0..VOCAB * VOCAB).map(|_| rng.normal()).collect();
     BigramLm::new(&Tensor::from_slice(&table).reshape([i64::from(VOCAB), i64::from(VOCAB)]))
