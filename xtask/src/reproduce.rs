@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process;
-use crate::{Metadata, Result, Workspace, setup};
+use crate::{ALL_PROGRAMS, Metadata, Result, Workspace, setup};
 
 /// The flags of `cargo xtask reproduce`; `align-repro` has the same.
 ///
@@ -48,10 +48,10 @@ pub struct Options {
 /// # Errors
 /// Those of the set-up, and [`crate::Error::Start`]. The exit code is that of `align-repro`.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let packages = ["--package", "align-cli", "--package", "align-repro"];
-    setup::ensure(workspace, &packages)?;
+    setup::ensure(workspace, &ALL_PROGRAMS)?;
     // Built as a step of its own, so that Ctrl-C reaches the study and not cargo, and its exit code is ours.
-    process::run_talking(workspace.cargo("build").args(["--release", "--quiet"]).args(packages))?;
+    // Built like everything else, so that nothing is compiled again after a test run or before one.
+    process::run_talking(workspace.cargo("build").args(["--release", "--quiet"]).args(ALL_PROGRAMS))?;
     let metadata = workspace.metadata()?;
     let mut command = Command::new(metadata.release_program("", "align-repro"));
     if std::env::var_os("OMP_WAIT_POLICY").is_none() {

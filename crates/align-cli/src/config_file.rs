@@ -85,11 +85,19 @@ fn words(flag: &str, value: &toml::Value, is_switch: bool) -> Result<Vec<OsStrin
 }
 
 fn unknown_key(key: &str, place: &str, command: &Command) -> Error {
+    let flag = key.replace('_', "-");
+    if usage::is_not_yet(&flag) {
+        return Error::usage(format!("{place}: {key} is not in this version yet"), []);
+    }
+    if is_outside_files(&flag) {
+        let message = format!("{place}: {key} cannot be a key: it is given on the command line only");
+        return Error::usage(message, ["leave this line out".to_owned()]);
+    }
     let mut hints = Vec::new();
     let flags =
         command.get_arguments().filter_map(clap::Arg::get_long).filter(|flag| !is_outside_files(flag));
-    let near = usage::nearest(&key.replace('_', "-"), flags);
-    let others = usage::commands_with(&key.replace('_', "-"));
+    let near = align_data::nearest(&flag, flags);
+    let others = usage::commands_with(&flag);
     if let Some(flag) = near {
         hints.push(format!("did you mean {}?", flag.replace('-', "_")));
     } else if !others.is_empty() {

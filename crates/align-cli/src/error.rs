@@ -88,6 +88,19 @@ impl Error {
         }
     }
 
+    /// Keeps the hints that `keep` accepts.
+    #[must_use]
+    pub(crate) fn retain_hints(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        if let Self::Usage { hints, .. }
+        | Self::Environment { hints, .. }
+        | Self::Data { hints, .. }
+        | Self::Interrupted { hints, .. } = &mut self
+        {
+            hints.retain(|hint| keep(hint));
+        }
+        self
+    }
+
     /// Returns the exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -118,10 +131,10 @@ impl From<align_types::Error> for Error {
     fn from(error: align_types::Error) -> Self {
         match error {
             align_types::Error::Config { key, value, expected } => {
-                Self::usage(format!("--{key} {value}: expected {expected}"), std::iter::empty())
+                Self::usage(format!("--{key} {value}: expected {}", as_flags(expected)), [])
             }
-            align_types::Error::Exclusive { .. } => Self::usage(error.to_string(), std::iter::empty()),
-            other => Self::data(other.to_string(), std::iter::empty()),
+            align_types::Error::Exclusive { .. } => Self::usage(error.to_string(), []),
+            other => Self::data(other.to_string(), []),
         }
     }
 }
@@ -136,27 +149,49 @@ impl From<align_data::Error> for Error {
             Data::Write { path, source } => Self::Write { path, source },
             Data::BadRows { shown, count, rows } => {
                 let mut message = format!("{count} of {rows} rows cannot be used");
-                shown.iter().for_each(|bad| message.push_str(&format!("\n  {bad}")));
+                shown.iter().for_each(|bad| message.push_str(&format!("\n  {}", as_flags(&bad.to_string()))));
                 if count > shown.len() {
                     message.push_str(&format!("\n  and {} more", count - shown.len()));
                 }
-                Self::data(message, ["correct them, or drop them with --bad-rows skip".to_owned()])
+                Self::data(message, advice(&["correct these rows", "--bad-rows skip drops them"]))
             }
             Data::WrongFormat { row, found, hint } => {
-                let hint = hint.replace("set sft-on-chosen", "give --sft-on-chosen");
-                Self::data(format!("{row}: {found}"), [hint])
+                Self::data(format!("{row}: {found}"), [as_flags(&hint)])
             }
+            Data::NoGoodRow { .. } => Self::data(
+                as_flags(&error.to_string()),
+                advice(&["correct the file, or leave it out", "--columns names the columns of all files"]),
+            ),
             Data::TooLong { row, tokens, limit, count } => Self::data(
                 format!("{row}: {tokens} tokens, the limit is {limit} ({count} rows are over it)"),
-                ["raise --max-length, or cut rows with --truncation keep-start or keep-end".to_owned()],
+                advice(&["raise --max-length", "--truncation keep-start or keep-end cuts rows"]),
             ),
             Data::NothingLeft { .. } => Self::data(
-                error.to_string(),
-                ["`align data check FILE --model DIR` shows the lengths; raise --max-length".to_owned()],
+                as_flags(&error.to_string()),
+                advice(&["`align data check FILE --model DIR` shows the lengths", "raise --max-length"]),
             ),
-            other => Self::data(other.to_string(), []),
+            other => Self::data(as_flags(&other.to_string()), []),
         }
     }
+}
+
+/// Settings as messages of the other crates write them, and as a user of this program gives them.
+const FLAGS: &[(&str, &str)] = &[
+    ("set sft-on-chosen", "give --sft-on-chosen"),
+    ("map them: columns ", "map them: --columns "),
+    ("rename or map the columns", "rename the columns or map them with --columns NAME=COLUMN"),
+    ("within max-length", "within --max-length"),
+    ("use greedy", "use --greedy"),
+];
+
+/// Writes settings in a message of another crate as flags.
+pub(crate) fn as_flags(text: &str) -> String {
+    FLAGS.iter().fold(text.to_owned(), |text, (setting, flag)| text.replace(setting, flag))
+}
+
+/// Makes hints, each a piece of advice that stands alone.
+fn advice(hints: &[&str]) -> Vec<String> {
+    hints.iter().map(|hint| (*hint).to_owned()).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub mod manual;
 pub mod metrics;
 pub mod settings;
 pub mod talk;
-mod usage;
+pub mod usage;
 
 pub use error::{Error, Result};
 pub use launch::THREAD_ENVIRONMENT;

@@ -301,6 +301,14 @@ pub const METRICS: &[Metric] = &[
         "-",
         "-",
     ),
+    metric(
+        Place::Summary,
+        "data_shares",
+        "for each file of `--data`: its rows, its weight with `--data-weights`, and its rows in an epoch",
+        "rows",
+        "the weights' shares of all rows",
+        "-",
+    ),
 ];
 
 /// Lists the names that `--keep-best` takes for a training command.

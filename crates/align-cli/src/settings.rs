@@ -75,10 +75,16 @@ fn is_on_command_line(matches: &ArgMatches, flag: &str) -> bool {
 
 fn check(command: &Command) -> Result<()> {
     match command {
-        Command::Sft(sft) => check_training(&sft.train, Place::Sft),
+        Command::Sft(sft) => {
+            check_training(&sft.train)?;
+            check_metric(&sft.train, Place::Sft, |_| true)
+        }
         Command::Dpo(dpo) => {
             dpo.dpo_config().validate()?;
-            check_training(&dpo.train, Place::Dpo)
+            check_training(&dpo.train)?;
+            // Without a reference rewards are called otherwise.
+            let absent = if dpo.method.reference_free { "rewards/" } else { "reference_free/" };
+            check_metric(&dpo.train, Place::Dpo, |name| !name.starts_with(absent))
         }
         Command::Generate(generate) => {
             generate.sampling.config().validate()?;
@@ -95,15 +101,17 @@ fn check(command: &Command) -> Result<()> {
             };
             config.validate().map_err(data_config)
         }
+        Command::Merge(merge) => check_threads(&merge.machine),
         Command::Data(args::DataCommand::Check(check)) => check_columns(&check.columns),
         Command::Doctor(_) | Command::Completions(_) => Ok(()),
     }
 }
 
-fn check_training(train: &TrainArgs, place: Place) -> Result<()> {
+fn check_training(train: &TrainArgs) -> Result<()> {
     check_threads(&train.machine)?;
     train.train_config().validate()?;
     train.optimizer_config().validate()?;
+    check_adapter(train)?;
     train.data_config().validate().map_err(data_config)?;
     let missing = |flag: &str, what: &str, key: &str, value: &str| {
         let hint = format!("give {flag}, or `{key} = {value}` in the file of --config");
@@ -118,22 +126,66 @@ fn check_training(train: &TrainArgs, place: Place) -> Result<()> {
     if train.output_dir.is_none() && !train.dry_run {
         return missing("--output-dir DIR", "the folder of the run", "output_dir", "\"DIR\"");
     }
+    if train.machine.load_in_4bit && train.lora.lora_rank.is_none() && train.machine.adapter.is_none() {
+        let why = "weights in 4 bits are never trained, only an adapter on top of them is";
+        return Err(Error::usage(format!("--load-in-4bit needs --lora-rank R or --adapter DIR: {why}"), []));
+    }
+    check_weights(train)?;
     if train.watch.eval_data.is_empty() && train.watch.eval_every > 0 {
         return Err(Error::usage("--eval-every needs --eval-data FILE", []));
     }
     if train.watch.eval_data.is_empty() && train.watch.keep_best.is_some() {
         return Err(Error::usage("--keep-best needs --eval-data FILE", []));
     }
-    train.watch.keep_best.as_deref().map_or(Ok(()), |metric| check_metric(metric, place))
+    Ok(())
 }
 
-fn check_metric(metric: &str, place: Place) -> Result<()> {
-    let known = metrics::held_out(place);
+fn check_adapter(train: &TrainArgs) -> Result<()> {
+    match (train.lora.config(), &train.machine.adapter) {
+        (Some(lora), None) => Ok(lora.validate()?),
+        (Some(lora), Some(adapter)) => {
+            let (rank, adapter) = (lora.rank, adapter.display());
+            Err(Error::usage(
+                format!("--lora-rank {rank}: there is --adapter {adapter} to train already"),
+                ["--lora-rank begins a new adapter, --adapter goes on with one".to_owned()],
+            ))
+        }
+        (None, _) => match train.lora.first_detail() {
+            None => Ok(()),
+            Some((flag, value)) => Err(Error::usage(
+                format!("{flag} {value}: needs --lora-rank R"),
+                ["without a rank all weights are trained; an adapter of --adapter has its own settings"
+                    .to_owned()],
+            )),
+        },
+    }
+}
+
+fn check_weights(train: &TrainArgs) -> Result<()> {
+    let (weights, files) = (&train.rows.data_weights, train.data.len());
+    if let Some(weight) = weights.iter().find(|weight| !weight.is_finite() || **weight <= 0.0) {
+        let hint = "leave a file out rather than give it no weight".to_owned();
+        return Err(Error::usage(
+            format!("--data-weights {weight}: expected a finite number above 0"),
+            [hint],
+        ));
+    }
+    if weights.is_empty() || weights.len() == files {
+        return Ok(());
+    }
+    let message = format!("--data-weights has {} weights, and --data {files} files", weights.len());
+    Err(Error::usage(message, ["give one weight for each file, in their order".to_owned()]))
+}
+
+/// Checks that the method has the metric of `--keep-best`; `there` says which of its names these settings give.
+fn check_metric(train: &TrainArgs, place: Place, there: impl Fn(&str) -> bool) -> Result<()> {
+    let Some(metric) = train.watch.keep_best.as_deref() else { return Ok(()) };
+    let known: Vec<_> = metrics::held_out(place).into_iter().filter(|name| there(name)).collect();
     let name = metric.strip_prefix("eval/").unwrap_or(metric);
     if known.contains(&name) {
         return Ok(());
     }
-    let near = usage::nearest(name, known.iter().copied()).map(|near| format!("did you mean {near}?"));
+    let near = align_data::nearest(name, known.iter().copied()).map(|near| format!("did you mean {near}?"));
     let choices = format!("choices: {}", known.join(", "));
     Err(Error::usage(
         format!("--keep-best {metric}: there is no such metric"),
@@ -310,7 +362,8 @@ mod tests {
             ("\nbetta = 1\n", "run.toml:2: unknown key betta", "did you mean beta?"),
             ("batch-size = 1\n", "run.toml:1: unknown key batch-size", "did you mean batch_size?"),
             ("aggregation = \"x\"\n", "run.toml:1: unknown key aggregation", "a key of align sft"),
-            ("config = \"x\"\n", "run.toml:1: unknown key config", "--help"),
+            ("config = \"x\"\n", "run.toml:1: config cannot be a key", "leave this line out"),
+            ("kl_coef = 1\n", "run.toml:1: kl_coef is not in this version yet", ""),
             ("beta = \"x\"\n", "run.toml:1: beta = x: expected a number", ""),
             ("beta = true\n", "run.toml:1: beta = true: expected a number or a string", ""),
             ("resume = 3\n", "run.toml:1: resume = 3: expected true or false", ""),

@@ -58,18 +58,25 @@ pub(crate) fn plain_words(error: &clap::Error, command: &str) -> (String, Vec<St
 
 /// Names the command of a command line for hints: `align dpo`, `align data check`.
 pub(crate) fn command_path(argv: &[OsString]) -> String {
-    let mut path = vec!["align".to_owned()];
+    command_at(argv).get_bin_name().unwrap_or("align").to_owned()
+}
+
+/// Finds the command of a command line; the program itself where it names none.
+fn command_at(argv: &[OsString]) -> clap::Command {
     let mut level = args::command();
+    level.build();
     for word in argv.iter().skip(1).filter_map(|word| word.to_str()) {
         match level.find_subcommand(word).cloned() {
-            Some(next) => {
-                path.push(word.to_owned());
-                level = next;
-            }
+            Some(next) => level = next,
             None => break,
         }
     }
-    path.join(" ")
+    level
+}
+
+/// Says whether a flag, named without its dashes, is promised and not written yet.
+pub(crate) fn is_not_yet(flag: &str) -> bool {
+    args::FLAGS_NOT_YET.contains(&flag)
 }
 
 /// Lists the commands that know a flag.
@@ -91,13 +98,16 @@ fn answer(error: &clap::Error) -> Error {
 }
 
 fn unknown_flag(error: &clap::Error, arg: &str, command: &str) -> (String, Vec<String>) {
+    if is_not_yet(arg.trim_start_matches("--")) {
+        return (format!("{arg} is not in this version yet"), Vec::new());
+    }
     let mut hints = Vec::new();
     if let Some(ContextValue::String(near)) = error.get(ContextKind::SuggestedArg) {
         hints.push(format!("did you mean {near}?"));
     }
     let others = commands_with(arg);
     if hints.is_empty() && !others.is_empty() {
-        hints.push(format!("{arg} is a flag of {}", others.join(", ")));
+        hints.push(format!("`{arg}` is a flag of {}", others.join(", ")));
     }
     let what = if arg.starts_with('-') { "unknown flag" } else { "unexpected argument" };
     (format!("{what} {arg} of {command}"), hints)
@@ -110,17 +120,35 @@ fn unknown_command(error: &clap::Error) -> (String, Vec<String>) {
     }
     let root = args::command();
     let names = root.get_subcommands().map(clap::Command::get_name);
-    let hints = nearest(&name, names).map(|near| format!("did you mean {near}?"));
+    let hints = align_data::nearest(&name, names).map(|near| format!("did you mean {near}?"));
     (format!("unknown command {name}"), hints.into_iter().collect())
 }
 
-/// Finds the word that is most like another, if any is like it.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
-    candidates
-        .map(|candidate| (strsim::damerau_levenshtein(candidate, word), candidate))
-        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 3))
-        .min()
-        .map(|(_, candidate)| candidate.to_owned())
+/// Leaves out the hints of an error that name flags which the command at hand does not have.
+///
+/// Errors of rows and models are made where nobody knows which command runs.
+pub fn fit_hints(error: Error, argv: &[OsString]) -> Error {
+    error.retain_hints(|hint| foreign_flags(hint, argv).is_empty())
+}
+
+/// Lists the flags in a text that other commands have and the one at hand has not.
+///
+/// What stands in backticks is a whole command line, with flags of its own.
+pub fn foreign_flags<'a>(text: &'a str, argv: &[OsString]) -> Vec<&'a str> {
+    let command = command_at(argv);
+    let has = |flag: &str| command.get_arguments().any(|arg| arg.get_long() == Some(flag));
+    flags_in(text).into_iter().filter(|flag| !has(flag) && !commands_with(flag).is_empty()).collect()
+}
+
+/// Lists the flags that a text names outside backticks, without their dashes.
+fn flags_in(text: &str) -> Vec<&str> {
+    let plain = text.split('`').step_by(2).flat_map(str::split_whitespace);
+    let in_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    plain
+        .filter_map(|word| word.trim_start_matches(['(', '"']).strip_prefix("--"))
+        .filter_map(|word| word.split(|c| !in_name(c)).next())
+        .filter(|flag| !flag.is_empty())
+        .collect()
 }
 
 fn possible(error: &clap::Error) -> Vec<String> {
@@ -156,11 +184,17 @@ mod tests {
     fn every_mistake_names_the_flag_and_what_to_do() {
         for (line, message, hint) in [
             ("align dpo --betta 1", "unknown flag --betta", "did you mean --beta?"),
-            ("align sft --beta 1", "unknown flag --beta", "flag of align dpo"),
+            ("align sft --beta 1", "unknown flag --beta", "`--beta` is a flag of align dpo"),
             ("align dpo --beta x", "--beta x: expected a number", "align dpo --help"),
             ("align dpo --batch-size -1", "--batch-size -1: expected a whole number", "align dpo --help"),
+            ("align dpo --kl-coef 0.1", "--kl-coef is not in this version yet", "align dpo --help"),
+            (
+                "align generate --reward-model r",
+                "--reward-model is not in this version yet",
+                "generate --help",
+            ),
             ("align dpo --loss-type ipo", "--loss-type ipo: there is no such choice", "choices: sigmoid"),
-            ("align dpo --dtype bf16", "bf16 is not in this version", "align dpo --help"),
+            ("align dpo --dtype fp8", "--dtype fp8: there is no such choice", "choices: f32, bf16"),
             ("align reward", "align reward is not in this version yet", "align --help"),
             ("align dop", "unknown command dop", "did you mean dpo?"),
             ("align dpo --resume --overwrite", "exclude each other", "align dpo --help"),
@@ -173,5 +207,26 @@ mod tests {
             assert!(error.to_string().contains(message), "{line}: {error}");
             assert!(error.hints().join("\n").contains(hint), "{line}: {:?}", error.hints());
         }
+    }
+
+    #[test]
+    fn flags_that_are_there_are_not_called_missing() {
+        for flag in args::FLAGS_NOT_YET {
+            assert!(commands_with(flag).is_empty(), "--{flag} is there: take it off the list");
+        }
+    }
+
+    #[test]
+    fn hints_name_no_flag_that_the_command_lacks() {
+        assert_eq!(flags_in("raise --max-length, or `align x --y` (--z=1)"), ["max-length", "z"]);
+        let hints = ["drop them with --bad-rows skip", "raise --max-length", "`align dpo --bad-rows skip`"];
+        let fitted = |command: &str| {
+            let argv: Vec<OsString> = ["align", command].map(OsString::from).into();
+            fit_hints(Error::data("x", hints.map(str::to_owned)), &argv).hints()
+        };
+        assert_eq!(fitted("dpo"), hints);
+        assert_eq!(fitted("logprobs"), hints[1..]);
+        assert_eq!(fitted("generate"), hints[2..]);
+        assert_eq!(foreign_flags("cargo build --release", &["align".into()]), [""; 0]);
     }
 }

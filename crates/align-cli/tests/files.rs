@@ -167,6 +167,19 @@ fn samples_follow_the_seed_and_not_the_threads() {
 }
 
 #[test]
+fn prompts_are_read_without_their_answers() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let rows = "{\"prompt\":\"a\",\"chosen\":\"\",\"rejected\":\"c\"}\n{\"prompt\":\"a\",\"chosen\":4}\n";
+    write(folder, "pairs.jsonl", rows);
+    let line = "generate --prompts {pairs.jsonl} --output {out} --greedy --max-new-tokens 3 --model";
+    align(folder, &format!("{line} {}", tiny_llama().display())).ok();
+    let lines = json_lines(&folder.join("out"));
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["completions"][0]["token_ids"], lines[1]["completions"][0]["token_ids"]);
+}
+
+#[test]
 fn the_doctor_computes_something() {
     let temporary = tempfile::tempdir().unwrap();
     let answer = align(temporary.path(), "doctor").ok();
@@ -204,4 +217,45 @@ fn a_name_that_is_not_utf_8_is_refused() {
     let mut command = support::command(temporary.path(), "data check");
     let answer = support::Answer::of(&command.arg(name).output().unwrap());
     answer.refused(2, &["not valid UTF-8"]);
+}
+
+#[test]
+fn logprobs_of_texts_that_a_sentencepiece_model_tokenises() {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path();
+    let fixtures = tiny_llama().join("../..");
+    let cases = fs::read(fixtures.join("sentencepiece/folders.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_slice(&cases).unwrap();
+    for case in &cases {
+        let name = case["folder"].as_str().unwrap();
+        let model = root.join(name);
+        fs::create_dir(&model).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(fixtures.join("models").join(name).join(file), model.join(file)).unwrap();
+        }
+        let pieces = fixtures.join("sentencepiece").join(case["model"].as_str().unwrap());
+        fs::copy(pieces, model.join("tokenizer.model")).unwrap();
+        write(&model, "tokenizer_config.json", case["tokenizer_config"].to_string());
+        let expected = case["rows"].as_array().unwrap();
+        let rows: Vec<String> =
+            expected.iter().map(|row| serde_json::json!({"text": row["text"]}).to_string()).collect();
+        write(root, "texts.jsonl", rows.join("\n"));
+        align(root, &format!("logprobs --model {{{name}}} --data {{texts.jsonl}} --output {{out.jsonl}}"))
+            .ok();
+        for (line, expected) in json_lines(&root.join("out.jsonl")).iter().zip(expected) {
+            let completion = &line["completions"][0];
+            let tokens = |value: &Value| value.as_array().unwrap().clone();
+            let mut ids = [tokens(&line["prompt_tokens"]), tokens(&completion["token_ids"])].concat();
+            // A row of text ends with EOS.
+            ids.pop();
+            assert_eq!(ids, tokens(&expected["ids"]), "{name}");
+            let (ours, theirs) = (tokens(&completion["logprobs"]), tokens(&expected["logprobs"]));
+            assert_eq!(ours.len(), theirs.len() + 1);
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                let difference = ours.as_f64().unwrap() - theirs.as_f64().unwrap();
+                assert!(difference.abs() < 1e-4, "{name}: {ours} is not {theirs}");
+            }
+        }
+    }
+    assert_eq!(cases.len(), 3);
 }

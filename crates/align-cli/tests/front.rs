@@ -25,7 +25,7 @@ impl Alone {
     fn run(&self, arguments: &str) -> Answer {
         let mut command = Command::new(self.0.path().join("align"));
         command.args(arguments.split_whitespace()).env_clear().current_dir(self.0.path());
-        Answer::of(&command.output().unwrap())
+        Answer::to(&mut command)
     }
 }
 
@@ -64,10 +64,12 @@ fn wrong_flags_need_no_libtorch() {
     let run = "--model m --data d --output-dir o";
     for (line, texts) in [
         ("dpo --betta 0.1", &["unknown flag --betta", "hint: did you mean --beta?"][..]),
-        ("sft --beta 0.1", &["unknown flag --beta", "hint: --beta is a flag of align dpo"]),
+        ("sft --beta 0.1", &["unknown flag --beta", "hint: `--beta` is a flag of align dpo"]),
         ("dpo --lora-rank 8", &["unknown flag --lora-rank"]),
         ("trian", &["unknown command trian"]),
         ("dop", &["unknown command dop", "hint: did you mean dpo?"]),
+        ("dpo --kl-coef 0.1", &["--kl-coef is not in this version yet"]),
+        ("sft --reward-model=r", &["--reward-model is not in this version yet"]),
         ("reward", &["align reward is not in this version yet"]),
         ("ppo --model m", &["align ppo is not in this version yet"]),
         ("", &["no command"]),
@@ -83,7 +85,7 @@ fn wrong_flags_need_no_libtorch() {
         ("dpo --resume --overwrite", &["exclude each other"]),
         ("dpo --reference-free --ref-model r", &["exclude each other"]),
         ("dpo --loss-type ipo", &["--loss-type ipo", "hint: choices: sigmoid"]),
-        ("dpo --dtype bf16", &["--dtype bf16", "not in this version yet"]),
+        ("dpo --dtype fp8", &["--dtype fp8: there is no such choice", "hint: choices: f32, bf16"]),
         ("dpo --device gpu", &["--device gpu", "expected auto, cpu, cuda or cuda:N"]),
         ("dpo --columns prompt", &["expected NAME=COLUMN"]),
     ] {
@@ -94,6 +96,13 @@ fn wrong_flags_need_no_libtorch() {
         ("--beta -1", &["--beta -1: expected a finite number above 0"]),
         ("--beta nan", &["--beta NaN: expected a finite number above 0"]),
         ("--beta inf", &["--beta inf: expected a finite number above 0"]),
+        ("--beta 1e300", &["--beta 1e300: expected a finite number above 0 and at most 1000000"]),
+        (
+            "--learning-rate 1e9",
+            &["--learning-rate 1000000000: expected a finite number above 0 and at most 1000"],
+        ),
+        ("--max-grad-norm inf", &["--max-grad-norm inf: expected a finite number"]),
+        ("--seed 99999999999999999999", &["--seed", "a whole number of at most 18446744073709551615"]),
         ("--label-smoothing 0.5", &["--label-smoothing 0.5", "[0, 0.5)"]),
         ("--learning-rate nan", &["--learning-rate NaN", "above 0"]),
         ("--learning-rate -2e-5", &["--learning-rate -0.00002", "above 0"]),
@@ -105,15 +114,20 @@ fn wrong_flags_need_no_libtorch() {
         ("--adam-beta2 1", &["--adam-beta2 1", "[0, 1)"]),
         ("--max-length 1", &["--max-length 1", "at least 2"]),
         ("--threads 0", &["--threads 0"]),
+        ("--load-in-4bit", &["--load-in-4bit needs --lora-rank R or --adapter DIR", "are never trained"]),
         ("--eval-every 5", &["--eval-every needs --eval-data"]),
         ("--keep-best loss", &["--keep-best needs --eval-data"]),
+        (
+            "--eval-data e --keep-best reward/margins",
+            &["--keep-best reward/margins: there is no such metric", "hint: choices: loss, rewards/chosen"],
+        ),
         ("--columns promt=q", &["--columns promt=q", "did you mean prompt?"]),
     ] {
         align.run(&format!("dpo {run} {flags}")).refused(2, texts);
     }
     let generate = "generate --model m --prompts p --output o";
     for (flags, text) in [
-        ("--temperature 0", "--temperature 0"),
+        ("--temperature 0", "--temperature 0: expected a number above 0 (use --greedy for 0)"),
         ("--top-p 1.5", "--top-p 1.5"),
         ("--num-completions 0", "--num-completions 0"),
         ("--stop=", "--stop"),
@@ -141,6 +155,8 @@ fn wrong_configuration_files_need_no_libtorch() {
         ),
         ("batch_size 8\n", &["run.toml:1:"]),
         ("model = \"m\"\n", &["--data FILE is missing", "data = "]),
+        ("config = \"x\"\n", &["run.toml:1: config cannot be a key", "hint: leave this line out"]),
+        ("lam = 1\n", &["run.toml:1: lam is not in this version yet"]),
     ] {
         write(&folder, "run.toml", text);
         align.run("dpo --config run.toml").refused(2, texts);
@@ -251,6 +267,29 @@ fn data_check_counts_and_names_bad_rows() {
         answer.stdout
     );
     align(folder, "data check {absent.jsonl}").refused(4, &["absent.jsonl"]);
+}
+
+#[test]
+fn data_check_looks_at_every_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write(folder, "good.jsonl", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"cc\"}\n");
+    write(folder, "other.jsonl", "{\"question\":\"a\",\"answer\":\"b\"}\n");
+    write(folder, "bad.jsonl", "{\"text\":\"a b\"}\n{\"text\":\" \"}\n");
+    let line = "data check {absent.jsonl} {other.jsonl} {good.jsonl} {bad.jsonl} --json";
+    let answer = align(folder, line).refused(
+        4,
+        &["2 of 4 files cannot be used", "cannot read", "absent.jsonl", "other.jsonl:1:", "hint: "],
+    );
+    let report: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+    let files = report["files"].as_array().unwrap();
+    let troubled: Vec<_> = files.iter().map(|file| !file["trouble"].is_null()).collect();
+    assert_eq!(troubled, [true, true, false, false]);
+    assert_eq!(files[3]["report"]["bad_count"], 1);
+    let answer = align(folder, "data check {absent.jsonl} {other.jsonl} {good.jsonl}").refused(4, &[]);
+    for text in ["absent.jsonl: cannot be used", "map them: --columns prompt=question", "1 good, 0 bad"] {
+        assert!(answer.stdout.contains(text), "{text}: {}", answer.stdout);
+    }
 }
 
 #[test]

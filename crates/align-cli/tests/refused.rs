@@ -213,6 +213,83 @@ fn folders_that_are_not_for_us() {
     refused(folder, &format!("{line} --resume"), 2, &["not a run folder"]);
     refused(folder, &format!("{line} --overwrite"), 2, &["not a run folder"]);
     assert_eq!(fs::read_to_string(folder.join("run/thesis.txt")).unwrap(), "years of work");
+    for mode in ["", " --resume", " --overwrite", " --dry-run"] {
+        for place in ["pairs.jsonl", "pairs.jsonl/run"] {
+            let model = tiny_llama();
+            let line = format!(
+                "dpo --model {} --data {{pairs.jsonl}} --output-dir {{{place}}}{mode}",
+                model.display()
+            );
+            refused(folder, &line, 2, &["--output-dir", "pairs.jsonl is not a folder", "hint: "]);
+        }
+    }
+}
+
+#[test]
+fn a_metric_that_the_method_lacks_is_refused_before_anything_is_made() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 2);
+    write(folder, "text.jsonl", "{\"text\":\"some words\"}\n");
+    for (line, metrics) in
+        [(sft("text.jsonl"), "choices: loss"), (dpo("pairs.jsonl"), "choices: loss, rewards/chosen")]
+    {
+        for metric in ["rewards/margin", "pairs_per_second", "step", "eval/"] {
+            let line = format!("{line} --eval-data {{pairs.jsonl}} --keep-best {metric}");
+            refused(folder, &line, 2, &["--keep-best", "there is no such metric", metrics]);
+        }
+    }
+    // What is offered is there, with a reference and without.
+    for (more, other) in [("", "reference_free/margins"), ("--reference-free", "rewards/margins")] {
+        let line = format!("{} --eval-data {{pairs.jsonl}} {more} --keep-best", dpo("pairs.jsonl"));
+        let answer = align(folder, &format!("{line} {other}")).refused(2, &["there is no such metric"]);
+        assert!(!folder.join("run").exists());
+        let choices =
+            answer.hints().into_iter().find_map(|hint| Some(hint.strip_prefix("choices: ")?.to_owned()));
+        for metric in choices.unwrap().split(", ") {
+            align(folder, &format!("{line} {metric} --samples 0")).ok();
+            fs::remove_dir_all(folder.join("run")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn skipped_rows_are_told_by_file() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let row = |name: &str, chosen: &str| {
+        format!("{{\"{name}\":\"a\",\"chosen\":\"{chosen}\",\"rejected\":\"c\"}}\n")
+    };
+    write(folder, "one.jsonl", row("question", "b") + &row("question", ""));
+    write(folder, "two.jsonl", row("prompt", "b") + &row("question", "b") + &row("prompt", "b"));
+    write(folder, "other.jsonl", row("prompt", "b"));
+    let model = tiny_llama();
+    let line = |second: &str| {
+        format!(
+            "dpo --model {} --data {{one.jsonl}} --data {{{second}}} --columns prompt=question --bad-rows skip \
+             --output-dir {{run}} --samples 0",
+            model.display()
+        )
+    };
+    refused(
+        folder,
+        &line("other.jsonl"),
+        4,
+        &[
+            "other.jsonl: none of the 1 rows can be used",
+            "no column `question`",
+            "hint: --columns names the columns of all files",
+        ],
+    );
+    let answer = align(folder, &line("two.jsonl")).ok();
+    for text in [
+        "one.jsonl: 1 of 2 rows are bad and were skipped, the first: ",
+        "one.jsonl:2: `chosen` is empty",
+        "two.jsonl: 2 of 3 rows are bad and were skipped, the first: ",
+        "two.jsonl:1: no column `question`",
+    ] {
+        assert!(answer.stderr.contains(text), "{text}: {}", answer.stderr);
+    }
 }
 
 #[test]
@@ -347,7 +424,7 @@ fn scoring_and_sampling_refuse_as_training_does() {
         folder,
         &format!("logprobs --model {model} --data {{pairs.jsonl}} --output {{out}}"),
         4,
-        &["pairs.jsonl:2:", "the limit is 2048"],
+        &["pairs.jsonl:2:", "the limit is 2048", "hint: --max-length 2048 cuts rows"],
     );
     refused(
         folder,
@@ -355,6 +432,15 @@ fn scoring_and_sampling_refuse_as_training_does() {
         4,
         &["long.jsonl:2:", "the model's context 2048", "hint: shorten the prompt"],
     );
+    write(folder, "broken.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\n");
+    write(folder, "other.jsonl", "{\"question\":\"a\",\"answer\":\"b\"}\n");
+    for command in [format!("logprobs --model {model} --data"), format!("generate --model {model} --prompts")]
+    {
+        let texts = &["1 of 2 rows", "broken.jsonl:2:", "hint: correct these rows"];
+        refused(folder, &format!("{command} {{broken.jsonl}} --output {{out}}"), 4, texts);
+        let texts = &["other.jsonl:1", "hint: ", "--columns prompt=question"];
+        refused(folder, &format!("{command} {{other.jsonl}} --output {{out}}"), 4, texts);
+    }
     refused(
         folder,
         &format!("generate --model {model} --prompts {{prompts.jsonl}} --output {{nowhere/out}}"),

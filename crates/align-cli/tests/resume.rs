@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use align_types::{Purpose, RngStream};
 use serde_json::Value;
 use support::{
-    Answer, align, command, copy_of_tiny_llama, json_lines, tiny_llama, write, write_demonstrations,
-    write_pairs,
+    Answer, align, command, copy_of_adapter, copy_of_tiny_llama, json_lines, tiny_llama, write,
+    write_demonstrations, write_pairs,
 };
 
 /// Kills of each run that find it at work.
@@ -76,7 +76,9 @@ fn survives_kills(method: &str, threads: usize, more: &str) {
 /// Asserts that `run` ended as `whole` did, but for times.
 fn assert_same(folder: &Path, seed: u64) {
     let bytes = |run: &str, name: &str| fs::read(folder.join(run).join(name)).unwrap();
-    for name in ["model/model.safetensors", "completions.jsonl"] {
+    let adapter = folder.join("whole/model/adapter_config.json").exists();
+    let weights = if adapter { "model/adapter_model.safetensors" } else { "model/model.safetensors" };
+    for name in [weights, "completions.jsonl"] {
         assert!(bytes("whole", name) == bytes("run", name), "{name} differs, seed {seed}");
     }
     let numbers = |run: &str| -> Vec<(u64, String, String)> {
@@ -95,7 +97,7 @@ fn assert_same(folder: &Path, seed: u64) {
     };
     assert_eq!(best("whole"), best("run"), "seed {seed}");
     if let Some(kept) = best("run")["checkpoint"].as_str() {
-        let weights = format!("{kept}/model/model.safetensors");
+        let weights = format!("{kept}/{weights}");
         assert!(bytes("whole", &weights) == bytes("run", &weights), "{weights} differs, seed {seed}");
     }
 }
@@ -116,9 +118,18 @@ fn wait_while(child: &mut Child, condition: impl Fn() -> bool) {
     }
 }
 
+/// Reads the weights of a model folder, or of an adapter's.
+fn weights_of(model: &Path) -> Vec<u8> {
+    let names = ["model.safetensors", "adapter_model.safetensors"];
+    names.iter().find_map(|name| fs::read(model.join(name)).ok()).unwrap()
+}
+
 /// Changes a bit of the weights that changes what the model answers, and keeps them numbers.
 fn nudge_weights(model: &Path) {
-    let path = model.join("model.safetensors");
+    let mut path = model.join("model.safetensors");
+    if !path.exists() {
+        path = model.join("adapter_model.safetensors");
+    }
     let mut bytes = fs::read(&path).unwrap();
     let last = bytes.len() - 2;
     bytes[last] ^= 0x40;
@@ -159,6 +170,21 @@ fn sft_on_two_threads() {
     survives_kills("sft", 2, "--keep-best loss");
 }
 
+#[test]
+fn dpo_with_an_adapter_that_drops_inputs() {
+    survives_kills("dpo", 2, "--lora-rank 4 --lora-dropout 0.2 --keep-best loss");
+}
+
+#[test]
+fn dpo_from_an_adapter() {
+    survives_kills("dpo", 1, &format!("--adapter {}", align_testkit::fixture("lora/llama").display()));
+}
+
+#[test]
+fn sft_with_an_adapter() {
+    survives_kills("sft", 2, "--lora-rank 4 --lora-dropout 0.1 --lora-targets q_proj,v_proj --lora-rslora");
+}
+
 /// A run of four steps on a copy of the model, of which a kill left what it had after two.
 struct Torn {
     temporary: tempfile::TempDir,
@@ -172,6 +198,7 @@ impl Torn {
         let folder = temporary.path();
         copy_of_tiny_llama(folder, "model");
         copy_of_tiny_llama(folder, "other");
+        copy_of_adapter(folder, "adapter");
         write_pairs(folder, "pairs.jsonl", 8);
         write_pairs(folder, "held.jsonl", 4);
         let line = format!(
@@ -179,7 +206,7 @@ impl Torn {
              --max-steps 4 --save-every 2 --learning-rate 1e-3 --threads 1 --resume {more}"
         );
         finish(folder, &line);
-        let expected = fs::read(folder.join("run/model/model.safetensors")).unwrap();
+        let expected = weights_of(&folder.join("run/model"));
         let torn = Self { line, expected, temporary };
         torn.unfinish();
         fs::remove_dir_all(torn.path("run/checkpoints/step-4")).unwrap();
@@ -203,7 +230,7 @@ impl Torn {
     fn resume_to_the_same_bits(&self) {
         let answer = self.resume().ok();
         assert!(answer.stderr.contains("continuing after step 2"), "{}", answer.stderr);
-        assert!(self.expected == fs::read(self.path("run/model/model.safetensors")).unwrap());
+        assert!(self.expected == weights_of(&self.path("run/model")));
     }
 }
 
@@ -212,6 +239,12 @@ fn changed_inputs_are_refused_and_nothing_is_lost() {
     for (more, changed) in [
         ("--samples 0", &["pairs.jsonl", "held.jsonl", "model/model.safetensors"][..]),
         ("--samples 0 --ref-model {other}", &["other/model.safetensors"]),
+        ("--samples 0 --lora-rank 2", &["model/model.safetensors"]),
+        ("--samples 0 --lora-rank 2 --reference-free", &["model/model.safetensors"]),
+        (
+            "--samples 0 --adapter {adapter}",
+            &["model/model.safetensors", "adapter/adapter_model.safetensors"],
+        ),
     ] {
         let torn = Torn::new("dpo", more);
         for name in changed {

@@ -418,3 +418,31 @@ fn transformers_loads_the_result_and_agrees() {
     let answer = support::Answer::of(&command.output().unwrap()).ok();
     assert!(answer.stdout.contains("largest difference"), "{}", answer.stdout);
 }
+
+#[test]
+fn a_held_out_loss_that_is_no_number_is_said_without_progress_too() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let row = |word: &str| format!("{{\"prompt\":\"a\",\"chosen\":\"{word}\",\"rejected\":\"c\"}}\n");
+    write(folder, "pairs.jsonl", row("b"));
+    write(folder, "held-out.jsonl", row("~"));
+    let model = copy_of_tiny_llama(folder, "model");
+    // The vector of a token that only the held-out row has becomes NaN.
+    let tokenizer: Value = serde_json::from_slice(&fs::read(model.join("tokenizer.json")).unwrap()).unwrap();
+    let token = tokenizer["model"]["vocab"]["~"].as_u64().unwrap() as usize;
+    let path = model.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let embedding = &header["model.embed_tokens.weight"];
+    let width = embedding["shape"][1].as_u64().unwrap() as usize;
+    assert_eq!(embedding["dtype"], "F32");
+    let start = 8 + length + embedding["data_offsets"][0].as_u64().unwrap() as usize + 4 * width * token;
+    bytes[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(path, bytes).unwrap();
+    let line = "dpo --model {model} --data {pairs.jsonl} --eval-data {held-out.jsonl} --output-dir {run} \
+                --samples 0 --no-progress";
+    let answer = align(folder, line).ok();
+    assert!(answer.stderr.contains("warning: held-out rows after step 1"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("held-out.jsonl:1"), "{}", answer.stderr);
+}

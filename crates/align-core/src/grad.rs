@@ -19,6 +19,24 @@ pub fn no_grad() -> NoGradGuard {
     tch::no_grad_guard()
 }
 
+/// Says whether operations on this thread are recorded for a backward pass.
+///
+/// ```
+/// # use align_core::{no_grad, records_gradients};
+/// assert!(records_gradients()?);
+/// let _guard = no_grad();
+/// assert!(!records_gradients()?);
+/// # Ok::<(), align_core::Error>(())
+/// ```
+///
+/// # Errors
+/// libtorch refuses.
+pub fn records_gradients() -> Result<bool> {
+    // The mode itself has no getter that leaves it alone; what it does to a result can be seen.
+    let leaf = Tensor::f_from_slice(&[0f32])?.f_set_requires_grad(true)?;
+    Ok(leaf.f_neg()?.requires_grad())
+}
+
 /// Sets the gradients of leaves to zero where there are any, so that the next backward pass starts anew.
 ///
 /// # Errors

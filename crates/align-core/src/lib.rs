@@ -2,7 +2,8 @@
 //!
 //! * [`PackedBatch`] lays prompt groups out as one flat stream of tokens, each prompt once, without padding.
 //! * [`TokenLogProbs`] holds the log-probabilities of completion tokens with offsets per completion.
-//! * [`CausalLm`], [`CachedLm`] and [`Objective`] are the seams between models, losses and the training loop.
+//! * [`CausalLm`], [`CachedLm`] and [`Objective`] are the seams between models, losses and the training loop;
+//!   [`ScoreModel`] and [`ValueModel`] those of reward models and critics.
 //! * [`Coupling`] is how a loss whose rows depend on each other sees the whole batch however it is cut.
 //! * [`kl`] and [`stats`] hold the estimators that every algorithm needs.
 //!
@@ -22,14 +23,16 @@ mod padded;
 pub mod stats;
 pub mod storage;
 pub mod threads;
+mod values;
 
 pub use align_types;
 pub use coupled::{Coupling, couple_batch, linear_terms, linearise};
 pub use error::{Error, Result, expect_shape};
-pub use grad::{clear_gradients, no_grad};
+pub use grad::{clear_gradients, no_grad, records_gradients};
 pub use logprobs::{TokenLogProbs, gather_log_probs, log_collision_probs};
 pub use model::{CachedLm, CausalLm, KvCache, LayerCache, Parameter};
 pub use objective::{LossComponent, LossOutput, MetricTerm, Objective};
 pub use packed::{GroupSpan, PackedBatch};
 pub use padded::PaddedBatch;
 pub use tch;
+pub use values::{ScoreModel, TokenValues, ValueModel};

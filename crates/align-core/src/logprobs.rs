@@ -124,16 +124,21 @@ impl TokenLogProbs {
     /// # Errors
     /// libtorch refuses.
     pub fn to_vecs(&self) -> Result<Vec<Vec<f32>>> {
-        let flat = Vec::<f32>::try_from(self.values.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?)?;
-        let mut rest = flat.as_slice();
-        let mut out = Vec::with_capacity(self.lens.len());
-        for len in &self.lens {
-            let (piece, tail) = rest.split_at_checked(*len).unwrap_or((rest, &[]));
-            out.push(piece.to_vec());
-            rest = tail;
-        }
-        Ok(out)
+        by_completion(&self.values, &self.lens)
     }
+}
+
+/// Copies numbers of tokens out, one list per completion.
+pub(crate) fn by_completion(values: &Tensor, lens: &[usize]) -> Result<Vec<Vec<f32>>> {
+    let flat = Vec::<f32>::try_from(values.f_detach()?.f_to_kind(Kind::Float)?.f_contiguous()?)?;
+    let mut rest = flat.as_slice();
+    let mut out = Vec::with_capacity(lens.len());
+    for len in lens {
+        let (piece, tail) = rest.split_at_checked(*len).unwrap_or((rest, &[]));
+        out.push(piece.to_vec());
+        rest = tail;
+    }
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -45,6 +45,29 @@ pub trait CausalLm: Send {
     /// libtorch refuses.
     fn replicate(&self) -> Result<Box<dyn CausalLm>>;
 
+    /// Says that the passes from now on train, as part of this optimiser step, or with `None` that they do not.
+    ///
+    /// What is random in a training pass (dropout) may depend on the step and on the rows and on nothing else, so that
+    /// a resumed run draws the same. A new model does not train. The default, of a model without dropout, does nothing.
+    fn begin_step(&self, step: Option<u64>) {
+        let _ = step;
+    }
+
+    /// Adds the gradient of a loss to the gradients of the parameters; everything the loss was computed from is
+    /// used up.
+    ///
+    /// A training loop calls this and not the tensor's own backward pass: a model that recomputes activations has
+    /// only the end of its graph in the loss and finds the rest by itself.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    fn backward(&self, loss: &Tensor) -> Result<()> {
+        Ok(loss.f_backward()?)
+    }
+
+    /// Frees what forward passes kept for a backward pass that will not come, because an error came between.
+    fn discard_forwards(&self) {}
+
     /// Computes the log-probability of every completion token, as [`gather_log_probs`] has it.
     ///
     /// # Errors

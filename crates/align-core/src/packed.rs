@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use align_types::PromptGroup;
+use align_types::{Completion, PromptGroup};
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
@@ -72,7 +72,9 @@ impl GroupSpan {
 ///
 /// For each group the prompt's tokens come first, then completion 0, completion 1, … Positions of every
 /// completion continue from the prompt's length, so the maths is that of separate rows while each prompt is
-/// computed once however many completions it has.
+/// computed once however many completions it has. Only tokens that are trained on
+/// ([`Completion::trained`]) are predicted: the lists of length N and the counts of [`Self::completion_lens`]
+/// leave the others out.
 ///
 /// ```
 /// use align_core::{PackedBatch, align_types::{Completion, PromptGroup}};
@@ -93,6 +95,7 @@ pub struct PackedBatch {
     groups: Vec<GroupSpan>,
     predict_rows: Vec<i64>,
     targets: Vec<i64>,
+    offsets: Vec<usize>,
     completion_lens: Vec<usize>,
 }
 
@@ -101,7 +104,7 @@ impl PackedBatch {
     ///
     /// # Errors
     /// [`Error::Input`] names the group that has no prompt token (nothing would predict the first token of
-    /// its completions), no completion, or an empty completion.
+    /// its completions), no completion, an empty completion, or one of which no token is trained on.
     pub fn new(groups: &[PromptGroup]) -> Result<Self> {
         let mut batch = Self::default();
         for (index, group) in groups.iter().enumerate() {
@@ -120,6 +123,7 @@ impl PackedBatch {
         if group.completions.iter().any(|c| c.token_ids.is_empty()) {
             return Err("a completion has no token");
         }
+        group.completions.iter().try_for_each(check_trained)?;
         let start = self.ids.len();
         let prompt_len = group.prompt.len();
         self.ids.extend(group.prompt.iter().map(|id| i64::from(*id)));
@@ -129,10 +133,15 @@ impl PackedBatch {
             let len = completion.token_ids.len();
             self.ids.extend(completion.token_ids.iter().map(|id| i64::from(*id)));
             self.positions.extend(prompt_len as i64..(prompt_len + len) as i64);
-            self.predict_rows.push((start + prompt_len - 1) as i64);
-            self.predict_rows.extend(first as i64..(first + len - 1) as i64);
-            self.targets.extend(completion.token_ids.iter().map(|id| i64::from(*id)));
-            self.completion_lens.push(len);
+            for offset in completion.trained_ranges().flatten() {
+                // The first token follows the prompt, which lies before all completions.
+                let row = if offset == 0 { start + prompt_len } else { first + offset };
+                self.predict_rows.push(row as i64 - 1);
+                self.offsets.push(offset);
+            }
+            let targets = completion.trained_ranges().filter_map(|range| completion.token_ids.get(range));
+            self.targets.extend(targets.flatten().map(|id| i64::from(*id)));
+            self.completion_lens.push(completion.trained_tokens());
         }
         let completion_lens = group.completions.iter().map(|c| c.token_ids.len()).collect();
         self.groups.push(GroupSpan { start, prompt_len, completion_lens });
@@ -154,17 +163,33 @@ impl PackedBatch {
         &self.groups
     }
 
-    /// Returns the row of the stream that predicts each completion token, `[N]`.
+    /// Returns the row of the stream that predicts each trained token, `[N]`.
     pub fn predict_rows(&self) -> &[i64] {
         &self.predict_rows
     }
 
-    /// Returns the completion tokens, `[N]`, in the order of [`Self::predict_rows`].
+    /// Returns the row of the last token of every completion, `[C]`: the row that would predict what follows it.
+    pub fn last_rows(&self) -> Vec<i64> {
+        let last = |span: &GroupSpan| -> Vec<i64> {
+            span.completions().map(|rows| (span.start + rows.end) as i64 - 1).collect()
+        };
+        self.groups.iter().flat_map(last).collect()
+    }
+
+    /// Returns the trained tokens, `[N]`, in the order of [`Self::predict_rows`].
     pub fn targets(&self) -> &[i64] {
         &self.targets
     }
 
-    /// Returns the number of tokens of every completion, over all groups in order, `[C]`.
+    /// Returns the place of each trained token in its completion, `[N]`, from 0.
+    pub fn offsets(&self) -> &[usize] {
+        &self.offsets
+    }
+
+    /// Returns the number of trained tokens of every completion, over all groups in order, `[C]`.
+    ///
+    /// That is all its tokens unless [`Completion::trained`] says otherwise; the rows that a completion has in
+    /// the stream are in [`GroupSpan::completion_lens`].
     pub fn completion_lens(&self) -> &[usize] {
         &self.completion_lens
     }
@@ -204,10 +229,23 @@ impl PackedBatch {
     }
 }
 
+/// Checks that ranges of trained tokens are ranges of the tokens there are, each after the one before.
+fn check_trained(completion: &Completion) -> Result<(), &'static str> {
+    let mut end = 0;
+    for range in completion.trained.iter().flatten() {
+        if range.start < end || range.is_empty() || range.end > completion.token_ids.len() {
+            return Err("the trained ranges of a completion are not ascending ranges of its tokens");
+        }
+        end = range.end;
+    }
+    match &completion.trained {
+        Some(ranges) if ranges.is_empty() => Err("a completion has no token that is trained on"),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use align_types::Completion;
-
     use super::*;
 
     fn group(prompt: &[u32], completions: &[&[u32]]) -> PromptGroup {
@@ -221,6 +259,7 @@ mod tests {
         assert_eq!(batch.positions(), [0, 1, 2, 3, 2, 0, 1]);
         assert_eq!(batch.predict_rows(), [1, 2, 1, 5]);
         assert_eq!(batch.targets(), [3, 4, 5, 7]);
+        assert_eq!(batch.last_rows(), [3, 4, 6]);
         assert_eq!(batch.completion_lens(), [2, 1, 1]);
         assert_eq!(batch.longest(), 4);
         let mask = batch.groups()[0].tree_mask(Device::Cpu).unwrap();
@@ -242,6 +281,36 @@ mod tests {
         assert!(named(group(&[], &[&[1]])).starts_with("group 1: the prompt has no token"));
         assert!(named(group(&[1], &[])).contains("no completion"));
         assert!(named(group(&[1], &[&[2], &[]])).contains("a completion has no token"));
+    }
+
+    #[test]
+    fn only_trained_tokens_are_predicted() {
+        let mut masked = group(&[1, 2], &[&[3, 4, 5, 6], &[7, 8]]);
+        masked.completions[0].trained = Some(vec![0..1, 2..4]);
+        masked.completions[1].trained = Some(vec![1..2]);
+        let batch = PackedBatch::new(&[masked, group(&[9], &[&[10]])]).unwrap();
+        // Rows of the stream: 1 2 | 3 4 5 6 | 7 8 | 9 | 10.
+        assert_eq!(batch.ids(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(batch.targets(), [3, 5, 6, 8, 10]);
+        assert_eq!(batch.predict_rows(), [1, 3, 4, 6, 8]);
+        assert_eq!(batch.offsets(), [0, 2, 3, 1, 0]);
+        assert_eq!(batch.completion_lens(), [3, 1, 1]);
+        assert_eq!(batch.groups()[0].completion_lens, [4, 2]);
+    }
+
+    #[test]
+    fn masks_that_fit_no_completion_are_refused() {
+        for (ranges, why) in [
+            (vec![], "no token that is trained on"),
+            (vec![0..3], "not ascending ranges"),
+            (vec![1..1], "not ascending ranges"),
+            (vec![1..2, 0..1], "not ascending ranges"),
+        ] {
+            let mut masked = group(&[1], &[&[2, 3]]);
+            masked.completions[0].trained = Some(ranges);
+            let error = PackedBatch::new(&[masked]).unwrap_err().to_string();
+            assert!(error.starts_with("group 0: ") && error.contains(why), "{error}");
+        }
     }
 
     #[test]

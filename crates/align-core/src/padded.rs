@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use align_types::{Completion, PromptGroup};
 use tch::{Device, Kind, Tensor};
 
@@ -14,7 +16,7 @@ pub struct PaddedBatch {
     pub ids: Tensor,
     /// 1 for real tokens, `[B, T]` int64.
     pub attention_mask: Tensor,
-    /// 1 for completion tokens, `[B, T]` int64.
+    /// 1 for completion tokens that are trained on, `[B, T]` int64.
     pub completion_mask: Tensor,
 }
 
@@ -28,6 +30,8 @@ impl PaddedBatch {
     pub fn from_packed(batch: &PackedBatch, pad_id: i64, device: Device) -> Result<Self> {
         let width = batch.longest();
         let (mut ids, mut attention, mut completion) = (Vec::new(), Vec::new(), Vec::new());
+        let mut offsets = batch.offsets();
+        let mut lens = batch.completion_lens().iter();
         for span in batch.groups() {
             let group = batch.ids().get(span.start..span.start + span.len()).unwrap_or(&[]);
             for rows in span.completions() {
@@ -35,14 +39,16 @@ impl PaddedBatch {
                 let (prompt, answer) = (prompt.unwrap_or(&[]), answer.unwrap_or(&[]));
                 let padding = width - prompt.len() - answer.len();
                 ids.extend(prompt.iter().chain(answer).copied().chain(std::iter::repeat_n(pad_id, padding)));
-                let counts = [prompt.len(), answer.len(), padding];
-                let mask = |out: &mut Vec<i64>, values: [i64; 3]| {
-                    for (value, count) in values.into_iter().zip(counts) {
-                        out.extend(std::iter::repeat_n(value, count));
-                    }
-                };
-                mask(&mut attention, [1, 1, 0]);
-                mask(&mut completion, [0, 1, 0]);
+                attention.extend(std::iter::repeat_n(1, prompt.len() + answer.len()));
+                attention.extend(std::iter::repeat_n(0, padding));
+                let count = lens.next().copied().unwrap_or(0);
+                let (own, rest) = offsets.split_at_checked(count).unwrap_or((offsets, &[]));
+                offsets = rest;
+                let mut row = vec![0i64; width];
+                for offset in own {
+                    row.iter_mut().skip(prompt.len() + offset).take(1).for_each(|flag| *flag = 1);
+                }
+                completion.append(&mut row);
             }
         }
         let size = [batch.completion_lens().len() as i64, width as i64];
@@ -56,7 +62,7 @@ impl PaddedBatch {
         })
     }
 
-    /// Gathers the completion tokens' log-probabilities from padded logits `[B, T, V]`, where row t predicts
+    /// Gathers the trained tokens' log-probabilities from padded logits `[B, T, V]`, where row t predicts
     /// token t + 1; the order is that of the packed batch.
     ///
     /// # Errors
@@ -75,10 +81,11 @@ impl PaddedBatch {
         TokenLogProbs::new(gather_log_probs(&predicting, &targets, temperature)?, lens)
     }
 
-    /// Reads the rows back as prompt groups of one completion each.
+    /// Reads the rows back as prompt groups of one completion each: it begins at the first token of the completion
+    /// mask, and what the mask leaves out after that is not trained on.
     ///
     /// # Errors
-    /// [`Error::Input`] names a row whose completion is not one run of tokens that ends the row.
+    /// [`Error::Input`] names a row without a token in the completion mask.
     pub fn to_groups(&self) -> Result<Vec<PromptGroup>> {
         let rows = |tensor: &Tensor| -> Result<Vec<Vec<i64>>> { Ok(Vec::try_from(tensor)?) };
         let (ids, attention) = (rows(&self.ids)?, rows(&self.attention_mask)?);
@@ -93,8 +100,8 @@ impl PaddedBatch {
                 .collect();
             let split = real.iter().position(|(_, c)| *c != 0).unwrap_or(real.len());
             let (prompt, answer) = real.split_at(split);
-            if answer.is_empty() || answer.iter().any(|(_, c)| *c == 0) {
-                let why = "the completion mask is not one run of tokens at the end of the row";
+            if answer.is_empty() {
+                let why = "the completion mask has no token";
                 return Err(Error::input(format!("padded row {index}"), why));
             }
             let tokens = |part: &[(i64, i64)]| {
@@ -103,10 +110,24 @@ impl PaddedBatch {
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|_| Error::input(format!("padded row {index}"), "a token id is negative"))
             };
-            groups.push(PromptGroup::new(tokens(prompt)?, vec![Completion::new(tokens(answer)?)]));
+            let completion = Completion { trained: runs(answer), ..Completion::new(tokens(answer)?) };
+            groups.push(PromptGroup::new(tokens(prompt)?, vec![completion]));
         }
         Ok(groups)
     }
+}
+
+/// Finds the runs of tokens whose flag is set; `None` when all are.
+fn runs(answer: &[(i64, i64)]) -> Option<Vec<Range<usize>>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (index, _) in answer.iter().enumerate().filter(|(_, (_, flag))| *flag != 0) {
+        match runs.last_mut() {
+            Some(run) if run.end == index => run.end += 1,
+            _ => runs.push(index..index + 1),
+        }
+    }
+    let all = runs.first().is_some_and(|run| run.len() == answer.len());
+    (!all).then_some(runs)
 }
 
 #[cfg(test)]

@@ -25,8 +25,15 @@ pub(crate) fn write(out: &mut Vec<u8>, group: &PromptGroup, files: &mut Vec<Path
     for completion in &group.completions {
         text(out, &completion.name);
         ids(out, &completion.token_ids);
+        // One more than the number of ranges; 0 says that there is no mask.
+        size(out, completion.trained.as_ref().map_or(0, |ranges| ranges.len() + 1));
+        for range in completion.trained.iter().flatten() {
+            size(out, range.start);
+            size(out, range.end);
+        }
         out.push(completion.label.map_or(2, u8::from));
         optional(out, completion.reward.map(f64::to_bits));
+        optional(out, completion.ref_logprob.map(f64::to_bits));
         optional(out, completion.rank.map(u64::from));
     }
     object(out, &group.columns);
@@ -139,13 +146,20 @@ impl Bytes<'_> {
 
     fn completion(&mut self) -> Option<Completion> {
         let (name, ids) = (self.text()?, self.ids()?);
+        let trained = match self.size()?.checked_sub(1) {
+            None => None,
+            Some(ranges) => {
+                Some((0..ranges).map(|_| Some(self.size()?..self.size()?)).collect::<Option<_>>()?)
+            }
+        };
         let label = match self.byte()? {
             2 => None,
             truth => Some(truth == 1),
         };
         let reward = self.optional()?.map(f64::from_bits);
+        let ref_logprob = self.optional()?.map(f64::from_bits);
         let rank = self.optional()?.and_then(|rank| u32::try_from(rank).ok());
-        Some(Completion { label, reward, rank, ..Completion::named(name, ids) })
+        Some(Completion { trained, label, reward, ref_logprob, rank, ..Completion::named(name, ids) })
     }
 
     fn object(&mut self) -> Option<Columns> {
@@ -185,6 +199,8 @@ mod tests {
             answer(None, None, None),
             answer(Some(2), Some(-0.1), Some(false)),
             answer(None, Some(1e-300), Some(true)),
+            Completion { trained: Some(vec![0..1]), ref_logprob: Some(-0.1), ..Completion::new(vec![1, 2]) },
+            Completion { trained: Some(vec![]), ..Completion::new(vec![1]) },
         ];
         PromptGroup {
             source: Some(Source { file: "b".into(), row: 7 }),

@@ -51,15 +51,22 @@ pub enum BadRows {
     Skip,
 }
 
-/// Which tokens of a conversation without a prompt of its own are trained on.
+/// Which tokens of a row are trained on.
+///
+/// Of a row with a prompt of its own these are always tokens of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum TrainOn {
-    /// All but the first, which nothing predicts.
+    /// All: of a text or conversation every token but the first, which nothing predicts; of a prompt with its
+    /// answer the answer.
     #[default]
     All,
+    /// Those that the assistant wrote: what the chat template marks with `{% generation %}`, or, where it marks
+    /// nothing, what each of the assistant's turns adds to the conversation before it.
+    Assistant,
     /// Those of the last turn, which must be the assistant's; what came before is the prompt.
+    #[serde(alias = "last_answer")]
     LastAnswer,
 }
 
@@ -79,7 +86,7 @@ pub struct DataConfig {
     pub columns: BTreeMap<String, String>,
     /// Lets [`load_language`](crate::load_language) read preference rows and train on the chosen answer.
     pub sft_on_chosen: bool,
-    /// Which tokens of a conversation are trained on.
+    /// Which tokens are trained on.
     pub train_on: TrainOn,
 }
 

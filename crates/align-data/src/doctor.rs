@@ -2,14 +2,17 @@
 
 mod collect;
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
-use align_types::{Source, TokenId};
+use align_types::{Completion, PromptGroup, Source, TokenId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BadRows, ChatTemplate, DataConfig, DataReport, Error, Kind, Result, SpecialTokens, Tokenizer,
-    load::Loader, tokenise::Encoder,
+    BadRows, ChatTemplate, DataConfig, DataReport, Error, Kind, Result, SpecialTokens, Tokenizer, TrainOn,
+    loader::Loader, tokenise::Encoder,
 };
 use collect::{Collector, Known};
 
@@ -251,7 +254,9 @@ pub fn inspect(what: &Inspection<'_>) -> Result<DoctorReport> {
             (Unit::Bytes, &bytes, Some(&plain))
         }
     };
-    let doctor = Doctor { what, encoder: Encoder { tokenizer, template } };
+    // Without a model nothing says how turns are written.
+    let train_on = what.model.map_or(TrainOn::All, |_| what.config.train_on);
+    let doctor = Doctor { what, encoder: Encoder { tokenizer, template, train_on } };
     let mut known = Known::default();
     let files = what.files.iter().map(|file| doctor.file(file, &mut known)).collect();
     let mut held_out = known.evaluated();
@@ -280,22 +285,22 @@ impl Doctor<'_> {
         loader.shown = LISTED;
         let read = loader.file(path);
         let report = loader.findings();
-        let trouble = match read {
-            Err(error) => Some(Trouble::from(error)),
-            Ok(()) if report.kept == 0 => Some(none_left(path, &report)),
-            Ok(()) => None,
-        };
+        let trouble = read.err().map(Trouble::from);
         let serves = report.files.first().map(|file| file.format.kind().serves().to_owned());
         collector.finish(trouble, serves, report, |groups| self.show(groups), show)
     }
 
     /// Decodes rows, the trained tokens apart from the others.
-    fn show(&self, groups: &[align_types::PromptGroup]) -> Vec<Shown> {
+    fn show(&self, groups: &[PromptGroup]) -> Vec<Shown> {
         // Tokens of a known vocabulary always decode; a failure would show as an empty text.
         let text = |ids: &[TokenId]| self.encoder.tokenizer.decode(ids, false).unwrap_or_default();
-        let one = |group: &align_types::PromptGroup| {
-            let spans = |answer: &align_types::Completion| {
-                vec![Span { text: text(&answer.token_ids), trained: true }]
+        let one = |group: &PromptGroup| {
+            let spans = |answer: &Completion| {
+                let span = |(range, trained)| Span {
+                    text: text(answer.token_ids.get(range).unwrap_or_default()),
+                    trained,
+                };
+                pieces(answer).into_iter().map(span).collect()
             };
             Some(Shown {
                 row: group.source.clone()?,
@@ -307,10 +312,16 @@ impl Doctor<'_> {
     }
 }
 
-fn none_left(path: &Path, report: &DataReport) -> Trouble {
-    let first = report.bad.first().map(|bad| format!("; the first: {bad}")).unwrap_or_default();
-    Trouble {
-        message: format!("{}: none of the {} rows can be used{first}", path.display(), report.rows),
-        hint: None,
+/// Cuts an answer where it begins or ends to be trained on: ranges of its tokens, and whether they are.
+fn pieces(answer: &Completion) -> Vec<(Range<usize>, bool)> {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    for range in answer.trained_ranges() {
+        pieces.push((at..range.start, false));
+        at = range.end;
+        pieces.push((range, true));
     }
+    pieces.push((at..answer.token_ids.len(), false));
+    pieces.retain(|(range, _)| !range.is_empty());
+    pieces
 }

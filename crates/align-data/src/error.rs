@@ -56,6 +56,16 @@ pub enum Error {
         /// How many rows were read.
         rows: usize,
     },
+    /// No row of a file can be used, so that skipping bad rows would leave the file out.
+    #[error("{}: none of the {rows} rows can be used; the first: {first}", path.display())]
+    NoGoodRow {
+        /// The file.
+        path: PathBuf,
+        /// How many rows it has.
+        rows: usize,
+        /// The first of them and what is wrong with it.
+        first: BadRow,
+    },
     /// Rows are longer than the limit, and the configuration says to cut nothing.
     #[error(
         "{row}: {tokens} tokens, the limit is {limit} ({count} rows are over it); raise max-length, or set truncation to keep-start or keep-end"

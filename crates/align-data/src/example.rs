@@ -46,10 +46,12 @@ pub(crate) struct Example {
 }
 
 impl Example {
-    /// Understands a row of a known layout; `chat` says whether there is a chat template to write turns with.
-    pub(crate) fn parse(row: Row, format: Format, chat: bool) -> Result<Self, String> {
+    /// Understands a row of a known layout that is read as `kind`; `chat` says whether there is a chat template to
+    /// write turns with.
+    pub(crate) fn parse(row: Row, format: Format, kind: Kind, chat: bool) -> Result<Self, String> {
         let value = &row.value;
         let (prompt, answers) = match format {
+            _ if kind == Kind::Prompt => (Some(prompt_alone(value, format, chat)?), vec![]),
             Format::Text => match answer(value, "text")? {
                 Content::Messages(_) => {
                     return Err("`text` is a list; put message lists under `messages`".into());
@@ -143,27 +145,45 @@ impl Example {
         matches!(first, Some(Content::Messages(_)))
     }
 
-    /// Makes a conversation without a prompt of its own a prompt and its last answer.
+    /// Refuses a text without a prompt: it has no turns of which some could be trained on.
+    pub(crate) fn with_turns(self) -> Result<Self, String> {
+        match (&self.prompt, self.answers.first()) {
+            (None, Some(Answer { content: Content::Text(_), .. })) => Err(
+                "the row is one text without turns; train on all of it (train-on all), or give `messages` \
+                     or `prompt` and `completion`"
+                    .into(),
+            ),
+            _ => Ok(self),
+        }
+    }
+
+    /// Makes the last turn of a conversation the answer, and what came before the prompt.
     pub(crate) fn last_answer(mut self) -> Result<Self, String> {
-        let whole = match (&self.prompt, self.answers.pop()) {
-            (None, Some(Answer { content: Content::Messages(messages), .. })) => messages,
-            (_, other) => {
-                self.answers.extend(other);
-                return Ok(self);
+        let (prompt, mut turns) = match (self.prompt.take(), self.answers.as_mut_slice()) {
+            (None, [Answer { content: Content::Messages(turns), .. }]) => (vec![], std::mem::take(turns)),
+            (Some(Content::Messages(prompt)), [Answer { content: Content::Messages(turns), .. }])
+                if turns.len() > 1 =>
+            {
+                (prompt, std::mem::take(turns))
             }
+            (prompt, _) => return Ok(Self { prompt, ..self }),
         };
-        let role = whole.last().and_then(|turn| turn.get("role")).and_then(Value::as_str).unwrap_or_default();
+        let role = turns.last().and_then(|turn| turn.get("role")).and_then(Value::as_str).unwrap_or_default();
         if role != "assistant" {
             return Err(format!("the last turn is of the {role}, so there is no answer to train on"));
         }
-        let (prompt, answers) = last_turn(Content::Messages(whole), "messages", None)?;
-        Ok(Self { prompt, answers, ..self })
+        let last = turns.split_off(turns.len().saturating_sub(1));
+        let prompt = [prompt, turns].concat();
+        if prompt.is_empty() {
+            return Err("the conversation has one turn; a prompt and an answer are expected".into());
+        }
+        self.answers.iter_mut().for_each(|answer| answer.content = Content::Messages(last.clone()));
+        Ok(Self { prompt: Some(Content::Messages(prompt)), ..self })
     }
 
     /// Makes an example of one kind one of another, where something else was asked for.
     pub(crate) fn adapt(mut self, kind: Kind, wanted: Kind) -> Self {
         match (kind, wanted) {
-            (_, Kind::Prompt) => self.answers.clear(),
             (Kind::Preference, Kind::PromptCompletion) => {
                 self.answers.truncate(1);
                 self.answers.iter_mut().for_each(|a| a.name = "completion");
@@ -190,6 +210,23 @@ impl Example {
     }
 }
 
+/// Reads the prompt of a row and looks at its answers only where the prompt ends at them.
+fn prompt_alone(row: &Columns, format: Format, chat: bool) -> Result<Content, String> {
+    match format {
+        Format::ImplicitPreference => {
+            let (prompt, ..) = implicit::split(content(row, "chosen")?, content(row, "rejected")?)?;
+            Ok(prompt)
+        }
+        Format::Alpaca | Format::AlpacaUnpaired | Format::AlpacaPreference => alpaca_prompt(row, chat),
+        Format::ShareGptPreference => share_gpt(row),
+        Format::MessagesUnpaired => {
+            before_last(content(row, "messages")?, "messages").map(|(prompt, _)| prompt)
+        }
+        Format::ShareGptUnpaired => before_last(share_gpt(row)?, "conversations").map(|(prompt, _)| prompt),
+        _ => prompt(row),
+    }
+}
+
 /// Splits a conversation into its last turn, which the label is for, and what came before.
 fn last_turn(
     whole: Content,
@@ -197,11 +234,15 @@ fn last_turn(
     label: Option<bool>,
 ) -> Result<(Option<Content>, Vec<Answer>), String> {
     check_answer(name, &whole)?;
+    let (prompt, last) = before_last(whole, name)?;
+    Ok((Some(prompt), vec![Answer { label, ..Answer::new("completion", last) }]))
+}
+
+fn before_last(whole: Content, name: &str) -> Result<(Content, Content), String> {
     match whole {
         Content::Messages(mut messages) if messages.len() > 1 => {
             let last = messages.split_off(messages.len() - 1);
-            let answer = Answer { label, ..Answer::new("completion", Content::Messages(last)) };
-            Ok((Some(Content::Messages(messages)), vec![answer]))
+            Ok((Content::Messages(messages), Content::Messages(last)))
         }
         Content::Messages(_) => Err(format!("`{name}` has one turn; a prompt and an answer are expected")),
         Content::Text(_) => Err(format!("`{name}` is text; a list of messages is expected")),

@@ -254,8 +254,11 @@ pub fn detect(row: &Columns) -> Result<Format, Misfit> {
 }
 
 /// Tells the layout of a row; where there is none, the nearest is sought among the wanted kinds.
+///
+/// Where prompts alone are wanted, answers beside a prompt are columns like any other.
 pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfit> {
     let has = |key: &str| row.contains_key(key);
+    let prompts_only = wanted == [Kind::Prompt];
     let given = |key: &str| row.get(key).is_some_and(|v| !v.is_null());
     let list = |key: &str| row.get(key).is_some_and(Value::is_array);
     let pair = has("chosen") && has("rejected");
@@ -269,6 +272,8 @@ pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfi
         () if pair && list("chosen") && list("rejected") && !list("prompt") && !list("conversations") => {
             Format::ImplicitPreference
         }
+        () if prompts_only && has("prompt") => Format::PromptOnly,
+        () if prompts_only && has("instruction") => Format::Alpaca,
         () if pair && has("prompt") => Format::Preference,
         () if pair && list("conversations") => Format::ShareGptPreference,
         () if pair && has("instruction") => Format::AlpacaPreference,
@@ -384,8 +389,17 @@ fn alias_in(row: &Columns, name: &str) -> Option<String> {
         .or_else(|| nearest(name, row.keys().filter(usable).map(String::as_str)).filter(|k| k != name))
 }
 
-/// Finds the candidate that is most like a word, if any is like it.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+/// Finds the candidate that is most like a word, if any is like it: for "did you mean" in messages.
+///
+/// At most two letters may be inserted, left out, replaced or swapped, and at most one in three.
+///
+/// ```
+/// use align_data::nearest;
+///
+/// assert_eq!(nearest("promt", ["prompt", "chosen"].into_iter()), Some("prompt".to_owned()));
+/// assert_eq!(nearest("question", ["prompt", "chosen"].into_iter()), None);
+/// ```
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 2 && *distance * 3 <= candidate.len().max(word.len()))

@@ -29,7 +29,10 @@ mod example;
 mod format;
 mod implicit;
 mod json;
+mod layout;
 mod load;
+mod loader;
+mod masks;
 mod mix;
 mod order;
 #[cfg(feature = "parquet")]
@@ -52,7 +55,7 @@ pub use doctor::{
     Unit, inspect,
 };
 pub use error::{Error, Result};
-pub use format::{Format, Kind, Misfit, detect};
+pub use format::{Format, Kind, Misfit, detect, nearest};
 pub use load::{
     load_language, load_pairs, load_prompts, load_rankings, load_rows, load_scored, load_unpaired, store_rows,
 };

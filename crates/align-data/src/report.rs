@@ -34,6 +34,15 @@ pub struct FileReport {
     pub conversational: bool,
     /// Rows read, bad ones included.
     pub rows: usize,
+    /// Bad rows among them.
+    #[serde(default)]
+    pub bad: usize,
+    /// The first of these.
+    #[serde(default)]
+    pub first_bad: Option<BadRow>,
+    /// Rows returned.
+    #[serde(default)]
+    pub kept: usize,
 }
 
 /// Distribution of a length in tokens over the kept rows or answers; all 0 where there are none.

@@ -40,6 +40,11 @@ impl RowStore {
         self.ends.last().copied().unwrap_or(0)
     }
 
+    /// Returns the folder in which the file is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Reads one row (from 0).
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use align_types::civil_date;
+
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -26,7 +28,7 @@ pub(crate) fn now(format: &str) -> String {
 /// Writes a time given in seconds since 1970; directives that are not known stay as they are.
 fn write(format: &str, seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
+    let (year, month, day) = civil_date(days);
     let (hour, minute) = (second / 3600, second / 60 % 60);
     let name = |names: &[&'static str], index: u64| names.get(index as usize).copied().unwrap_or_default();
     let short = |text: &str| text.chars().take(3).collect::<String>();
@@ -60,28 +62,6 @@ fn write(format: &str, seconds: u64) -> String {
         }
     }
     out
-}
-
-/// Turns days since 1970 into year, month and day of the Gregorian calendar.
-fn civil(mut days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    // 400 years are 146,097 days; jumping over them keeps the loop short whatever the clock says.
-    let mut year = 1970 + days / 146_097 * 400;
-    days %= 146_097;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    (year, month, days + 1)
 }
 
 #[cfg(test)]

@@ -127,6 +127,11 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// Says whether the template marks what the assistant wrote with `{% generation %}` blocks.
+    pub(crate) fn marks(&self) -> bool {
+        self.marks
+    }
+
     /// Renders a conversation.
     ///
     /// As `transformers` does, fields of a message that are null are left out, and reasoning is found under

@@ -4,8 +4,9 @@ use align_types::{Completion, PromptGroup, TokenId};
 use serde_json::Value;
 
 use crate::{
-    ChatTemplate, DataConfig, RenderOptions, Tokenizer, Truncation,
+    ChatTemplate, DataConfig, RenderOptions, Rendered, Tokenizer, TrainOn, Truncation,
     example::{Answer, Content, Example},
+    masks,
 };
 
 /// A row as token ids, and what is worth telling of it.
@@ -33,6 +34,7 @@ pub(crate) enum Fit {
 pub(crate) struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
     pub template: Option<&'a ChatTemplate>,
+    pub train_on: TrainOn,
 }
 
 impl Encoder<'_> {
@@ -49,22 +51,20 @@ impl Encoder<'_> {
             }
             None => self.language(&example)?,
         };
-        let (prompt, completions, merged) = split(prompt, wholes);
+        let (prompt, mut completions, merged) = split(prompt, wholes);
         if !answers.is_empty() && prompt.is_empty() {
             return Err("the prompt and the answers share no token at their beginning, so the first token has nothing before it; use a tokenizer with a beginning token, or end the prompt on a token boundary".into());
         }
-        if let Some(empty) = completions.iter().position(Vec::is_empty) {
-            let name = answers.get(empty).map_or("completion", |a| a.name);
-            return Err(format!("`{name}` adds no token to the prompt"));
+        for (answer, completion) in answers.iter().zip(&mut completions) {
+            settle(answer, completion)?;
         }
-        let ends = |ids: &Vec<TokenId>| ids.iter().any(|id| self.tokenizer.eos_ids().contains(id));
+        let ends =
+            |answer: &Completion| answer.token_ids.iter().any(|id| self.tokenizer.eos_ids().contains(id));
         let without_eos = !completions.iter().all(ends);
         let merged = match merged {
             Some(tail) => Some(self.tokenizer.decode(&tail, false).map_err(|e| e.to_string())?),
             None => None,
         };
-        let completions =
-            answers.iter().zip(completions).map(|(answer, ids)| completion(answer, ids)).collect();
         let group =
             PromptGroup { prompt, completions, source: Some(example.source), columns: example.columns };
         Ok(Encoded { group, language, merged, without_eos })
@@ -74,22 +74,25 @@ impl Encoder<'_> {
     fn prompt(&self, prompt: &Content, example: &Example) -> Result<Vec<TokenId>, String> {
         match prompt {
             Content::Text(text) => self.tokenizer.encode_prompt(text).map_err(|e| e.to_string()),
-            Content::Messages(messages) => self.render(messages, example, true),
+            Content::Messages(messages) => {
+                let rendered = self.render(messages, example, true)?;
+                self.tokenizer.encode(&rendered.text, false).map_err(|e| e.to_string())
+            }
         }
     }
 
-    /// The tokens of a prompt and an answer together.
+    /// The tokens of a prompt and an answer together, and which of them are trained on.
     fn whole(
         &self,
         prompt: Option<&Content>,
         answer: &Content,
         example: &Example,
-    ) -> Result<Vec<TokenId>, String> {
+    ) -> Result<Completion, String> {
         match (prompt, answer) {
             (Some(Content::Messages(turns)), Content::Messages(answer)) => {
-                self.render(&[turns.as_slice(), answer.as_slice()].concat(), example, false)
+                self.conversation(&[turns.as_slice(), answer.as_slice()].concat(), turns.len(), example)
             }
-            (None, Content::Messages(answer)) => self.render(answer, example, false),
+            (None, Content::Messages(answer)) => self.conversation(answer, 0, example),
             (prompt, Content::Text(answer)) => {
                 let mut text = match prompt {
                     Some(Content::Text(prompt)) => prompt.clone(),
@@ -100,7 +103,7 @@ impl Encoder<'_> {
                     Some(eos) if !answer.ends_with(eos) && !self.tokenizer.adds_eos() => text.push_str(eos),
                     _ => {}
                 }
-                self.tokenizer.encode_plain(&text).map_err(|e| e.to_string())
+                self.tokenizer.encode_plain(&text).map(Completion::new).map_err(|e| e.to_string())
             }
             (Some(Content::Text(_)), Content::Messages(_)) => {
                 Err("the prompt is text but the answer a message list".into())
@@ -109,21 +112,35 @@ impl Encoder<'_> {
     }
 
     /// Language modelling has no prompt, but nothing predicts the first token: it becomes the prompt.
-    fn language(&self, example: &Example) -> Result<(Vec<TokenId>, Vec<Vec<TokenId>>), String> {
+    fn language(&self, example: &Example) -> Result<(Vec<TokenId>, Vec<Completion>), String> {
         let Some(answer) = example.answers.first() else { return Ok((vec![], vec![])) };
         let whole = self.whole(None, &answer.content, example)?;
-        if whole.len() < 2 {
+        if whole.token_ids.len() < 2 {
             return Err("the text is a single token, which leaves nothing to predict".into());
         }
-        Ok((whole.iter().take(1).copied().collect(), vec![whole]))
+        Ok((whole.token_ids.iter().take(1).copied().collect(), vec![whole]))
     }
 
-    fn render(
+    /// The tokens of a conversation; of the assistant's turns those from turn `first` on are the answer.
+    fn conversation(
         &self,
         messages: &[Value],
+        first: usize,
         example: &Example,
-        generation: bool,
-    ) -> Result<Vec<TokenId>, String> {
+    ) -> Result<Completion, String> {
+        let rendered = self.render(messages, example, false)?;
+        if self.train_on != TrainOn::Assistant {
+            let ids = self.tokenizer.encode(&rendered.text, false).map_err(|e| e.to_string())?;
+            return Ok(Completion::new(ids));
+        }
+        let marks = self.template.is_some_and(ChatTemplate::marks);
+        let prefix = |turns: &[Value], header: bool| self.render(turns, example, header);
+        let spans = masks::assistant_spans(messages, first, &rendered, marks, &prefix)?;
+        let (ids, offsets) = self.tokenizer.encode_with_offsets(&rendered.text).map_err(|e| e.to_string())?;
+        Ok(Completion { trained: Some(masks::tokens_of(&spans, &offsets)), ..Completion::new(ids) })
+    }
+
+    fn render(&self, messages: &[Value], example: &Example, generation: bool) -> Result<Rendered, String> {
         let Some(template) = self.template else {
             return Err("the row holds messages, and the model has no chat template".into());
         };
@@ -132,17 +149,28 @@ impl Encoder<'_> {
             tools: example.tools.clone(),
             variables: example.template_kwargs.clone(),
         };
-        let rendered = template.render(messages, &options).map_err(|e| e.to_string())?;
-        self.tokenizer.encode(&rendered.text, false).map_err(|e| e.to_string())
+        template.render(messages, &options).map_err(|e| e.to_string())
     }
 }
 
-fn completion(answer: &Answer, token_ids: Vec<TokenId>) -> Completion {
-    Completion {
-        label: answer.label,
-        reward: answer.score,
-        rank: answer.rank,
-        ..Completion::named(answer.name, token_ids)
+/// Writes into an answer's tokens what the row says of it, and refuses those that teach nothing.
+fn settle(answer: &Answer, completion: &mut Completion) -> Result<(), String> {
+    completion.name = answer.name.into();
+    completion.label = answer.label;
+    completion.reward = answer.score;
+    completion.rank = answer.rank;
+    match completion.token_ids.len() {
+        0 => Err(format!("`{}` adds no token to the prompt", answer.name)),
+        all => match completion.trained_tokens() {
+            0 => Err("no token is trained on: none of its turns is the assistant's, or the template marks \
+                      nothing of them with {% generation %}"
+                .into()),
+            trained => {
+                // A mask that leaves nothing out is none.
+                completion.trained.take_if(|_| trained == all);
+                Ok(())
+            }
+        },
     }
 }
 
@@ -150,17 +178,25 @@ fn completion(answer: &Answer, token_ids: Vec<TokenId>) -> Completion {
 /// place over the answers. Returns the prompt, the answers, and the end of the prompt that was given up.
 fn split(
     mut prompt: Vec<TokenId>,
-    wholes: Vec<Vec<TokenId>>,
-) -> (Vec<TokenId>, Vec<Vec<TokenId>>, Option<Vec<TokenId>>) {
-    let common = |whole: &Vec<TokenId>| whole.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
+    mut wholes: Vec<Completion>,
+) -> (Vec<TokenId>, Vec<Completion>, Option<Vec<TokenId>>) {
+    let common = |whole: &Completion| whole.token_ids.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
     let at = wholes.iter().map(common).min().unwrap_or(prompt.len());
     let given_up = prompt.split_off(at.min(prompt.len()));
-    let answers = wholes.into_iter().map(|mut whole| whole.split_off(at.min(whole.len()))).collect();
-    (prompt, answers, (!given_up.is_empty()).then_some(given_up))
+    wholes.iter_mut().for_each(|whole| whole.keep(at..usize::MAX));
+    (prompt, wholes, (!given_up.is_empty()).then_some(given_up))
 }
 
-/// Cuts a row to the limits of the configuration. At least one token of every answer is always left.
+/// Cuts a row to the limits of the configuration. At least one token of every answer that is trained on is always
+/// left: there is no room for a row of which none would be.
 pub(crate) fn fit(group: &mut PromptGroup, language: bool, config: &DataConfig) -> Fit {
+    match cut_to(group, language, config) {
+        Fit::Cut if group.completions.iter().any(|answer| answer.trained_tokens() == 0) => Fit::NoRoom,
+        fitted => fitted,
+    }
+}
+
+fn cut_to(group: &mut PromptGroup, language: bool, config: &DataConfig) -> Fit {
     let mut cut = false;
     if let Some(limit) = config.max_prompt_length
         && group.prompt.len() > limit
@@ -179,7 +215,7 @@ pub(crate) fn fit(group: &mut PromptGroup, language: bool, config: &DataConfig) 
             Truncation::KeepStart if group.prompt.len() >= limit => Fit::NoRoom,
             Truncation::KeepStart => {
                 let room = limit - group.prompt.len();
-                group.completions.iter_mut().for_each(|c| c.token_ids.truncate(room));
+                group.completions.iter_mut().for_each(|c| c.keep(0..room));
                 Fit::Cut
             }
             Truncation::KeepEnd => {
@@ -198,14 +234,19 @@ fn keep_end(group: &mut PromptGroup, language: bool, limit: usize, longest: usiz
     let PromptGroup { prompt, completions, .. } = group;
     if let (true, [one]) = (language, completions.as_mut_slice()) {
         // The first token that is left takes the place of the prompt.
-        keep_last(&mut one.token_ids, limit);
+        keep_end_of(one, limit);
         prompt.clear();
-        prompt.extend(one.token_ids.drain(..1.min(one.token_ids.len())));
+        prompt.extend(one.token_ids.first());
+        one.keep(1..usize::MAX);
         return;
     }
     keep_last(prompt, limit.saturating_sub(longest).max(1));
     let room = limit.saturating_sub(prompt.len());
-    completions.iter_mut().for_each(|c| keep_last(&mut c.token_ids, room));
+    completions.iter_mut().for_each(|c| keep_end_of(c, room));
+}
+
+fn keep_end_of(completion: &mut Completion, limit: usize) {
+    completion.keep(completion.token_ids.len().saturating_sub(limit)..usize::MAX);
 }
 
 fn keep_last(ids: &mut Vec<TokenId>, limit: usize) {
@@ -226,11 +267,34 @@ mod tests {
 
     #[test]
     fn answers_begin_where_the_first_of_them_diverges() {
-        let (prompt, answers, given_up) = split(vec![1, 2, 3], vec![vec![1, 2, 3, 4], vec![1, 2, 9, 5]]);
+        let cut = |prompt: &[TokenId], wholes: &[&[TokenId]]| {
+            let wholes = wholes.iter().map(|ids| Completion::new(ids.to_vec())).collect();
+            let (prompt, answers, given_up) = split(prompt.to_vec(), wholes);
+            (prompt, answers.into_iter().map(|answer| answer.token_ids).collect::<Vec<_>>(), given_up)
+        };
+        let (prompt, answers, given_up) = cut(&[1, 2, 3], &[&[1, 2, 3, 4], &[1, 2, 9, 5]]);
         assert_eq!((prompt, answers), (vec![1, 2], vec![vec![3, 4], vec![9, 5]]));
         assert_eq!(given_up, Some(vec![3]));
-        assert_eq!(split(vec![1], vec![vec![1, 2]]), (vec![1], vec![vec![2]], None));
-        assert_eq!(split(vec![1, 2], vec![]), (vec![1, 2], vec![], None));
+        assert_eq!(cut(&[1], &[&[1, 2]]), (vec![1], vec![vec![2]], None));
+        assert_eq!(cut(&[1, 2], &[]), (vec![1, 2], vec![], None));
+    }
+
+    #[test]
+    fn cutting_takes_the_mask_along_and_drops_rows_of_which_nothing_is_trained() {
+        let masked = |trained: &[std::ops::Range<usize>]| {
+            let mut row = group(&[1], &[&[2, 3, 4, 5]]);
+            row.completions[0].trained = Some(trained.to_vec());
+            row
+        };
+        let mut row = masked(&[1..2, 3..4]);
+        assert_eq!(fit(&mut row, true, &config(4, Truncation::KeepStart)), Fit::Cut);
+        assert_eq!((row.flat_tokens(), row.completions[0].trained.clone()), (4, Some(vec![1..2])));
+        let mut row = masked(&[1..2, 3..4]);
+        assert_eq!(fit(&mut row, true, &config(3, Truncation::KeepEnd)), Fit::Cut);
+        assert_eq!((row.prompt.clone(), row.completions[0].trained.clone()), (vec![3], Some(vec![1..2])));
+        let cut = |limits| fit(&mut masked(&[3..4]), true, &limits);
+        assert_eq!(cut(config(4, Truncation::KeepStart)), Fit::NoRoom);
+        assert_eq!(cut(config(5, Truncation::KeepStart)), Fit::Whole);
     }
 
     #[test]

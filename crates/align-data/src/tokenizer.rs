@@ -1,11 +1,17 @@
 //! Tokenizers from model folders, and small ones trained here.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
+
+mod byte_level;
+mod folder;
+mod model_proto;
+mod normaliser;
+mod sentencepiece;
 
 use align_types::TokenId;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokenizers::{
-    AddedToken,
+    AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper,
     decoders::byte_level::ByteLevel as ByteLevelDecoder,
     models::{
         TrainerWrapper,
@@ -15,11 +21,17 @@ use tokenizers::{
     processors::template::TemplateProcessing,
 };
 
+use self::{folder::Folder, normaliser::Normaliser};
 use crate::{Error, Result};
 
-/// The names of special tokens that templates and configurations use.
-const NAMES: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// The one tokenizer of this crate: that of the library, with one more kind of normaliser.
+type Inner = tokenizers::TokenizerImpl<
+    ModelWrapper,
+    Normaliser,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
 
 /// The special tokens of a tokenizer that is trained here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,7 +48,8 @@ pub struct SpecialTokens {
 
 /// Turns text into token ids and back.
 ///
-/// It is a `tokenizer.json` with what the folder's other files say of special tokens.
+/// It is a `tokenizer.json`, a SentencePiece model, or a byte-level vocabulary with its merges, together with what
+/// the folder's other files say of special tokens.
 ///
 /// ```
 /// # fn main() -> align_data::Result<()> {
@@ -51,75 +64,50 @@ pub struct SpecialTokens {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     special: BTreeMap<String, String>,
     eos_ids: Vec<TokenId>,
-    /// Whether the post-processor puts BOS before, and EOS after, a text.
-    adds_bos: bool,
+    /// What the post-processor puts before a text: BOS, or the tokens that stand for it.
+    before: Vec<TokenId>,
+    /// Whether the post-processor puts EOS after a text.
     adds_eos: bool,
 }
 
 impl Tokenizer {
     /// Reads the tokenizer of a model folder.
     ///
-    /// `tokenizer.json` is needed; `tokenizer_config.json` and `special_tokens_map.json` name the special
-    /// tokens; `generation_config.json` and `config.json` may name more tokens that end an answer. Special
-    /// tokens are added to plain text as the post-processor of `tokenizer.json` does.
+    /// It is made from `tokenizer.json`, else from SentencePiece's `tokenizer.model`, else from `vocab.json` and
+    /// `merges.txt`. `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` name the special and
+    /// added tokens; `generation_config.json` and `config.json` may name more tokens that end an answer. Special
+    /// tokens are added to plain text as the post-processor of `tokenizer.json` does, else as `add_bos_token` and
+    /// `add_eos_token` say or the family's Python tokenizer does.
     ///
     /// # Errors
     /// [`Error::NoTokenizer`], or a file that cannot be read or parsed.
     pub fn from_folder(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        if !path.is_file() {
-            let hint = if !dir.is_dir() {
-                "; the folder does not exist".to_owned()
-            } else if dir.join("tokenizer.model").is_file() {
-                "; there is a SentencePiece tokenizer.model, which is not read yet: load the folder with \
-                 transformers' AutoTokenizer and save it again to get a tokenizer.json"
-                    .to_owned()
-            } else {
-                String::new()
-            };
-            return Err(Error::NoTokenizer { folder: dir.into(), looked_for: "tokenizer.json", hint });
-        }
-        let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| failed(path.display(), e))?;
-        let read = |name: &str| read_json(&dir.join(name)).map(Option::unwrap_or_default);
-        let (config, map) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
-        let mut special = BTreeMap::new();
-        for name in NAMES {
-            let text =
-                |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned);
-            if let Some(token) = config.get(name).and_then(text).or_else(|| map.get(name).and_then(text)) {
-                special.insert(name.to_owned(), token);
-            }
-        }
-        let (generation, model) = (read("generation_config.json")?, read("config.json")?);
-        let ids = |name: &str| -> Result<Vec<TokenId>> {
-            let mut all = token_ids(&generation, name, &dir.join("generation_config.json"))?;
-            all.extend(token_ids(&model, name, &dir.join("config.json"))?);
-            Ok(all)
+        let folder = Folder::read(dir)?;
+        let (inner, special) = if let Some(path) = folder.file("tokenizer.json") {
+            let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            let inner = Inner::from_bytes(bytes).map_err(|e| failed(path.display(), e))?;
+            let special = folder.special(|id| inner.id_to_token(id))?;
+            (inner, special)
+        } else if let Some(path) = folder.file("tokenizer.model") {
+            sentencepiece::build(&path, &folder)?
+        } else if let (Some(vocab), Some(merges)) = (folder.file("vocab.json"), folder.file("merges.txt")) {
+            byte_level::build(&vocab, &merges, &folder)?
+        } else {
+            let hint = if dir.is_dir() { "" } else { "; the folder does not exist" };
+            let looked_for = "tokenizer.json, tokenizer.model (SentencePiece), or vocab.json with merges.txt";
+            return Err(Error::NoTokenizer { folder: dir.into(), looked_for, hint: hint.into() });
         };
-        let eos = ids("eos_token_id")?;
-        for (name, ids) in [("eos_token", eos.clone()), ("bos_token", ids("bos_token_id")?)] {
-            if let (false, Some(token)) =
-                (special.contains_key(name), ids.first().and_then(|id| inner.id_to_token(*id)))
-            {
-                special.insert(name.to_owned(), token);
-            }
-        }
-        Self::new(inner, special, &eos)
+        Self::new(inner, special, &folder.eos_ids()?)
     }
 
-    fn new(
-        mut inner: tokenizers::Tokenizer,
-        special: BTreeMap<String, String>,
-        eos: &[TokenId],
-    ) -> Result<Self> {
+    fn new(mut inner: Inner, special: BTreeMap<String, String>, eos: &[TokenId]) -> Result<Self> {
         // A limit or padding left in the file by an earlier user of it would silently change texts.
         inner.with_truncation(None).map_err(|e| failed("truncation", e))?;
         inner.with_padding(None);
-        let mut tokenizer = Self { inner, special, eos_ids: vec![], adds_bos: false, adds_eos: false };
+        let mut tokenizer = Self { inner, special, eos_ids: vec![], before: vec![], adds_eos: false };
         tokenizer.eos_ids = tokenizer.eos_id().into_iter().collect();
         for id in eos {
             if !tokenizer.eos_ids.contains(id) {
@@ -127,11 +115,10 @@ impl Tokenizer {
             }
         }
         let (with, without) = (tokenizer.encode("a", true)?, tokenizer.encode("a", false)?);
-        let added = |ids: [Option<&TokenId>; 2], id: Option<TokenId>| {
-            id.is_some() && ids[0] == id.as_ref() && ids[1] != ids[0]
-        };
-        tokenizer.adds_bos = added([with.first(), without.first()], tokenizer.bos_id());
-        tokenizer.adds_eos = added([with.last(), without.last()], tokenizer.eos_id());
+        let start = with.windows(without.len().max(1)).position(|part| part == without).unwrap_or_default();
+        let eos = tokenizer.eos_id();
+        tokenizer.adds_eos = eos.is_some() && with.last() == eos.as_ref() && with.last() != without.last();
+        tokenizer.before = with.into_iter().take(start).collect();
         Ok(tokenizer)
     }
 
@@ -163,7 +150,7 @@ impl Tokenizer {
             });
         }
         let fail = |e| failed("training", e);
-        let mut inner = tokenizers::Tokenizer::new(BPE::default());
+        let mut inner = Inner::new(BPE::default().into());
         inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
         inner.with_decoder(Some(ByteLevelDecoder::default()));
         let trainer = BpeTrainer::builder()
@@ -224,14 +211,22 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Encodes text without adding special tokens; with the bytes of the text that each token stands for.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub(crate) fn encode_with_offsets(&self, text: &str) -> Result<(Vec<TokenId>, Vec<Range<usize>>)> {
+        let encoding = self.inner.encode(text, false).map_err(|e| failed("encoding", e))?;
+        let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok((encoding.get_ids().to_vec(), offsets))
+    }
+
     /// Encodes plain text with its special tokens, BOS and EOS once even when they are also written in the text.
     pub(crate) fn encode_plain(&self, text: &str) -> Result<Vec<TokenId>> {
         let mut ids = self.encode(text, true)?;
-        if self.adds_bos
-            && ids.get(..2).is_some_and(|two| two.first() == two.last())
-            && ids.first() == self.bos_id().as_ref()
-        {
-            ids.remove(0);
+        let (before, text) = ids.split_at_checked(self.before.len()).unwrap_or_default();
+        if text.starts_with(before) {
+            ids.drain(..self.before.len());
         }
         if let (true, [.., before, last]) = (self.adds_eos, ids.as_slice())
             && before == last
@@ -263,9 +258,11 @@ impl Tokenizer {
         self.inner.decode(ids, skip_special).map_err(|e| failed("decoding", e))
     }
 
-    /// Counts the tokens, added ones included.
+    /// Counts the tokens, added ones included; where added tokens leave ids out, those count too.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        let last = self.inner.get_added_vocabulary().get_added_tokens_decoder().keys().max().copied();
+        let ids = last.and_then(|id| usize::try_from(id).ok()).map_or(0, |id| id.saturating_add(1));
+        self.inner.get_vocab_size(true).max(ids)
     }
 
     /// Looks up a token's id.
@@ -330,21 +327,6 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<serde_json::Map<String, Va
         Ok(_) => Err(failed(path.display(), "the file is not a JSON object".into())),
         Err(error) => Err(failed(path.display(), error.into())),
     }
-}
-
-/// Reads a token id or a list of them. Anything else is refused: sampling might never stop without the token.
-fn token_ids(config: &Map<String, Value>, key: &str, path: &Path) -> Result<Vec<TokenId>> {
-    let id = |value: &Value| value.as_u64().and_then(|id| TokenId::try_from(id).ok());
-    let ids = match config.get(key) {
-        None | Some(Value::Null) => Some(vec![]),
-        Some(Value::Array(list)) => list.iter().map(id).collect(),
-        Some(one) => id(one).map(|id| vec![id]),
-    };
-    ids.ok_or_else(|| {
-        let found = config.get(key).map(ToString::to_string).unwrap_or_default();
-        let message = format!("{key} is {found}, a token id or a list of token ids is expected");
-        Error::Tokenizer { what: path.display().to_string(), message }
-    })
 }
 
 fn failed(what: impl std::fmt::Display, error: tokenizers::Error) -> Error {

@@ -124,9 +124,6 @@ fn the_last_answer_alone_can_be_trained_on() {
     assert!(groups[0].prompt.len() > 1 && all[0].prompt.len() == 1);
     let error = load("language", &[&turns("")], &config).unwrap_err().to_string();
     assert!(error.contains("the last turn is of the user"), "{error}");
-    // Texts have no turns; they stay as they are.
-    let (groups, _) = load("language", &[r#"{"text": "a b c"}"#], &config).unwrap();
-    assert_eq!(groups[0].prompt.len(), 1);
 }
 
 #[test]

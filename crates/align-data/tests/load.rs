@@ -90,7 +90,10 @@ fn bad_rows_are_shown_and_counted_or_skipped() {
     assert!(groups.iter().all(|g| g.source.as_ref().unwrap().row % 2 == 1));
     // When nothing is left, the first row says why.
     let error = pairs(r#"{"prompt": "a", "chosen": " b", "rejected": ""}"#, &skip()).unwrap_err().to_string();
-    assert!(error.contains("nothing is left of 1 rows") && error.contains("`rejected` is empty"), "{error}");
+    assert!(
+        error.contains("none of the 1 rows can be used") && error.contains("`rejected` is empty"),
+        "{error}"
+    );
     // The report goes into summaries as JSON.
     let json = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<DataReport>(&json).unwrap(), report);
@@ -224,6 +227,57 @@ fn prompts_are_taken_from_every_format_that_has_them() {
     let error =
         load_prompts(&files.paths[..1], &tokenizer, None, &DataConfig { max_length: Some(2), ..skip() });
     assert!(matches!(error, Err(Error::NothingLeft { no_room: 1, .. })));
+}
+
+#[test]
+fn prompts_need_no_answers() {
+    let (tokenizer, _) = common::tokenizer("plain");
+    let rows = [
+        r#"{"prompt": "The sky is", "chosen": "", "rejected": " green"}"#,
+        r#"{"prompt": "The sky is", "chosen": null, "rejected": 3}"#,
+        r#"{"prompt": "The sky is", "chosen": " blue"}"#,
+        r#"{"prompt": "The sky is", "completion": " ", "label": "perhaps"}"#,
+        r#"{"prompt": "The sky is", "completions": [" blue"]}"#,
+    ];
+    let whole = files(&[&rows.join("\n")]);
+    let (groups, report) = load_prompts(&whole.paths, &tokenizer, None, &DataConfig::default()).unwrap();
+    assert_eq!((groups.len(), report.bad_count), (rows.len(), 0));
+    assert!(groups.iter().all(|g| g.prompt == groups[0].prompt && g.completions.is_empty()));
+    assert_eq!(groups[0].columns["chosen"], "");
+    // Where the prompt is the common beginning of two answers, or has a column of another name.
+    let others = files(&[
+        r#"{"chosen": "\n\nHuman: hi\n\nAssistant:", "rejected": "\n\nHuman: hi\n\nAssistant: b"}"#,
+        r#"{"instruction": "Say hello"}"#,
+        r#"{"instruction": "Say hello", "output": ""}"#,
+    ]);
+    let (groups, _) = load_prompts(&others.paths, &tokenizer, None, &DataConfig::default()).unwrap();
+    let prompts: Vec<_> = groups.iter().map(|g| tokenizer.decode(&g.prompt, false).unwrap()).collect();
+    assert_eq!(prompts, ["\n\nHuman: hi\n\nAssistant:", "Say hello\n\n", "Say hello\n\n"]);
+    // A row without a prompt still is none.
+    let none = files(&[r#"{"prompt": "The sky is"}
+{"prompt": ""}"#]);
+    let error = load_prompts(&none.paths, &tokenizer, None, &DataConfig::default()).unwrap_err();
+    assert!(error.to_string().contains("`prompt` is empty"), "{error}");
+}
+
+#[test]
+fn skipping_counts_by_file_and_leaves_out_none() {
+    let (tokenizer, _) = common::tokenizer("plain");
+    let columns = [("prompt".to_owned(), "question".to_owned())].into();
+    let config = DataConfig { columns, ..skip() };
+    let good = r#"{"question": "The sky is", "chosen": " blue", "rejected": " green"}"#;
+    let other = r#"{"prompt": "The sky is", "chosen": " blue", "rejected": " green"}"#;
+    let load = |contents: &[&str]| load_pairs(&files(contents).paths, &tokenizer, None, &config);
+    let (groups, report) = load(&[&format!("{good}\n{{"), &format!("{other}\n{good}\n{other}")]).unwrap();
+    assert_eq!((groups.len(), report.bad_count), (2, 3));
+    assert_eq!(report.files.iter().map(|f| (f.rows, f.bad)).collect::<Vec<_>>(), [(2, 1), (3, 2)]);
+    let first = |i: usize| report.files[i].first_bad.as_ref().unwrap();
+    assert_eq!((first(0).source.row, first(1).source.row), (2, 1));
+    assert!(first(1).problem.contains("no column `question`"), "{}", first(1).problem);
+    match load(&[good, &format!("{other}\n{other}")]).unwrap_err() {
+        Error::NoGoodRow { rows: 2, first, .. } => assert!(first.problem.contains("no column `question`")),
+        error => panic!("{error}"),
+    }
 }
 
 #[test]

@@ -79,9 +79,11 @@ fn every_end_token_is_found() {
 fn folders_without_a_tokenizer_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let says = || Tokenizer::from_folder(dir.path()).unwrap_err().to_string();
-    assert!(says().contains("tokenizer.json"), "{}", says());
+    for name in ["tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"] {
+        assert!(says().contains(name), "{}", says());
+    }
     common::write(dir.path(), "tokenizer.model", b"\x0a\x0e");
-    assert!(says().contains("SentencePiece"), "{}", says());
+    assert!(says().contains("tokenizer.model") && says().contains("SentencePiece"), "{}", says());
     common::write(dir.path(), "tokenizer.json", "{\"version\": ");
     assert!(says().contains("tokenizer.json"), "{}", says());
     common::write(dir.path(), "tokenizer.json", "[]");

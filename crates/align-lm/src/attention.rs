@@ -5,6 +5,8 @@ use align_core::{
     tch::{Device, Kind, Tensor},
 };
 
+use crate::matrix::widened;
+
 /// The rows of one layer before attention; queries `[T, heads, D]`, keys and values `[T, key-value heads, D]`.
 #[derive(Debug)]
 pub(crate) struct Qkv {
@@ -61,7 +63,7 @@ impl Scores {
     /// D]`, a mask that broadcasts to `[B, heads, Q, K]`; without one, all rows see all keys, or are causal.
     pub(crate) fn attend(&self, rows: &Qkv, mask: Option<&Tensor>, causal: bool) -> Result<Tensor> {
         let Qkv { queries, keys, values } = rows;
-        // Positions are float32; a model in float64 stays so.
+        // Positions are float32; a model in float64 stays so. Scores of rows in 16 bits are float32 inside the kernels.
         let cast = |mask: &Tensor| match mask.kind() {
             Kind::Bool => Ok(mask.shallow_clone()),
             _ => mask.f_to_kind(queries.kind()),
@@ -85,12 +87,12 @@ impl Scores {
         let queries = rows.queries.f_reshape([batch, heads(&rows.keys), -1, length, size])?;
         let (keys, values) = (rows.keys.f_unsqueeze(2)?, rows.values.f_unsqueeze(2)?);
         let scale = self.scale.unwrap_or(1.0 / (size as f64).sqrt());
-        let scores = queries.f_matmul(&keys.f_transpose(-2, -1)?)?.f_mul_scalar(scale / cap)?;
+        let scores = widened(&queries.f_matmul(&keys.f_transpose(-2, -1)?)?)?.f_mul_scalar(scale / cap)?;
         let mut scores = scores.f_tanh()?.f_mul_scalar(cap)?;
         if let Some(mask) = mask {
             scores = scores.f_masked_fill(&mask.f_logical_not()?.f_unsqueeze(1)?, f64::NEG_INFINITY)?;
         }
-        let out = scores.f_softmax(-1, None)?.f_matmul(&values)?;
+        let out = scores.f_softmax(-1, None)?.f_to_kind(values.kind())?.f_matmul(&values)?;
         Ok(out.f_reshape([batch, all, length, size])?)
     }
 }

@@ -54,7 +54,7 @@ impl CachedLm for Model {
             let why = format!("{capacity} tokens are more than the model's context of {context}");
             return Err(Error::input("cache capacity", why));
         }
-        KvCache::new(&self.cache_layers(), slots, capacity, Kind::Float, self.device())
+        KvCache::new(&self.cache_layers(), slots, capacity, self.options().compute, self.device())
     }
 
     fn extend(&self, cache: &mut KvCache, tokens: &[&[u32]]) -> Result<Tensor> {

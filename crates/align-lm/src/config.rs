@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use align_core::tch::Device;
 use serde_json::{Map, Value, json};
 
+use crate::adapter::ADAPTER_CONFIG;
 use crate::keys::{Keys, read_object};
 use crate::sizes::Sizes;
 use crate::transformer::Transformer;
@@ -137,21 +138,38 @@ impl FamilyConfig {
     }
 }
 
+/// What stands on top of the last hidden states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Output {
+    /// A layer with an output for each token of the vocabulary.
+    #[default]
+    Vocabulary,
+    /// A layer with one output and no bias, `score`.
+    Score,
+    /// Nothing.
+    None,
+}
+
 /// A checked `config.json`, with every key it came with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     family: FamilyConfig,
     raw: Map<String, Value>,
+    output: Output,
 }
 
 impl ModelConfig {
     /// Reads and checks `config.json` of a model folder. No weights are touched.
     ///
     /// # Errors
-    /// The file is missing or no JSON object; the architecture is unknown or the weights are quantised
+    /// The folder holds an adapter ([`Error::Adapter`]); the file is missing or no JSON object; the architecture is unknown or the weights are quantised
     /// ([`Error::Unsupported`]); a value is missing or outside its range ([`Error::Config`]).
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
+        if !path.exists() && dir.join(ADAPTER_CONFIG).exists() {
+            let why = "is an adapter, not a model: load the model it was made for, and this adapter onto it";
+            return Err(Error::adapter(dir, why));
+        }
         Self::from_json(read_object(&path)?, &path)
     }
 
@@ -175,7 +193,7 @@ impl ModelConfig {
         let Some(family) = FamilyConfig::read(&model_type, keys)? else {
             return unsupported(format!("model_type {model_type:?}"), &families);
         };
-        Ok(Self { family, raw })
+        Ok(Self { family, raw, output: Output::default() })
     }
 
     /// Makes the configuration of a Llama, checked as if it had been read from a file.
@@ -193,6 +211,28 @@ impl ModelConfig {
             self.raw.insert(key.to_owned(), json!(id));
         }
         self
+    }
+
+    /// Changes what stands on top, and the keys of `config.json` that say so.
+    pub(crate) fn with_output(
+        mut self,
+        output: Output,
+        keys: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> Self {
+        self.output = output;
+        for (key, value) in keys {
+            self.raw.insert(key.to_owned(), value);
+        }
+        self
+    }
+
+    pub(crate) fn output(&self) -> Output {
+        self.output
+    }
+
+    /// Returns the `model_type`.
+    pub fn model_type(&self) -> &str {
+        self.raw.get("model_type").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Returns the part that belongs to the architecture.

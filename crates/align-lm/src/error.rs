@@ -54,12 +54,40 @@ pub enum Error {
         /// What is wrong, with the tensor's name where there is one.
         why: String,
     },
+    /// A pickle has more in it than tensors, or is damaged. Nothing of it was executed.
+    #[error("{}: data.pkl, byte {at}: {why}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// Where the instruction starts, in bytes from the start of the pickle.
+        at: usize,
+        /// What it wants, by name.
+        why: String,
+    },
     /// The weights do not fit the configuration.
     #[error("{}: the weights do not fit config.json: {why}", dir.display())]
     Contradiction {
         /// The model folder.
         dir: PathBuf,
         /// The tensors that do not fit, the first few of many.
+        why: String,
+    },
+    /// An adapter is damaged, or does not fit the model.
+    #[error("{}: {why}", path.display())]
+    Adapter {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, with the name of the layer where there is one.
+        why: String,
+    },
+    /// The settings of a new adapter do not fit the model.
+    #[error("{key} = {value}: {why}")]
+    Lora {
+        /// The setting as the user writes it (`lora-rank`).
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What the model allows.
         why: String,
     },
     /// The output folder cannot be used.
@@ -89,6 +117,19 @@ impl Error {
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, doing, source }
+    }
+
+    /// Makes an [`Error::Adapter`].
+    pub(crate) fn adapter(path: &Path, why: impl Into<String>) -> Self {
+        Self::Adapter { path: path.to_owned(), why: why.into() }
+    }
+
+    /// Turns the error of a replica into one of the traits of `align-core`.
+    pub(crate) fn of_replica(self) -> align_core::Error {
+        match self {
+            Self::Tensor(error) => error,
+            other => align_core::Error::input("replica", other.to_string()),
+        }
     }
 
     /// Makes an [`Error::Weights`].

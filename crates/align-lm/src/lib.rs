@@ -1,17 +1,21 @@
 //! Decoder-only transformers from Hugging Face folders: packed forward, key-value cache, saving.
 //!
 //! [`Model`] loads a folder, implements [`align_core::CausalLm`] for training and scoring over packed prompt groups
-//! and [`align_core::CachedLm`] for sampling, and saves a folder that transformers loads. An architecture is one
+//! and [`align_core::CachedLm`] for sampling, and saves a folder that transformers loads. [`SequenceClassifier`] is the
+//! same transformer with one score per completion (a reward model), [`ValueNetwork`] and [`PolicyWithValue`] have a value
+//! for every token (the critic of PPO). An architecture is one
 //! file over shared parts; [`SUPPORTED_FAMILIES`] lists those that are built.
 //!
 //! There is no loss here, no optimiser and no tokenizer.
 
+mod adapter;
 mod attention;
 mod baichuan;
 mod bloom;
 mod cache;
 mod chatglm;
 mod checkpoint;
+mod classifier;
 mod config;
 mod error;
 mod gemma;
@@ -23,23 +27,30 @@ mod gpt_neox;
 mod keys;
 mod linear;
 mod llama;
+mod matrix;
 mod memory;
 mod mistral;
 mod model;
+mod nf4;
 mod norm;
 mod phi3;
 mod plain;
 mod qwen2;
 mod qwen3;
+mod recompute;
 mod rope;
 mod save;
 mod sizes;
 mod transformer;
+mod value;
+mod value_head;
 mod weights;
 
+pub use adapter::{AdapterOptions, LinearLayer};
 pub use baichuan::BaichuanConfig;
 pub use bloom::BloomConfig;
 pub use chatglm::ChatGlmConfig;
+pub use classifier::SequenceClassifier;
 pub use config::{FamilyConfig, ModelConfig, SUPPORTED_FAMILIES};
 pub use error::{Error, Result};
 pub use gemma::GemmaConfig;
@@ -51,7 +62,7 @@ pub use gpt2::Gpt2Config;
 pub use llama::LlamaConfig;
 pub use memory::MemoryEstimate;
 pub use mistral::MistralConfig;
-pub use model::{LoadOptions, Model, Trainable};
+pub use model::{FrozenStorage, LoadOptions, Model, Trainable};
 pub use phi3::Phi3Config;
 pub use plain::{PlainDecoder, PlainLayer, PlainLinear};
 pub use qwen2::Qwen2Config;
@@ -60,3 +71,4 @@ pub use rope::{RopeConfig, RopeScaling};
 pub use save::SaveDtype;
 pub use sizes::Sizes;
 pub use transformer::Activation;
+pub use value::{PolicyWithValue, ValueNetwork};

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::attention::PackedAttention;
     use crate::weights::{Plan, Role, Source};
-    use crate::{Model, ModelConfig};
+    use crate::{LoadOptions, Model, ModelConfig, Trainable};
 
     /// Hands out the tensors of a test by name, gradients included.
     struct Given<'a>(HashMap<&'a str, &'a Tensor>);
@@ -225,7 +225,8 @@ mod tests {
             align_testkit::gradient_check(&weights, 1e-6, |weights| {
                 let named = tensors.iter().zip(weights).map(|((name, _, _), w)| (name.as_str(), w)).collect();
                 let mut source = Given(named);
-                let mut builder = Builder::new(&mut source, false);
+                let frozen = LoadOptions { trainable: Trainable::No, ..LoadOptions::default() };
+                let mut builder = Builder::new(&mut source, &frozen);
                 let llama = build(&config, Device::Cpu, &mut builder).unwrap();
                 let mut attention = PackedAttention::with_threshold(&batch, scores_per_call, Device::Cpu);
                 let tensor = |list: &[i64]| Tensor::from_slice(list);

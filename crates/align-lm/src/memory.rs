@@ -15,6 +15,8 @@ const F32: usize = 4;
 pub struct MemoryEstimate {
     /// Number of parameters, a tied matrix once.
     pub parameters: usize,
+    /// Those that are trained.
+    pub trained: usize,
     /// Float32 weights.
     pub weights: usize,
     /// Float32 gradients, once per training thread.
@@ -25,6 +27,22 @@ pub struct MemoryEstimate {
     pub activations_per_token: usize,
     /// Kept for the backward pass per completion token: its logits and their log-softmax.
     pub activations_per_completion_token: usize,
+}
+
+impl MemoryEstimate {
+    /// Estimates the training of an adapter of this many parameters instead of all weights.
+    #[must_use]
+    pub fn with_adapter(self, parameters: usize) -> Self {
+        let bytes = parameters.saturating_mul(F32);
+        Self {
+            parameters: self.parameters.saturating_add(parameters),
+            trained: parameters,
+            weights: self.weights.saturating_add(bytes),
+            gradients: bytes,
+            optimizer: bytes.saturating_mul(2),
+            ..self
+        }
+    }
 }
 
 impl ModelConfig {
@@ -50,6 +68,7 @@ impl ModelConfig {
         let blocks: usize = decoder.blocks.iter().map(|block| block.activations(&sizes)).sum();
         Ok(MemoryEstimate {
             parameters,
+            trained: parameters,
             weights: parameters.saturating_mul(F32),
             gradients: parameters.saturating_mul(F32),
             optimizer: parameters.saturating_mul(2 * F32),

@@ -1,15 +1,17 @@
 use std::path::{Path, PathBuf};
 
 use align_core::{
-    CausalLm, PackedBatch, Parameter,
+    CausalLm, PackedBatch, Parameter, records_gradients,
     tch::{Device, Kind, Tensor},
 };
 
+use crate::adapter::Attached;
 use crate::attention::PackedAttention;
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Output};
+use crate::recompute::{Segment, Tape};
 use crate::transformer::Transformer;
-use crate::weights::{Builder, Existing, Plan, RandomInit, Role, Source, Weight};
+use crate::weights::{Builder, Existing, Plan, RandomInit, SCORE, Source, Weight};
 use crate::{Error, Result};
 
 /// Which weights of a loaded model are trained.
@@ -23,25 +25,96 @@ pub enum Trainable {
     No,
 }
 
+/// How weights that are not trained are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum FrozenStorage {
+    /// In float32.
+    #[default]
+    Float,
+    /// Matrices and embeddings in 16 bits: float16 where the checkpoint has that, otherwise bfloat16, which loses
+    /// nothing of a bfloat16 checkpoint. Norms and biases stay float32. Where 16 bits are also computed with
+    /// ([`LoadOptions::compute`]), the results are those of float32 storage.
+    Half,
+    /// The linear layers of the blocks in 4-bit NormalFloat with double quantisation (QLoRA, arXiv:2305.14314), a
+    /// little over half a byte per weight; embeddings and output layer as with [`Self::Half`] where 16 bits are computed
+    /// with, otherwise in float32. A model that is trained on top of such weights computes activations again
+    /// ([`LoadOptions::recompute`]), so that one layer at a time exists in full.
+    Nf4,
+}
+
+impl FrozenStorage {
+    /// The format of dense matrices where it is not float32, from that in the checkpoint and that of computing.
+    pub(crate) fn kind(self, stored: Kind, compute: Kind) -> Option<Kind> {
+        match (self, stored) {
+            (Self::Float, _) => None,
+            (Self::Nf4, _) if compute == Kind::Float => None,
+            (Self::Half | Self::Nf4, Kind::Half) => Some(Kind::Half),
+            (Self::Half | Self::Nf4, _) => Some(Kind::BFloat16),
+        }
+    }
+
+    pub(crate) fn is_nf4(self) -> bool {
+        self == Self::Nf4
+    }
+}
+
 /// How a model is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoadOptions {
     /// Where the weights go.
     pub device: Device,
     /// Which of them are trained.
     pub trainable: Trainable,
+    /// The number format of activations and products: [`Kind::Float`] or [`Kind::BFloat16`]. Weights are rounded where
+    /// they are used, and their gradients arrive in float32. Norms, softmax, logits and log-probabilities are float32
+    /// always.
+    pub compute: Kind,
+    /// How weights that are not trained are kept.
+    pub frozen: FrozenStorage,
+    /// Whether the backward pass computes activations again instead of keeping them (arXiv:1604.06174): a model that
+    /// is trained takes less memory and a third more time. Gradients stay the same. The loss's backward pass must be
+    /// [`CausalLm::backward`].
+    pub recompute: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, trainable: Trainable::default() }
+        Self {
+            device: Device::Cpu,
+            trainable: Trainable::default(),
+            compute: Kind::Float,
+            frozen: FrozenStorage::default(),
+            recompute: false,
+        }
+    }
+}
+
+impl LoadOptions {
+    fn check(&self) -> Result<()> {
+        if !matches!(self.compute, Kind::Float | Kind::BFloat16) {
+            let why = format!("{:?} is not computed with; Float and BFloat16 are", self.compute);
+            return Err(align_core::Error::input("number format", why).into());
+        }
+        if self.trainable == Trainable::All && self.frozen.is_nf4() {
+            let why = "a step is far smaller than their distance; freeze them and train an adapter";
+            return Err(align_core::Error::input("training of 4-bit weights", why).into());
+        }
+        Ok(())
+    }
+
+    /// Says whether the backward pass computes activations again. Weights that are read in another format than they
+    /// are stored in would otherwise be kept in full until it is over.
+    fn recomputes(&self) -> bool {
+        let cast = self.frozen == FrozenStorage::Half && self.compute == Kind::Float;
+        self.recompute || cast || self.frozen.is_nf4()
     }
 }
 
 /// A decoder-only transformer.
 ///
-/// Weights are float32 masters, whatever the checkpoint stores; the data type of the checkpoint is remembered for
-/// saving.
+/// Weights that are trained are float32 masters, whatever the checkpoint stores and whatever is computed with; the data
+/// type of the checkpoint is remembered for saving.
 ///
 /// ```no_run
 /// use align_core::{CausalLm, PackedBatch, align_types::{Completion, PromptGroup}};
@@ -56,32 +129,51 @@ impl Default for LoadOptions {
 pub struct Model {
     config: ModelConfig,
     pub(crate) decoder: Transformer,
-    weights: Vec<Weight>,
-    device: Device,
-    trainable: Trainable,
+    pub(crate) weights: Vec<Weight>,
+    /// Something on top of frozen weights; `options.trainable` then speaks of that alone.
+    pub(crate) adapter: Option<Attached>,
+    pub(crate) options: LoadOptions,
+    tape: Tape,
     source: Option<PathBuf>,
     unused: Vec<String>,
 }
 
 impl Model {
-    /// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or its shards with their index.
+    /// Loads a Hugging Face folder: `config.json` and `model.safetensors`, or its shards with their index; where
+    /// there are none, `pytorch_model.bin` or its shards, of which tensors are read and nothing is executed.
     ///
     /// Names, shapes, offsets and data types of all tensors are checked before the first weight is allocated; peak
     /// memory is the weights and a few megabytes.
     ///
     /// # Errors
     /// See [`ModelConfig::read`]; [`Error::Weights`] for a damaged or missing file; [`Error::Contradiction`] for
-    /// tensors that are missing or have another shape than the configuration means; [`Error::Unsupported`] for
-    /// pickled weights and other data types.
+    /// tensors that are missing or have another shape than the configuration means; [`Error::Pickle`] for a pickle
+    /// with more in it than tensors; [`Error::Unsupported`] for other data types and for files of torch before 1.6.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
+        options.check()?;
         let config = ModelConfig::read(dir)?;
-        let mut checkpoint = Checkpoint::open(dir, options.device)?;
+        Self::load_from(Checkpoint::open(dir, options.device)?, config, dir, options)
+    }
+
+    /// Loads what `config` means out of the weights of a folder.
+    pub(crate) fn load_from(
+        mut checkpoint: Checkpoint,
+        config: ModelConfig,
+        dir: &Path,
+        options: &LoadOptions,
+    ) -> Result<Self> {
         let (plan, _) = Self::plan(&config)?;
         checkpoint.rename_to(&plan);
         let mut unused = checkpoint.check(&plan)?;
-        check_tied_head(dir, &mut checkpoint, &plan, &mut unused)?;
+        match config.output() {
+            Output::Vocabulary => check_tied_head(dir, &mut checkpoint, &plan, &mut unused)?,
+            // Another output than the model's is what was asked for.
+            Output::Score | Output::None => {
+                unused.retain(|name| name != SCORE && !HEADS.contains(&name.as_str()));
+            }
+        }
         unused.retain(|name| !DERIVED.iter().any(|end| name.ends_with(end)));
-        let mut model = Self::assemble(config, &mut checkpoint, options.device, options.trainable)?;
+        let mut model = Self::assemble(config, &mut checkpoint, options)?;
         model.source = Some(dir.to_owned());
         model.unused = unused;
         Ok(model)
@@ -95,7 +187,7 @@ impl Model {
     pub fn init(config: &ModelConfig, seed: u64) -> Result<Self> {
         let std = config.sizes().initializer_range;
         let mut source = RandomInit { seed, std, device: Device::Cpu, index: 0 };
-        Self::assemble(config.clone(), &mut source, Device::Cpu, Trainable::All)
+        Self::assemble(config.clone(), &mut source, &LoadOptions::default())
     }
 
     /// Makes a model over the same storage with leaves of its own, for another thread.
@@ -103,46 +195,70 @@ impl Model {
     /// # Errors
     /// libtorch refuses.
     pub fn replica(&self) -> Result<Self> {
-        self.rebuilt(&mut Existing { weights: &self.weights, copy: false }, self.trainable)
+        let trainable = if self.adapter.is_some() { Trainable::No } else { self.options.trainable };
+        let mut model = self.rebuilt(&mut Existing { weights: &self.weights, copy: false }, trainable)?;
+        self.pass_adapter_to(&mut model, false, self.options.trainable)?;
+        Ok(model)
     }
 
     /// Copies the weights as they are now into a model that is never trained: the reference of preference losses.
+    /// Where there is an adapter, the base cannot change and only the adapter is copied.
     ///
     /// # Errors
     /// libtorch refuses, for example for want of memory.
     pub fn frozen_copy(&self) -> Result<Self> {
-        self.rebuilt(&mut Existing { weights: &self.weights, copy: true }, Trainable::No)
+        let copy = self.adapter.is_none();
+        let mut model = self.rebuilt(&mut Existing { weights: &self.weights, copy }, Trainable::No)?;
+        self.pass_adapter_to(&mut model, true, Trainable::No)?;
+        Ok(model)
     }
 
-    fn rebuilt(&self, source: &mut dyn Source, trainable: Trainable) -> Result<Self> {
-        let mut model = Self::assemble(self.config.clone(), source, self.device, trainable)?;
+    pub(crate) fn rebuilt(&self, source: &mut dyn Source, trainable: Trainable) -> Result<Self> {
+        let options = LoadOptions { trainable, ..self.options };
+        let mut model = Self::assemble(self.config.clone(), source, &options)?;
         model.source.clone_from(&self.source);
         model.unused.clone_from(&self.unused);
         Ok(model)
     }
 
-    fn assemble(
+    pub(crate) fn assemble(
         config: ModelConfig,
         source: &mut dyn Source,
-        device: Device,
-        trainable: Trainable,
+        options: &LoadOptions,
     ) -> Result<Self> {
-        let mut builder = Builder::new(source, trainable == Trainable::All);
-        let decoder = config.family().build(device, &mut builder)?;
+        let mut builder = Builder::new(source, options);
+        builder.output = config.output();
+        let mut decoder = config.family().build(options.device, &mut builder)?;
+        decoder.embedding.kind = Some(options.compute);
         let weights = builder.finish();
-        Ok(Self { config, decoder, weights, device, trainable, source: None, unused: Vec::new() })
+        Ok(Self {
+            config,
+            decoder,
+            weights,
+            adapter: None,
+            options: *options,
+            tape: Tape::default(),
+            source: None,
+            unused: Vec::new(),
+        })
     }
 
     /// Lists the tensors that a model of this configuration takes, and builds it without them.
     pub(crate) fn plan(config: &ModelConfig) -> Result<(Plan, Transformer)> {
         let mut plan = Plan::default();
-        let model = Self::assemble(config.clone(), &mut plan, Device::Cpu, Trainable::No)?;
+        let options = LoadOptions { trainable: Trainable::No, ..LoadOptions::default() };
+        let model = Self::assemble(config.clone(), &mut plan, &options)?;
         Ok((plan, model.decoder))
     }
 
     /// Returns the configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Changes keys of the configuration that decide nothing in the forward pass.
+    pub(crate) fn change_config(&mut self, change: impl FnOnce(ModelConfig) -> ModelConfig) {
+        self.config = change(self.config.clone());
     }
 
     /// Returns the folder that the model was loaded from.
@@ -169,6 +285,16 @@ impl Model {
         &self.weights
     }
 
+    /// Returns how the model was loaded.
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    /// Counts the bytes of the weights in memory, a tied matrix once.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.iter().map(|weight| weight.matrix.bytes()).sum()
+    }
+
     /// Computes the hidden states of every row of the stream after the last norm, `[T, H]`.
     ///
     /// # Errors
@@ -176,10 +302,29 @@ impl Model {
     pub fn hidden_states(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
         batch.check_vocabulary(self.vocab_size())?;
         self.check_context(batch)?;
-        let ids = PackedBatch::index_tensor(batch.ids(), self.device)?;
-        let positions = PackedBatch::index_tensor(batch.positions(), self.device)?;
-        let mut attention = PackedAttention::new(batch, self.device);
-        self.decoder.hidden(&ids, &positions, &mut attention)
+        let ids = PackedBatch::index_tensor(batch.ids(), self.options.device)?;
+        let positions = PackedBatch::index_tensor(batch.positions(), self.options.device)?;
+        let mut attention = PackedAttention::new(batch, self.options.device);
+        if let Some(adapter) = &self.adapter {
+            adapter.enter(batch, self.options.device);
+        }
+        if !(self.options.recomputes() && self.is_trained() && records_gradients()?) {
+            return self.decoder.hidden(&ids, &positions, &mut attention);
+        }
+        let pass = self.adapter.as_ref().and_then(Attached::pass);
+        let (hidden, segment) = Segment::record(&self.decoder, ids, positions, attention, pass)?;
+        self.tape.push(segment);
+        Ok(hidden)
+    }
+
+    fn is_trained(&self) -> bool {
+        self.options.trainable != Trainable::No
+    }
+
+    /// Computes the logits of a batch from the hidden states of all of its rows.
+    pub(crate) fn logits_of(&self, hidden: &Tensor, batch: &PackedBatch) -> align_core::Result<Tensor> {
+        let rows = PackedBatch::index_tensor(batch.predict_rows(), hidden.device())?;
+        self.decoder.head(&hidden.f_index_select(0, &rows)?)
     }
 
     fn check_context(&self, batch: &PackedBatch) -> align_core::Result<()> {
@@ -244,34 +389,41 @@ impl CausalLm for Model {
     }
 
     fn device(&self) -> Device {
-        self.device
+        self.options.device
     }
 
     fn logits(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
         if batch.groups().is_empty() {
-            return Ok(Tensor::f_zeros([0, self.vocab_size() as i64], (Kind::Float, self.device))?);
+            return Ok(Tensor::f_zeros([0, self.vocab_size() as i64], (Kind::Float, self.options.device))?);
         }
-        let rows = PackedBatch::index_tensor(batch.predict_rows(), self.device)?;
-        self.decoder.head(&self.hidden_states(batch)?.f_index_select(0, &rows)?)
+        self.logits_of(&self.hidden_states(batch)?, batch)
     }
 
     fn parameters(&self) -> Vec<Parameter> {
-        if self.trainable == Trainable::No {
+        if !self.is_trained() {
             return Vec::new();
         }
-        let parameter = |weight: &Weight| Parameter {
-            name: weight.name.clone(),
-            tensor: weight.tensor.shallow_clone(),
-            decay: weight.role == Role::Matrix,
-        };
-        self.weights.iter().map(parameter).collect()
+        match &self.adapter {
+            Some(adapter) => adapter.parameters(),
+            None => self.weights.iter().filter_map(Weight::parameter).collect(),
+        }
+    }
+
+    fn begin_step(&self, step: Option<u64>) {
+        if let Some(adapter) = &self.adapter {
+            adapter.begin_step(step);
+        }
+    }
+
+    fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
+        self.tape.backward(loss, &self.decoder, self.adapter.as_ref())
+    }
+
+    fn discard_forwards(&self) {
+        self.tape.clear();
     }
 
     fn replicate(&self) -> align_core::Result<Box<dyn CausalLm>> {
-        match self.replica() {
-            Ok(model) => Ok(Box::new(model)),
-            Err(Error::Tensor(error)) => Err(error),
-            Err(other) => Err(align_core::Error::input("replica", other.to_string())),
-        }
+        Ok(Box::new(self.replica().map_err(Error::of_replica)?))
     }
 }

@@ -1,5 +1,7 @@
 use align_core::{Result, tch::Tensor};
 
+use crate::matrix::widened;
+
 /// Which norm, and what it adds before the root.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum NormKind {
@@ -25,8 +27,12 @@ impl Norm {
         Self { weight, bias, width: width as i64, kind }
     }
 
-    /// Normalises the last dimension of `[..., width]`.
+    /// Normalises the last dimension of `[..., width]`; in float32 or wider, whatever the number format of the rows.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.forward_wide(&widened(x)?)?.f_to_kind(x.kind())?)
+    }
+
+    fn forward_wide(&self, x: &Tensor) -> Result<Tensor> {
         let rms = |weight: &Tensor, eps: f64| -> Result<Tensor> {
             Ok(x.f_internal_fused_rms_norm([self.width], Some(weight), eps)?.0)
         };

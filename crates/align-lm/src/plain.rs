@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use align_core::tch::{Device, Kind, Tensor};
 
 use crate::Result;
@@ -8,7 +10,8 @@ use crate::sizes::Sizes;
 
 /// A decoder of the Llama shape as numbers and tensors: what a program needs that computes its forward by itself.
 ///
-/// The tensors share the model's storage: their values are those of the moment in which they are read.
+/// The tensors share the model's storage: their values are those of the moment in which they are read. Matrices with an
+/// adapter are copies with the adapter added, as it was when the description was made.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PlainDecoder {
@@ -111,6 +114,8 @@ fn common(windows: &[Option<usize>]) -> Option<Option<usize>> {
 /// Takes tensors by name and counts them, so that a model with more than the plain shape is noticed.
 struct Names<'a> {
     model: &'a Model,
+    /// Matrices with their adapters, by the names of their layers.
+    merged: HashMap<String, Tensor>,
     taken: usize,
 }
 
@@ -118,11 +123,12 @@ impl Names<'_> {
     fn optional(&mut self, name: &str) -> Option<Tensor> {
         let weight = self.model.weights().iter().find(|weight| weight.name == name)?;
         self.taken += 1;
-        Some(weight.tensor.shallow_clone())
+        weight.matrix.dense().map(Tensor::shallow_clone)
     }
 
     fn linear(&mut self, name: &str) -> Option<PlainLinear> {
         let weight = self.optional(&format!("{name}.weight"))?;
+        let weight = self.merged.remove(name).unwrap_or(weight);
         Some(PlainLinear { weight, bias: self.optional(&format!("{name}.bias")) })
     }
 
@@ -147,7 +153,7 @@ impl Names<'_> {
 
 impl Model {
     /// Describes the model as plain tensors; `None` for another architecture, another device than the CPU, other
-    /// numbers than float32, or weights beyond the shape that [`PlainDecoder`] has.
+    /// numbers than float32 (stored or computed with), or weights beyond the shape that [`PlainDecoder`] has.
     ///
     /// # Errors
     /// libtorch refuses.
@@ -157,12 +163,12 @@ impl Model {
         };
         let rope = Rope::new(rope, sizes.head_dim, Pairs::Halves, Device::Cpu)?;
         let ours = |weight: &crate::weights::Weight| {
-            weight.tensor.device() == Device::Cpu && weight.tensor.kind() == Kind::Float
+            weight.matrix.dense().is_some_and(|t| t.device() == Device::Cpu && t.kind() == Kind::Float)
         };
-        if !self.weights().iter().all(ours) {
+        if self.options().compute != Kind::Float || !self.weights().iter().all(ours) {
             return Ok(None);
         }
-        let mut names = Names { model: self, taken: 0 };
+        let mut names = Names { model: self, merged: self.merged()?, taken: 0 };
         let layers = (0..sizes.num_hidden_layers).map(|index| names.layer(index)).collect();
         let (Some(layers), Some(embedding), Some(norm)) =
             (layers, names.optional("model.embed_tokens.weight"), names.optional("model.norm.weight"))

@@ -273,10 +273,12 @@ impl Rotation {
             first.f_mul(&self.cos)?.f_sub(&second.f_mul(&self.sin)?)?,
             second.f_mul(&self.cos)?.f_add(&first.f_mul(&self.sin)?)?,
         ];
-        match self.pairs {
-            Pairs::Halves => Ok(Tensor::f_cat(&rotated, -1)?),
-            Pairs::Neighbours => Ok(Tensor::f_stack(&rotated, -1)?.f_flatten(-2, -1)?),
-        }
+        let whole = match self.pairs {
+            Pairs::Halves => Tensor::f_cat(&rotated, -1)?,
+            Pairs::Neighbours => Tensor::f_stack(&rotated, -1)?.f_flatten(-2, -1)?,
+        };
+        // Angles are float32, and so are products with rows of 16 bits until here.
+        Ok(whole.f_to_kind(x.kind())?)
     }
 }
 

@@ -1,11 +1,13 @@
 use align_core::{
     Error, Result,
-    tch::{Device, Tensor},
+    tch::{Device, Kind, Tensor},
 };
 
 use crate::attention::{Attention, Qkv, Scores};
+use crate::config::Output;
 use crate::keys::Keys;
 use crate::linear::Linear;
+use crate::matrix::widened;
 use crate::norm::{Norm, NormKind};
 use crate::rope::{Rope, Rotation};
 use crate::sizes::Sizes;
@@ -31,7 +33,7 @@ impl Transformer {
         positions: &Tensor,
         attention: &mut dyn Attention,
     ) -> Result<Tensor> {
-        let rotations = self.ropes.iter().map(|rope| rope.rotation(positions)).collect::<Result<Vec<_>>>()?;
+        let rotations = self.rotations(positions)?;
         let mut x = self.embedding.forward(ids, positions)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &rotations, index, attention)?;
@@ -39,9 +41,31 @@ impl Transformer {
         self.norm.forward(&x)
     }
 
+    /// Computes the rotations of rows at positions `[T]`.
+    pub(crate) fn rotations(&self, positions: &Tensor) -> Result<Vec<Rotation>> {
+        self.ropes.iter().map(|rope| rope.rotation(positions)).collect()
+    }
+
     /// Maps hidden states `[N, H]` to logits `[N, V]`.
     pub(crate) fn head(&self, hidden: &Tensor) -> Result<Tensor> {
         self.head.forward(hidden)
+    }
+
+    /// Lists the linear layers of the blocks in order: all but the output layer.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.blocks.iter().flat_map(|block| block.attention.linears().into_iter().chain(block.mlp.linears()))
+    }
+
+    /// As [`Self::linears`].
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(|Block { attention, mlp, .. }| {
+            attention.linears_mut().into_iter().chain(mlp.linears_mut())
+        })
+    }
+
+    /// Maps hidden states `[N, H]` to scores `[N]` in float32. Bounds and normalised rows belong to logits alone.
+    pub(crate) fn score(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.head.linear()?.forward(&hidden.f_to_kind(Kind::Float)?)?.f_reshape([-1])?)
     }
 
     /// Builds a decoder whose tensors have the names of Llama: `model.embed_tokens`, `model.layers.0`, `model.norm`,
@@ -71,6 +95,8 @@ pub(crate) struct Embedding {
     pub(crate) positions: Option<Tensor>,
     pub(crate) scale: f64,
     pub(crate) norm: Option<Norm>,
+    /// The number format of the residual stream; that of the tables if absent.
+    pub(crate) kind: Option<Kind>,
 }
 
 impl Embedding {
@@ -78,11 +104,14 @@ impl Embedding {
     pub(crate) fn new(sizes: &Sizes, name: &str, take: &mut Builder<'_>) -> crate::Result<Self> {
         let shape = [sizes.vocab_size, sizes.hidden_size];
         let tokens = take.take(format!("{name}.weight"), &shape, Role::Matrix)?;
-        Ok(Self { tokens, positions: None, scale: 1.0, norm: None })
+        Ok(Self { tokens, positions: None, scale: 1.0, norm: None, kind: None })
     }
 
-    fn forward(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        let rows = |table: &Tensor, index: &Tensor| Tensor::f_embedding(table, index, -1, false, false);
+    pub(crate) fn forward(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        // Rounded where they are used, as matrices are; sums and products are formed in float32.
+        let rows = |table: &Tensor, index: &Tensor| -> Result<Tensor> {
+            widened(&self.in_kind(&Tensor::f_embedding(table, index, -1, false, false)?)?)
+        };
         let mut x = rows(&self.tokens, ids)?;
         if self.scale != 1.0 {
             x = x.f_mul_scalar(self.scale)?;
@@ -90,17 +119,22 @@ impl Embedding {
         if let Some(table) = &self.positions {
             x = x.f_add(&rows(table, positions)?)?;
         }
-        match &self.norm {
-            Some(norm) => norm.forward(&x),
-            None => Ok(x),
+        if let Some(norm) = &self.norm {
+            x = norm.forward(&x)?;
         }
+        self.in_kind(&x)
+    }
+
+    fn in_kind(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.kind.map_or_else(|| Ok(x.shallow_clone()), |kind| x.f_to_kind(kind))?)
     }
 }
 
-/// Maps the last hidden states to logits.
+/// Maps the last hidden states to logits, or to one score.
 #[derive(Debug)]
 pub(crate) struct Head {
-    linear: Linear,
+    /// None on a model that ends in hidden states.
+    linear: Option<Linear>,
     /// Logits are bent below this bound: cap · tanh(logit / cap).
     pub(crate) cap: Option<f64>,
     /// Whether the rows of the matrix are scaled to length 1.
@@ -108,25 +142,33 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Takes `{name}.weight`, or the embedding where it is tied.
+    /// Takes `{name}.weight`, or the embedding where it is tied; for a score `score.weight`.
     pub(crate) fn new(
         sizes: &Sizes,
         embedding: &Embedding,
         name: &str,
         take: &mut Builder<'_>,
     ) -> crate::Result<Self> {
-        let linear = match sizes.tie_word_embeddings {
-            true => Linear::tied(&embedding.tokens),
-            false => take.linear(name, sizes.hidden_size, sizes.vocab_size, false)?,
+        let linear = match take.output {
+            Output::Vocabulary if sizes.tie_word_embeddings => Some(Linear::tied(&embedding.tokens)),
+            Output::Vocabulary => Some(take.output_layer(name, sizes.hidden_size, sizes.vocab_size)?),
+            Output::Score => Some(take.output_layer("score", sizes.hidden_size, 1)?),
+            Output::None => None,
         };
         Ok(Self { linear, cap: None, normalised: false })
     }
 
+    fn linear(&self) -> Result<&Linear> {
+        self.linear.as_ref().ok_or_else(|| Error::input("output layer", "this model has none"))
+    }
+
     fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
         let logits = match self.normalised {
-            true => self.linear.forward_normalised(hidden)?,
-            false => self.linear.forward(hidden)?,
+            true => self.linear()?.forward_normalised(hidden)?,
+            false => self.linear()?.forward(hidden)?,
         };
+        // What follows sees differences of logits, which 16 bits would round away.
+        let logits = widened(&logits)?;
         match self.cap {
             Some(cap) => Ok(logits.f_mul_scalar(1.0 / cap)?.f_tanh()?.f_mul_scalar(cap)?),
             None => Ok(logits),
@@ -175,7 +217,7 @@ impl Block {
         })
     }
 
-    fn forward(
+    pub(crate) fn forward(
         &self,
         x: &Tensor,
         rotations: &[Rotation],
@@ -307,6 +349,20 @@ impl SelfAttention {
         self.output.forward(&attended.f_reshape([-1, self.heads * self.head_dim])?)
     }
 
+    fn linears(&self) -> Vec<&Linear> {
+        match &self.projection {
+            Projection::Separate { query, key, value } => vec![query, key, value, &self.output],
+            Projection::Fused(fused) | Projection::FusedByHead(fused) => vec![fused, &self.output],
+        }
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match &mut self.projection {
+            Projection::Separate { query, key, value } => vec![query, key, value, &mut self.output],
+            Projection::Fused(fused) | Projection::FusedByHead(fused) => vec![fused, &mut self.output],
+        }
+    }
+
     fn project(&self, x: &Tensor) -> Result<Qkv> {
         let (heads, keys, size) = (self.heads, self.key_value_heads, self.head_dim);
         match &self.projection {
@@ -416,6 +472,22 @@ impl Mlp {
             down: take.linear(&format!("{prefix}.down_proj"), inner, hidden, false)?,
             activation: Activation::Silu,
         })
+    }
+
+    fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Gated { gate, up, down, .. } => vec![gate, up, down],
+            Self::FusedGated { gate_up, down, .. } => vec![gate_up, down],
+            Self::Plain { up, down, .. } => vec![up, down],
+        }
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Gated { gate, up, down, .. } => vec![gate, up, down],
+            Self::FusedGated { gate_up, down, .. } => vec![gate_up, down],
+            Self::Plain { up, down, .. } => vec![up, down],
+        }
     }
 
     /// Widths of the inner layer that autograd keeps: gate, up, activated gate and product, or up and activated.

@@ -85,6 +85,37 @@ fn what_is_saved_is_byte_equal_to_what_was_loaded() {
 }
 
 #[test]
+fn what_remote_code_needs_is_copied() {
+    let out = tempfile::tempdir().unwrap();
+    let (from, dir) = (out.path().join("from"), out.path().join("model"));
+    fs::create_dir(&from).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("tiny-baichuan-7b").join(name), from.join(name)).unwrap();
+    }
+    let kept = [
+        "added_tokens.json",
+        "configuration_baichuan.py",
+        "generation_utils.py",
+        "modeling_baichuan.py",
+        "quantizer.py",
+        "tokenization_baichuan.py",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    ];
+    for name in kept.iter().chain(&["notes.txt", "training_args.bin", "pytorch_model.bin.index.json"]) {
+        fs::write(from.join(name), name).unwrap();
+    }
+    fs::create_dir(from.join("folder.py")).unwrap();
+    load(&from).unwrap().save_with_tokenizer(&dir, SaveDtype::Source, &from).unwrap();
+    let mut names: Vec<_> =
+        fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !["config.json", "model.safetensors"].contains(&name.as_str()));
+    names.sort();
+    assert_eq!(names, kept);
+    assert!(kept.iter().all(|name| fs::read_to_string(dir.join(name)).unwrap() == *name));
+}
+
+#[test]
 fn shards_become_one_file_and_tying_is_kept() {
     let out = tempfile::tempdir().unwrap();
     let original = load(&fixture("tiny-llama-tied-sharded")).unwrap();
@@ -130,7 +161,7 @@ fn a_model_folder_is_replaced_and_anything_else_is_left_alone() {
 
     fs::write(out.path().join("notes.txt"), "mine").unwrap();
     let refused = model.save(out.path(), SaveDtype::Source).unwrap_err().to_string();
-    assert!(refused.contains("is not empty and holds no model"), "{refused}");
+    assert!(refused.contains("is not empty and holds something else"), "{refused}");
     let refused = model.save(&out.path().join("notes.txt"), SaveDtype::Source).unwrap_err().to_string();
     assert!(refused.contains("is a file"), "{refused}");
     assert_eq!(fs::read_to_string(out.path().join("notes.txt")).unwrap(), "mine");
@@ -316,10 +347,10 @@ fn other_data_types_and_missing_weights_are_named() {
     let integer = message(dir.path());
     assert!(integer.contains("tensor \"lm_head.weight\" of data type I32 is not supported"), "{integer}");
     fs::remove_file(&path).unwrap();
-    assert!(message(dir.path()).contains("holds neither model.safetensors nor model.safetensors.index.json"));
-    fs::write(dir.path().join("pytorch_model.bin"), "x").unwrap();
-    let pickled = message(dir.path());
-    assert!(pickled.contains("pytorch_model.bin: a pickled checkpoint is not supported"), "{pickled}");
+    let none = message(dir.path());
+    assert!(
+        none.contains("holds none of model.safetensors, model.safetensors.index.json, pytorch_model.bin")
+    );
 }
 
 fn with_first_replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {

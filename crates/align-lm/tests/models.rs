@@ -1,114 +1,17 @@
 //! The numbers of small checkpoints against transformers, and one way of computing them against another.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::PathBuf;
+mod fixtures;
 
 use align_core::{
     CachedLm, CausalLm, PackedBatch,
-    align_types::{Completion, PromptGroup},
+    align_types::PromptGroup,
     tch::{Kind, Tensor},
 };
 use align_lm::{LlamaConfig, LoadOptions, Model, ModelConfig, Trainable};
 use align_testkit::assert_close;
+use fixtures::*;
 use proptest::prelude::*;
-use serde::Deserialize;
-
-const FIXTURES: [&str; 22] = [
-    "tiny-llama",
-    "tiny-llama-tied-sharded",
-    "tiny-llama-mha-bias",
-    "tiny-llama-bf16",
-    "tiny-mistral",
-    "tiny-qwen2",
-    "tiny-qwen2-window-tied",
-    "tiny-qwen3",
-    "tiny-phi3",
-    "tiny-gpt2",
-    "tiny-gpt-neox",
-    "tiny-gpt-neox-sequential",
-    "tiny-bloom",
-    "tiny-bloom-6-heads",
-    "tiny-gemma",
-    "tiny-gemma2",
-    "tiny-gemma3",
-    "tiny-glm",
-    "tiny-glm4",
-    "tiny-baichuan-7b",
-    "tiny-baichuan2-13b",
-    "tiny-chatglm",
-];
-
-/// Written by `fixtures/models/make_models.py`.
-#[derive(Deserialize)]
-struct Expected {
-    groups: Vec<ExpectedGroup>,
-    greedy: Vec<Greedy>,
-}
-
-#[derive(Deserialize)]
-struct ExpectedGroup {
-    prompt: Vec<u32>,
-    completions: Vec<Vec<u32>>,
-    logprobs: Vec<Vec<f64>>,
-}
-
-#[derive(Deserialize)]
-struct Greedy {
-    prompt: Vec<u32>,
-    tokens: Vec<u32>,
-}
-
-fn folder(name: &str) -> PathBuf {
-    align_testkit::fixture(&format!("models/{name}"))
-}
-
-fn load(name: &str) -> (Model, Expected) {
-    // The threads of libtorch spin against those of the other tests.
-    align_core::threads::prepare_compute_thread();
-    let model = Model::load(&folder(name), &LoadOptions::default()).unwrap();
-    let text = std::fs::read(folder(name).join("expected.json")).unwrap();
-    (model, serde_json::from_slice(&text).unwrap())
-}
-
-fn group(prompt: &[u32], completions: &[Vec<u32>]) -> PromptGroup {
-    PromptGroup::new(prompt.to_vec(), completions.iter().cloned().map(Completion::new).collect())
-}
-
-fn groups(expected: &Expected) -> Vec<PromptGroup> {
-    expected.groups.iter().map(|g| group(&g.prompt, &g.completions)).collect()
-}
-
-/// Each completion behind its own copy of the prompt.
-fn unpacked(groups: &[PromptGroup]) -> Vec<PromptGroup> {
-    let one = |g: &PromptGroup, c: &Completion| PromptGroup::new(g.prompt.clone(), vec![c.clone()]);
-    groups.iter().flat_map(|g| g.completions.iter().map(move |c| one(g, c))).collect()
-}
-
-fn log_probs(model: &Model, groups: &[PromptGroup]) -> Vec<f64> {
-    let batch = PackedBatch::new(groups).unwrap();
-    Vec::try_from(model.token_log_probs(&batch, 1.0).unwrap().values().to_kind(Kind::Double)).unwrap()
-}
-
-/// The gradient of a sum of log-probabilities with different weights, in every parameter.
-fn gradients(model: &Model, groups: &[PromptGroup], factors: &[f64]) -> Vec<(String, Vec<f64>)> {
-    let batch = PackedBatch::new(groups).unwrap();
-    let values = model.token_log_probs(&batch, 1.0).unwrap();
-    (values.values().to_kind(Kind::Double) * Tensor::from_slice(factors)).sum(Kind::Double).backward();
-    let parameters = model.parameters();
-    let read = |t: &Tensor| Vec::<f64>::try_from(t.grad().to_kind(Kind::Double).reshape([-1])).unwrap();
-    let out = parameters.iter().map(|p| (p.name.clone(), read(&p.tensor))).collect();
-    align_core::clear_gradients(parameters.iter().map(|p| &p.tensor)).unwrap();
-    out
-}
-
-fn assert_same_gradients(a: &[(String, Vec<f64>)], b: &[(String, Vec<f64>)], tolerance: f64) {
-    for ((name, a), (_, b)) in a.iter().zip(b) {
-        let largest = b.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-        let off = a.iter().zip(b).fold(0.0f64, |most, (x, y)| most.max((x - y).abs()));
-        assert!(largest > 0.0, "{name} has no gradient");
-        assert!(off <= tolerance * largest, "{name}: {off:e} of {largest:e}");
-    }
-}
 
 #[test]
 fn log_probabilities_are_those_of_transformers() {

@@ -7,7 +7,7 @@ use crate::{Aggregation, Result, SftConfig};
 
 /// Computes the negative log-likelihood of completions (behaviour cloning).
 ///
-/// * token_mean: terms −lp of every token `[N]`, denominator N;
+/// * token_mean: terms −lp of every trained token `[N]`, denominator N;
 /// * seq_mean_mean: terms −mean lp of every completion `[C]`, denominator C.
 ///
 /// ```
@@ -32,7 +32,7 @@ pub fn sft_loss(logps: &TokenLogProbs, aggregation: Aggregation) -> Result<LossO
     Ok(LossOutput { components: vec![component], metrics })
 }
 
-/// Supervised fine-tuning on every completion of every group.
+/// Supervised fine-tuning on the trained tokens of every completion of every group.
 #[derive(Debug, Clone, Default)]
 pub struct Sft {
     config: SftConfig,
@@ -48,7 +48,7 @@ impl Sft {
 impl Objective for Sft {
     fn denominators(&self, groups: &[PromptGroup]) -> Result<Vec<f64>> {
         let count: usize = match self.config.aggregation {
-            Aggregation::TokenMean => groups.iter().map(PromptGroup::completion_tokens).sum(),
+            Aggregation::TokenMean => groups.iter().map(PromptGroup::trained_tokens).sum(),
             Aggregation::SeqMeanMean => groups.iter().map(|g| g.completions.len()).sum(),
         };
         Ok(vec![count as f64])

@@ -4,13 +4,13 @@
 mod common;
 
 use align_core::{
-    CausalLm, Objective, PackedBatch,
+    CausalLm, Objective, PackedBatch, PaddedBatch, TokenLogProbs,
     align_types::{Completion, PromptGroup},
     tch::{Kind, Tensor},
 };
 use align_losses::{Aggregation, Dpo, DpoConfig, Reference, Sft, SftConfig};
 use align_testkit::{BigramLm, assert_close};
-use common::{model, pair, pairs};
+use common::{VOCAB, model, pair, pairs};
 use proptest::prelude::*;
 
 /// The loop's arithmetic: denominators of the whole batch, gradients added over the cuts.
@@ -30,6 +30,20 @@ fn loss_and_gradient(
         loss.backward();
     }
     (total, Vec::try_from(model.table().grad().reshape([-1])).unwrap())
+}
+
+/// Gives each answer a random mask with at least one token.
+fn masked(mut groups: Vec<PromptGroup>, seed: u64) -> Vec<PromptGroup> {
+    use align_core::align_types::{Purpose, RngStream};
+    let mut rng = RngStream::new(seed, Purpose::Synthetic, 0, 0);
+    for answer in groups.iter_mut().flat_map(|group| &mut group.completions) {
+        let last = answer.token_ids.len() - 1;
+        let mut trained: Vec<usize> = (0..last).filter(|_| rng.uniform() < 0.5).collect();
+        trained.push(last);
+        // Ranges of one token each may touch: they mean the same as longer ones.
+        answer.trained = Some(trained.into_iter().map(|place| place..place + 1).collect());
+    }
+    groups
 }
 
 proptest! {
@@ -52,6 +66,57 @@ proptest! {
             assert_close(&[cut_loss], &[loss], 1e-10);
             assert_close(&cut_gradient, &gradient, 1e-10);
         }
+    }
+
+    #[test]
+    fn with_masks_the_answer_does_not_depend_on_the_cut(groups in pairs(), cut in 0usize..7, seed: u64) {
+        let cut = cut.min(groups.len());
+        let groups = masked(groups, seed);
+        let policy = model(1);
+        for aggregation in [Aggregation::TokenMean, Aggregation::SeqMeanMean] {
+            let objective = Sft::new(SftConfig { aggregation });
+            let (loss, gradient) = loss_and_gradient(&policy, &objective, &[&groups]);
+            let (cut_loss, cut_gradient) =
+                loss_and_gradient(&policy, &objective, &[&groups[..cut], &groups[cut..]]);
+            assert_close(&[cut_loss], &[loss], 1e-10);
+            assert_close(&cut_gradient, &gradient, 1e-10);
+        }
+    }
+
+    /// What a mask leaves out adds no term and does not count; padded rows with the mask give the same values.
+    #[test]
+    fn masks_leave_tokens_out_of_the_loss(groups in pairs(), seed: u64) {
+        let policy = model(1);
+        let whole = PackedBatch::new(&groups).unwrap();
+        let everything = policy.token_log_probs(&whole, 1.0).unwrap().to_vecs().unwrap();
+        let groups = masked(groups, seed);
+        let answers = groups.iter().flat_map(|group| &group.completions);
+        let kept: Vec<Vec<f64>> = answers
+            .zip(&everything)
+            .map(|(answer, values)| answer.trained_ranges().flatten().map(|i| f64::from(values[i])).collect())
+            .collect();
+        let sum: f64 = kept.iter().flatten().sum();
+        let count = kept.iter().map(Vec::len).sum::<usize>() as f64;
+        let sft = |aggregation| Sft::new(SftConfig { aggregation });
+        let (loss, _) = loss_and_gradient(&policy, &sft(Aggregation::TokenMean), &[&groups]);
+        assert_close(&[loss], &[-sum / count], 1e-5);
+        let means: f64 = kept.iter().map(|values| values.iter().sum::<f64>() / values.len() as f64).sum();
+        let (loss, _) = loss_and_gradient(&policy, &sft(Aggregation::SeqMeanMean), &[&groups]);
+        assert_close(&[loss], &[-means / kept.len() as f64], 1e-5);
+
+        let batch = PackedBatch::new(&groups).unwrap();
+        let packed = policy.token_log_probs(&batch, 1.0).unwrap();
+        let padded = PaddedBatch::from_packed(&batch, 0, policy.device()).unwrap();
+        let logits = policy.table().detach().index_select(0, &padded.ids.reshape([-1]));
+        let size = [padded.ids.size()[0], padded.ids.size()[1], i64::from(VOCAB)];
+        let unpacked = padded.token_log_probs(&logits.reshape(size), 1.0).unwrap();
+        assert_eq!(unpacked.lens(), packed.lens());
+        let flat = |logps: &TokenLogProbs| Vec::<f64>::try_from(logps.values().detach()).unwrap();
+        assert_close(&flat(&unpacked), &flat(&packed), 1e-12);
+        // The masks come back from padded rows: the same tokens are predicted after the same beginning.
+        let back = PackedBatch::new(&padded.to_groups().unwrap()).unwrap();
+        assert_eq!(back.targets(), batch.targets());
+        assert_close(&flat(&policy.token_log_probs(&back, 1.0).unwrap()), &flat(&packed), 1e-12);
     }
 
     /// Metamorphic: the same constant on policy and reference cancels; swapping the answers mirrors the margin.

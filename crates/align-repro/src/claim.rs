@@ -85,7 +85,7 @@ pub struct Control {
     pub id: String,
     /// How a healthy experiment behaves, in one sentence.
     pub statement: String,
-    /// What the figure must show for the control to fail as it must.
+    /// What the figure must show for the control to hold.
     pub criterion: Criterion,
     /// The arms the figure comes from.
     pub arms: Vec<String>,

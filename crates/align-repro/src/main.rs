@@ -23,7 +23,7 @@ use clap::Parser;
 
 /// Runs an experiment of a paper and says what is reproduced and what is not.
 ///
-/// Exit code 0: every claim required at this size is reproduced and every control failed as it must; 1: not so;
+/// Exit code 0: every claim required at this size is reproduced and every control holds; 1: not so;
 /// 2: usage; 3: environment; 4: data or model; 130: interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "align-repro", version)]

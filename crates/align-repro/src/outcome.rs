@@ -73,9 +73,9 @@ impl Outcome {
         let decided = self.claims.iter().filter(|c| c.decides).count();
         let good = self.claims.iter().filter(|c| c.decides && c.verdict == Verdict::Reproduced).count();
         let controls = self.controls.iter().filter(|c| c.decides).count();
-        let fine = self.controls.iter().filter(|c| c.decides && c.verdict == ControlVerdict::FailedAsItMust);
+        let fine = self.controls.iter().filter(|c| c.decides && c.verdict == ControlVerdict::Holds);
         let mut line = format!(
-            "{}: {good} of {decided} required claims reproduced, {} of {controls} controls failed as they must",
+            "{}: {good} of {decided} required claims reproduced, {} of {controls} controls hold",
             if self.passes() { "passed" } else { "FAILED" },
             fine.count(),
         );

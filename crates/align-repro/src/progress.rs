@@ -1,20 +1,16 @@
 //! Live progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere.
 
 use std::{
-    io::{IsTerminal, Write},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use align_train::Meter;
 
 use crate::{Error, Result, study::Unit};
-
-/// Time between two plain lines.
-const PLAIN_LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Length of the bar in its own units.
 const BAR_LENGTH: u64 = 1000;
@@ -25,7 +21,8 @@ struct State {
     done: Vec<f64>,
     /// What runs, in words.
     running: Vec<String>,
-    last_line: Instant,
+    /// None in tests.
+    meter: Option<Meter>,
 }
 
 /// The progress of a run over all of its units.
@@ -36,8 +33,6 @@ pub struct Progress<'a> {
     /// Cost of what was finished before this run began.
     before: f64,
     started: Instant,
-    bar: Option<ProgressBar>,
-    talk: bool,
     stop: &'a AtomicBool,
 }
 
@@ -47,10 +42,8 @@ impl<'a> Progress<'a> {
         let costs: Vec<f64> = units.iter().map(|u| u.cost).collect();
         let done: Vec<f64> = finished.iter().map(|f| f64::from(u8::from(*f))).collect();
         let before = costs.iter().zip(&done).map(|(c, d)| c * d).sum();
-        let now = Instant::now();
-        let bar = (talk && std::io::stderr().is_terminal()).then(bar);
-        let state = State { done, running: Vec::new(), last_line: now };
-        Self { costs, state: Mutex::new(state), before, started: now, bar, talk, stop }
+        let state = State { done, running: Vec::new(), meter: talk.then(meter) };
+        Self { costs, state: Mutex::new(state), before, started: Instant::now(), stop }
     }
 
     /// Tells that a unit begins and returns its handle.
@@ -72,8 +65,8 @@ impl<'a> Progress<'a> {
 
     /// Clears the bar, so that what is printed next stands alone.
     pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(meter) = &self.state.lock().unwrap_or_else(PoisonError::into_inner).meter {
+            meter.finish();
         }
     }
 
@@ -81,16 +74,11 @@ impl<'a> Progress<'a> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         how(&mut state);
         let share = self.share(&state);
-        let running = state.running.join(", ");
-        if let Some(bar) = &self.bar {
-            bar.set_position((share * BAR_LENGTH as f64) as u64);
-            bar.set_message(format!("{} · {running}", self.remaining(share)));
-        } else if self.talk && state.last_line.elapsed() >= PLAIN_LINE_EVERY {
-            state.last_line = Instant::now();
+        let message = format!("{} · {}", self.remaining(share), state.running.join(", "));
+        if let Some(meter) = &mut state.meter {
             let percent = (share * 100.0).floor();
-            let line = format!("{percent:>3} % · {} · {running}", self.remaining(share));
-            // Progress is talk: a closed stderr must not end the run.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            let position = (share * BAR_LENGTH as f64) as u64;
+            meter.advance(position, &message, false, |_| format!("{percent:>3} % · {message}"));
         }
     }
 
@@ -113,13 +101,11 @@ impl<'a> Progress<'a> {
     }
 }
 
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::new(BAR_LENGTH);
-    if let Ok(style) = ProgressStyle::with_template("{percent:>3} % [{bar:30}] {elapsed} · {wide_msg}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
+fn meter() -> Meter {
+    let mut meter = Meter::new("{percent:>3} % {bar:30} {elapsed} · {wide_msg}");
+    meter.begin(0, BAR_LENGTH);
+    meter.tick();
+    meter
 }
 
 /// Estimates the seconds that are left from the cost that this run has done so far.

@@ -98,17 +98,9 @@ impl Store {
     /// Writes a file of the run: beside its place, synced, then renamed, so that no half file is ever there.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Train`] with the file that cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.folder.join(name);
-        let beside = self.folder.join(format!("{name}.partial"));
-        let write = || -> io::Result<()> {
-            let mut file = fs::File::create(&beside)?;
-            io::Write::write_all(&mut file, bytes)?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)
-        };
-        write().map_err(|e| Error::io("write", &path, e))
+        Ok(align_train::write_atomic(&self.folder.join(name), bytes)?)
     }
 }
 

@@ -28,12 +28,12 @@ pub enum Verdict {
 /// What a run says about a control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ControlVerdict {
-    /// The effect is absent, as it must be.
-    #[serde(rename = "failed as it must")]
-    FailedAsItMust,
-    /// The effect appears where it must not.
-    #[serde(rename = "showed the effect")]
-    ShowedTheEffect,
+    /// What must be so is so: an effect is absent where it must be, an identity holds.
+    #[serde(rename = "holds")]
+    Holds,
+    /// It is not: an effect appears where it must not, an identity is broken.
+    #[serde(rename = "does not hold")]
+    DoesNotHold,
     /// The run does not decide.
     #[serde(rename = "inconclusive")]
     Inconclusive,
@@ -56,8 +56,8 @@ impl std::fmt::Display for Verdict {
 impl std::fmt::Display for ControlVerdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::FailedAsItMust => "failed as it must",
-            Self::ShowedTheEffect => "SHOWED THE EFFECT",
+            Self::Holds => "holds",
+            Self::DoesNotHold => "DOES NOT HOLD",
             Self::Inconclusive => "inconclusive (not decided)",
             Self::NotRun => "not run",
         })
@@ -139,8 +139,8 @@ impl Criterion {
     /// Judges a control by its evidence.
     pub fn judge_control(&self, evidence: &Evidence) -> ControlVerdict {
         match standing(self, &evidence.estimate) {
-            Standing::Met => ControlVerdict::FailedAsItMust,
-            Standing::Contrary => ControlVerdict::ShowedTheEffect,
+            Standing::Met => ControlVerdict::Holds,
+            Standing::Contrary => ControlVerdict::DoesNotHold,
             Standing::Open => ControlVerdict::Inconclusive,
         }
     }
@@ -198,11 +198,10 @@ fn can_decide(evidence: Option<&Evidence>) -> bool {
     evidence.is_some_and(|e| !is_one_seed(&e.estimate))
 }
 
-/// Says whether a run passes: every claim that decides is reproduced, every control that decides failed as it
-/// must.
+/// Says whether a run passes: every claim that decides is reproduced, every control that decides holds.
 pub fn passes(claims: &[JudgedClaim], controls: &[JudgedControl]) -> bool {
     claims.iter().filter(|c| c.decides).all(|c| c.verdict == Verdict::Reproduced)
-        && controls.iter().filter(|c| c.decides).all(|c| c.verdict == ControlVerdict::FailedAsItMust)
+        && controls.iter().filter(|c| c.decides).all(|c| c.verdict == ControlVerdict::Holds)
 }
 
 #[cfg(test)]
@@ -232,18 +231,18 @@ mod tests {
     #[test]
     fn a_control_shows_the_effect_only_with_its_whole_interval() {
         let not_above = Criterion::NotAbove { than: 0.0 };
-        assert_eq!(not_above.judge_control(&average(0.01, 0.3)), ControlVerdict::ShowedTheEffect);
-        assert_eq!(not_above.judge_control(&average(-0.01, 0.3)), ControlVerdict::FailedAsItMust);
-        assert_eq!(not_above.judge_control(&average(-0.4, -0.3)), ControlVerdict::FailedAsItMust);
+        assert_eq!(not_above.judge_control(&average(0.01, 0.3)), ControlVerdict::DoesNotHold);
+        assert_eq!(not_above.judge_control(&average(-0.01, 0.3)), ControlVerdict::Holds);
+        assert_eq!(not_above.judge_control(&average(-0.4, -0.3)), ControlVerdict::Holds);
     }
 
     #[test]
     fn nothing_means_a_narrow_interval_around_zero() {
         let within = Criterion::Within { margin: 0.02 };
-        assert_eq!(within.judge_control(&average(-0.01, 0.02)), ControlVerdict::FailedAsItMust);
+        assert_eq!(within.judge_control(&average(-0.01, 0.02)), ControlVerdict::Holds);
         assert_eq!(within.judge_control(&average(-0.01, 0.03)), ControlVerdict::Inconclusive);
-        assert_eq!(within.judge_control(&average(0.03, 0.05)), ControlVerdict::ShowedTheEffect);
-        assert_eq!(within.judge_control(&average(-0.05, -0.03)), ControlVerdict::ShowedTheEffect);
+        assert_eq!(within.judge_control(&average(0.03, 0.05)), ControlVerdict::DoesNotHold);
+        assert_eq!(within.judge_control(&average(-0.05, -0.03)), ControlVerdict::DoesNotHold);
     }
 
     #[test]

@@ -106,6 +106,11 @@ impl AdamW {
         }
     }
 
+    /// Counts the updates so far, those before a run was resumed included.
+    pub fn updates(&self) -> u64 {
+        self.slots.iter().filter_map(|slot| slot.moments.as_ref()).map(|it| it.step).max().unwrap_or(0)
+    }
+
     /// Updates the parameters in place; `gradients` are those of the parameters in order.
     ///
     /// # Errors

@@ -142,9 +142,13 @@ impl Engine {
         for worker in &self.workers {
             clear_gradients(worker.parameters.iter().map(|p| &p.tensor))?;
         }
+        // Before the step begins: a baseline is measured without dropout.
         let coupling = self.survey(&groups)?.map(|survey| self.couple(&survey)).transpose()?;
         let parts = arrange(groups, self.compute.threads, self.compute.micro_batch_tokens);
-        let totals = self.run(&parts, |worker, part| worker.train(part, &denominators, coupling.as_ref()))?;
+        self.begin_step(Some(self.optimizer.updates()));
+        let totals = self.run(&parts, |worker, part| worker.train(part, &denominators, coupling.as_ref()));
+        self.begin_step(None);
+        let totals = totals?;
         totals.check_denominators(&denominators)?;
         let used = parts.len();
         let mut report = totals.report(&denominators);
@@ -231,6 +235,11 @@ impl Engine {
         }
     }
 
+    /// Tells every replica whether its passes train; the count of updates is the same after a run is resumed.
+    fn begin_step(&self, step: Option<u64>) {
+        self.workers.iter().for_each(|worker| worker.model.begin_step(step));
+    }
+
     fn run(
         &mut self,
         parts: &[Part],
@@ -274,13 +283,17 @@ impl Worker {
 
     /// Adds the gradient of a part; the first loss that is not finite ends it.
     fn train(&mut self, part: &Part, denominators: &[f64], coupling: Option<&Coupling>) -> Result<Totals> {
-        self.run(part, denominators, coupling, |loss, value, range| {
+        let totals = self.run(part, denominators, coupling, |loss, value, range| {
             if !value.is_finite() {
                 return Err(loss_is_no_number(value, names_of(part, range)));
             }
-            loss.f_backward().map_err(|error| refused(part, range, error.into()))?;
+            self.model.backward(loss).map_err(|error| refused(part, range, error))?;
             Ok(Vec::new())
-        })
+        });
+        if totals.is_err() {
+            self.model.discard_forwards();
+        }
+        totals
     }
 
     /// Computes a part without a gradient and names the rows whose loss is not finite.
@@ -293,7 +306,7 @@ impl Worker {
 
     /// Sums over micro-batches; `each` gets the loss of one and returns the rows to note in the totals.
     fn run(
-        &mut self,
+        &self,
         part: &Part,
         denominators: &[f64],
         coupling: Option<&Coupling>,

@@ -1,5 +1,6 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use align_core::align_types::civil_date;
 use serde::{Deserialize, Serialize};
 
 /// What `program` says in `environment.json`; it tells a run folder of ours from any other folder.
@@ -65,24 +66,10 @@ fn utc_now() -> String {
 
 /// Writes seconds since 1970 as a date in the Gregorian calendar, UTC.
 fn utc(seconds: u64) -> String {
-    let (mut day, of_day) = (seconds / 86_400, seconds % 86_400);
-    let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
-    let mut year = 1970;
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 1;
-    for length in lengths {
-        if day < length {
-            break;
-        }
-        day -= length;
-        month += 1;
-    }
+    let (year, month, day) = civil_date(seconds / 86_400);
+    let of_day = seconds % 86_400;
     let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", day + 1)
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// Returns the largest resident memory of this process so far in megabytes (10⁶ bytes); 0 where the system

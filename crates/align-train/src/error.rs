@@ -87,8 +87,8 @@ pub enum Error {
     },
     /// The rows or weights that go into a run are not those it was started with.
     #[error(
-        "{} was started with other inputs: its data files, its tokenizer or chat template, or its base or \
-         reference model have changed since; put them back, or start a new run",
+        "{} was started with other inputs: its data files, its tokenizer or chat template, or its base, \
+         reference or adapter have changed since; put them back, or start a new run",
         path.display()
     )]
     InputsMismatch {

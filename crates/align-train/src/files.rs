@@ -21,8 +21,14 @@ pub(crate) fn unfinished(path: &Path) -> PathBuf {
     beside(path, UNFINISHED)
 }
 
-/// Replaces a file so that after a kill either the old or the new content is there, whole.
-pub(crate) fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
+/// Replaces a file so that after a kill at any moment either the old or the new content is there, whole.
+///
+/// The new content is written to `.tmp-NAME` beside it, synced and renamed; a leftover of that name in a run folder is
+/// swept away when the folder is opened.
+///
+/// # Errors
+/// [`Error::DiskFull`] or [`Error::Io`] with the file.
+pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
     let draft = unfinished(path);
     let written = (|| {
         let mut file = File::create(&draft)?;

@@ -1,7 +1,6 @@
-use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::meter::{Meter, say};
 
 /// How far a run is, as shown to the user.
 #[derive(Debug, Clone, Copy)]
@@ -16,7 +15,7 @@ pub struct Position {
     pub tokens_per_second: f64,
 }
 
-/// Shows a person where a run is. Every method has a default that shows nothing.
+/// Shows a person where a run is. Every method has a default that shows nothing, but for warnings.
 pub trait Progress {
     /// Begins: `done` of `total` steps were done by earlier processes.
     fn start(&mut self, done: u64, total: u64) {
@@ -33,11 +32,16 @@ pub trait Progress {
         let _ = text;
     }
 
+    /// Says what a person must learn even where nothing else is shown; on stderr unless told otherwise.
+    fn warn(&mut self, text: &str) {
+        say(&format!("warning: {text}"));
+    }
+
     /// Ends.
     fn finish(&mut self) {}
 }
 
-/// Shows nothing.
+/// Shows nothing but warnings.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -46,21 +50,15 @@ impl Progress for Silent {}
 /// Talks on stderr: a bar where it is a terminal, else a plain line every few seconds.
 #[derive(Debug)]
 pub struct Terminal {
-    bar: Option<ProgressBar>,
+    meter: Meter,
     first: u64,
-    began: Instant,
-    said: Option<Instant>,
 }
-
-/// Time between plain lines.
-const PAUSE: Duration = Duration::from_secs(5);
 
 impl Terminal {
     /// Makes a display for this process's stderr.
     pub fn new() -> Self {
-        let bar = std::io::IsTerminal::is_terminal(&std::io::stderr())
-            .then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()));
-        Self { bar, first: 0, began: Instant::now(), said: None }
+        let meter = Meter::new("{bar:30} {pos}/{len} steps  {msg}  {elapsed} gone, {eta} left");
+        Self { meter, first: 0 }
     }
 }
 
@@ -73,51 +71,30 @@ impl Default for Terminal {
 impl Progress for Terminal {
     fn start(&mut self, done: u64, total: u64) {
         self.first = done;
-        self.began = Instant::now();
-        if let Some(bar) = &self.bar {
-            let template = "{bar:30} {pos}/{len} steps  {msg}  {elapsed} gone, {eta} left";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
-            bar.set_length(total);
-            bar.set_position(done);
-            bar.reset_eta();
-        }
+        self.meter.begin(done, total);
     }
 
     fn step(&mut self, at: &Position) {
         let message = format!("loss {:.4}  {:.0} tokens/s", at.loss, at.tokens_per_second);
-        if let Some(bar) = &self.bar {
-            bar.set_position(at.step);
-            bar.set_message(message);
-            return;
-        }
-        let due = self.said.is_none_or(|said| said.elapsed() >= PAUSE);
-        if due || at.step == at.total {
-            self.said = Some(Instant::now());
-            let left =
-                remaining(self.began.elapsed(), at.step.saturating_sub(self.first), at.total - at.step);
-            say(&format!("step {}/{}  {message}  {left} left", at.step, at.total));
-        }
+        let done = at.step.saturating_sub(self.first);
+        let must = done <= 1 || at.step == at.total;
+        self.meter.advance(at.step, &message, must, |gone| {
+            let left = remaining(gone, done, at.total.saturating_sub(at.step));
+            format!("step {}/{}  {message}  {left} left", at.step, at.total)
+        });
     }
 
     fn note(&mut self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => say(text),
-        }
+        self.meter.note(text);
+    }
+
+    fn warn(&mut self, text: &str) {
+        self.note(&format!("warning: {text}"));
     }
 
     fn finish(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.meter.finish();
     }
-}
-
-/// Writes a line to stderr. A reader that went away is no reason to lose a run, and `eprintln!` would panic.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// Estimates the time that is left from the time that the steps so far took.

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::fingerprint::Fingerprint;
 use crate::{Difference, Error, Result};
 
-/// Keys that say where and how often something is written or shown: a resumed run may change them.
-const ASIDE: [&str; 11] = [
+/// Keys that say where and how often something is kept, written or shown: a resumed run may change them.
+const ASIDE: [&str; 12] = [
     "output_dir",
     "resume",
     "overwrite",
@@ -19,6 +19,7 @@ const ASIDE: [&str; 11] = [
     "dry_run",
     "config",
     "samples",
+    "row_store",
 ];
 /// A key that changes rounding only: a resumed run may change it, with a warning.
 const THREADS: &str = "threads";

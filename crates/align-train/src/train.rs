@@ -107,7 +107,7 @@ pub enum Outcome {
 /// # Errors
 /// [`Error::Step`] when a step fails (a loss or gradient that is not finite, rows that cannot be used) or its
 /// evaluation does; the state before the step, or after it, is then in a checkpoint. A held-out loss that is not
-/// finite is no error: it is `null` in the metrics, and a note says so. [`Error::Checkpoint`] when `start` and `model` do not belong
+/// finite is no error: it is `null` in the metrics, and a warning says so. [`Error::Checkpoint`] when `start` and `model` do not belong
 /// together, [`Error::InputsMismatch`] when `start` was written with other `inputs`. [`Error::BeforeFinish`] when
 /// that hook fails. Files that cannot be written.
 pub fn train<'a>(job: TrainJob<'a>, hooks: Hooks<'a>) -> Result<Outcome> {
@@ -265,7 +265,7 @@ impl<'a> Run<'a> {
                 Ok(()) => Some(SavedStep { step: done, folder: self.checkpoints.folder_of(done) }),
                 Err(error) => {
                     // The step's own error is the one to report; this one is said beside it.
-                    self.hooks.progress.note(&format!("the state after step {done} is not saved: {error}"));
+                    self.hooks.progress.warn(&format!("the state after step {done} is not saved: {error}"));
                     let newest = self.checkpoints.newest().ok().and_then(|(newest, _)| newest);
                     newest.map(|found| SavedStep { step: found.state.step, folder: found.folder })
                 }
@@ -283,7 +283,7 @@ impl<'a> Run<'a> {
         self.pace.eval(began);
         if !not_finite.is_empty() {
             let error = Error::NonFinite { what: "the loss", value: report.loss, rows: not_finite };
-            self.hooks.progress.note(&format!("warning: held-out rows after step {step}: {error}"));
+            self.hooks.progress.warn(&format!("held-out rows after step {step}: {error}"));
         }
         let mut metrics = vec![("eval/loss".to_owned(), report.loss)];
         metrics.extend(report.metrics.into_iter().map(|(name, value)| (format!("eval/{name}"), value)));

@@ -362,7 +362,7 @@ fn other_inputs_are_refused_and_nothing_is_lost() {
 struct Notes(Arc<Mutex<Vec<String>>>);
 
 impl Progress for Notes {
-    fn note(&mut self, text: &str) {
+    fn warn(&mut self, text: &str) {
         self.0.lock().unwrap().push(text.to_owned());
     }
 }

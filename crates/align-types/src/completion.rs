@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{ops::Range, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,11 @@ pub struct Completion {
     pub name: String,
     /// The tokens of the answer, stop token included.
     pub token_ids: Vec<TokenId>,
+    /// Which of `token_ids` are trained on: ranges in ascending order that do not touch; `None` for all of them.
+    ///
+    /// The others are read by the model but add no term to a loss, as the user's turns of a conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "pairs")]
+    pub trained: Option<Vec<Range<usize>>>,
     /// The answer as text without special tokens, when it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -61,6 +66,51 @@ impl Completion {
     /// Makes a completion from its tokens and the name the data gave it.
     pub fn named(name: impl Into<String>, token_ids: Vec<TokenId>) -> Self {
         Self { name: name.into(), token_ids, ..Self::default() }
+    }
+
+    /// Returns the ranges of `token_ids` that are trained on: all tokens unless [`Self::trained`] says otherwise.
+    pub fn trained_ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let all = self.trained.is_none().then(|| 0..self.token_ids.len());
+        all.into_iter().chain(self.trained.iter().flatten().cloned())
+    }
+
+    /// Counts the tokens that are trained on.
+    pub fn trained_tokens(&self) -> usize {
+        self.trained_ranges().map(|range| range.len()).sum()
+    }
+
+    /// Keeps the tokens of a range, and what of them is trained on.
+    pub fn keep(&mut self, kept: Range<usize>) {
+        let end = kept.end.min(self.token_ids.len());
+        let kept = kept.start.min(end)..end;
+        self.token_ids.truncate(kept.end);
+        self.token_ids.drain(..kept.start);
+        let inside = |range: &Range<usize>| {
+            let (start, end) = (range.start.max(kept.start), range.end.min(kept.end));
+            (start < end).then(|| start - kept.start..end - kept.start)
+        };
+        if let Some(ranges) = &mut self.trained {
+            *ranges = ranges.iter().filter_map(inside).collect();
+        }
+    }
+}
+
+/// Ranges as pairs `[start, end]`.
+mod pairs {
+    use std::ops::Range;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Ranges = Option<Vec<Range<usize>>>;
+
+    pub(super) fn serialize<S: Serializer>(ranges: &Ranges, to: S) -> Result<S::Ok, S::Error> {
+        let pairs = ranges.as_ref().map(|list| list.iter().map(|r| (r.start, r.end)).collect::<Vec<_>>());
+        pairs.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Ranges, D::Error> {
+        let pairs = Option::<Vec<(usize, usize)>>::deserialize(from)?;
+        Ok(pairs.map(|list| list.into_iter().map(|(start, end)| start..end).collect()))
     }
 }
 
@@ -113,6 +163,11 @@ impl PromptGroup {
         self.completions.iter().map(|c| c.token_ids.len()).sum()
     }
 
+    /// Counts the tokens of all completions that are trained on.
+    pub fn trained_tokens(&self) -> usize {
+        self.completions.iter().map(Completion::trained_tokens).sum()
+    }
+
     /// Names the row for messages: `file:row`, or its position where there is no source.
     pub fn describe(&self, index: usize) -> String {
         self.source.as_ref().map_or_else(|| format!("group {index}"), ToString::to_string)
@@ -129,6 +184,19 @@ mod tests {
         let text = serde_json::to_string(&group).unwrap();
         assert_eq!(text, r#"{"prompt":[1],"completions":[{"token_ids":[2]}]}"#);
         assert_eq!(serde_json::from_str::<PromptGroup>(&text).unwrap(), group);
+    }
+
+    #[test]
+    fn trained_tokens_are_written_as_pairs_and_cut_with_the_tokens() {
+        let mut answer = Completion { trained: Some(vec![1..3, 5..6]), ..Completion::new(vec![9; 6]) };
+        let text = serde_json::to_string(&answer).unwrap();
+        assert_eq!(text, r#"{"token_ids":[9,9,9,9,9,9],"trained":[[1,3],[5,6]]}"#);
+        assert_eq!(serde_json::from_str::<Completion>(&text).unwrap(), answer);
+        assert_eq!((answer.trained_tokens(), Completion::new(vec![9; 6]).trained_tokens()), (3, 6));
+        answer.keep(2..5);
+        assert_eq!((answer.token_ids.len(), answer.trained.clone()), (3, Some(vec![0..1])));
+        answer.keep(1..9);
+        assert_eq!((answer.token_ids.len(), answer.trained_tokens()), (2, 0));
     }
 
     #[test]

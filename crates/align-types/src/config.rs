@@ -19,7 +19,10 @@ pub(crate) fn check(key: &'static str, value: f64, ok: bool, expected: &'static 
     if ok && value.is_finite() {
         return Ok(());
     }
-    Err(Error::Config { key, value: value.to_string(), expected })
+    // 1e300 has more digits than a line.
+    let value =
+        if value.is_finite() && value.abs() >= 1e15 { format!("{value:e}") } else { value.to_string() };
+    Err(Error::Config { key, value, expected })
 }
 
 /// How tokens are sampled.
@@ -110,6 +113,76 @@ pub struct SftConfig {
     pub aggregation: Aggregation,
 }
 
+/// Which linear layers get an adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoraTargets {
+    /// Every linear layer but the output layer.
+    #[default]
+    AllLinear,
+    /// Layers whose name is one of these, or ends with a dot and one of these (`q_proj`, `mlp.down_proj`).
+    Names(Vec<String>),
+}
+
+/// Low-rank adapters of linear layers (2106.09685): W x becomes W x + s B A x with A of `rank` rows.
+///
+/// ```
+/// use align_types::config::LoraConfig;
+/// let config = LoraConfig { rank: 16, alpha: 32.0, ..Default::default() };
+/// config.validate()?;
+/// assert_eq!(config.scale(16), 2.0);
+/// assert_eq!(LoraConfig { use_rslora: true, ..config }.scale(16), 8.0);
+/// # Ok::<(), align_types::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rows of A and columns of B, r; at least 1 and at most the smaller side of each matrix.
+    pub rank: usize,
+    /// Numerator of the scale s; > 0.
+    pub alpha: f64,
+    /// Probability that an input of an adapter is dropped while it is trained; in [0, 1).
+    pub dropout: f64,
+    /// Scales by alpha / sqrt(r) instead of alpha / r (2312.03732).
+    pub use_rslora: bool,
+    /// Which layers get an adapter.
+    pub targets: LoraTargets,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, dropout: 0.0, use_rslora: false, targets: LoraTargets::AllLinear }
+    }
+}
+
+impl LoraConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first value outside its range.
+    pub fn validate(&self) -> Result<()> {
+        check("lora-rank", self.rank as f64, self.rank > 0, "a whole number of at least 1")?;
+        check("lora-alpha", self.alpha, self.alpha > 0.0, "a finite number above 0")?;
+        check("lora-dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "a number in [0, 1)")?;
+        let LoraTargets::Names(names) = &self.targets else { return Ok(()) };
+        let expected = "all-linear, or names of linear layers such as q_proj";
+        match names.iter().find(|name| name.trim().is_empty()) {
+            None if !names.is_empty() => Ok(()),
+            empty => {
+                let value = empty.map_or_else(|| "nothing".to_owned(), |name| format!("{name:?}"));
+                Err(Error::Config { key: "lora-targets", value, expected })
+            }
+        }
+    }
+
+    /// Computes the scale s of an adapter of this rank: alpha / r (2106.09685 section 4.1), or alpha / sqrt(r)
+    /// (2312.03732).
+    pub fn scale(&self, rank: usize) -> f64 {
+        let rank = rank as f64;
+        self.alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+}
+
 /// Shape of the learning rate over the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -123,17 +196,21 @@ pub enum Schedule {
     Cosine,
 }
 
+/// Largest learning rate and weight decay: above these a step leaves 32-bit floats whatever the model is.
+const MOST_RATE: f64 = 1e3;
+const MOST_DECAY: f64 = 1e6;
+
 /// AdamW (1711.05101) with gradient clipping and a schedule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// Peak learning rate; > 0.
+    /// Peak learning rate; > 0 and at most 1000.
     pub learning_rate: f64,
     /// Shape of the learning rate.
     pub lr_scheduler: Schedule,
     /// Steps over which the rate rises linearly from 0.
     pub warmup_steps: u64,
-    /// Decoupled weight decay of matrices and embeddings (not of norms and biases); >= 0.
+    /// Decoupled weight decay of matrices and embeddings (not of norms and biases); from 0 to a million.
     pub weight_decay: f64,
     /// Largest global gradient norm; 0 switches clipping off.
     pub max_grad_norm: f64,
@@ -141,7 +218,7 @@ pub struct OptimizerConfig {
     pub adam_beta1: f64,
     /// Decay of the second moment; in [0, 1).
     pub adam_beta2: f64,
-    /// Added to the root of the second moment; > 0.
+    /// Added to the root of the second moment; > 0 and at most 1.
     pub adam_epsilon: f64,
 }
 
@@ -166,12 +243,16 @@ impl OptimizerConfig {
     /// # Errors
     /// [`Error::Config`] names the first value outside its range.
     pub fn validate(&self) -> Result<()> {
-        check("learning-rate", self.learning_rate, self.learning_rate > 0.0, "a finite number above 0")?;
-        check("weight-decay", self.weight_decay, self.weight_decay >= 0.0, "a number of at least 0")?;
-        check("max-grad-norm", self.max_grad_norm, self.max_grad_norm >= 0.0, "at least 0 (0: no clipping)")?;
+        let rate = self.learning_rate > 0.0 && self.learning_rate <= MOST_RATE;
+        check("learning-rate", self.learning_rate, rate, "a finite number above 0 and at most 1000")?;
+        let decay = (0.0..=MOST_DECAY).contains(&self.weight_decay);
+        check("weight-decay", self.weight_decay, decay, "a finite number from 0 to 1000000")?;
+        let norm = self.max_grad_norm >= 0.0;
+        check("max-grad-norm", self.max_grad_norm, norm, "a finite number of at least 0 (0: no clipping)")?;
         check("adam-beta1", self.adam_beta1, (0.0..1.0).contains(&self.adam_beta1), "a number in [0, 1)")?;
         check("adam-beta2", self.adam_beta2, (0.0..1.0).contains(&self.adam_beta2), "a number in [0, 1)")?;
-        check("adam-epsilon", self.adam_epsilon, self.adam_epsilon > 0.0, "a finite number above 0")
+        let epsilon = self.adam_epsilon > 0.0 && self.adam_epsilon <= 1.0;
+        check("adam-epsilon", self.adam_epsilon, epsilon, "a finite number above 0 and at most 1")
     }
 }
 
@@ -267,17 +348,37 @@ mod tests {
     fn defaults_are_valid() {
         SamplingConfig::default().validate().unwrap();
         DpoConfig::default().validate().unwrap();
+        LoraConfig::default().validate().unwrap();
         OptimizerConfig::default().validate().unwrap();
         TrainConfig::default().validate().unwrap();
     }
 
     #[test]
     fn values_outside_their_range_are_named() {
-        for beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for beta in [0.0, -1.0, 1e300, f64::NAN, f64::INFINITY] {
             let error = DpoConfig { beta, ..Default::default() }.validate().unwrap_err().to_string();
-            assert!(error.contains("beta") && error.contains("above 0"), "{error}");
+            assert!(error.contains("beta") && error.contains("above 0 and at most 1000000"), "{error}");
         }
+        for learning_rate in [0.0, 1e4, f64::NAN] {
+            let error = OptimizerConfig { learning_rate, ..Default::default() }.validate().unwrap_err();
+            assert!(error.to_string().contains("at most 1000"), "{error}");
+        }
+        assert!(OptimizerConfig { weight_decay: 1e7, ..Default::default() }.validate().is_err());
+        assert!(OptimizerConfig { adam_epsilon: 2.0, ..Default::default() }.validate().is_err());
         assert!(DpoConfig { label_smoothing: 0.5, ..Default::default() }.validate().is_err());
+        let names =
+            |names: &[&str]| LoraTargets::Names(names.iter().map(|name| (*name).to_owned()).collect());
+        for (lora, key) in [
+            (LoraConfig { rank: 0, ..Default::default() }, "lora-rank = 0"),
+            (LoraConfig { alpha: 0.0, ..Default::default() }, "lora-alpha = 0"),
+            (LoraConfig { alpha: f64::NAN, ..Default::default() }, "lora-alpha = NaN"),
+            (LoraConfig { dropout: 1.0, ..Default::default() }, "lora-dropout = 1"),
+            (LoraConfig { targets: names(&[]), ..Default::default() }, "lora-targets = nothing"),
+            (LoraConfig { targets: names(&["q_proj", ""]), ..Default::default() }, "lora-targets = \"\""),
+        ] {
+            let error = lora.validate().unwrap_err().to_string();
+            assert!(error.starts_with(key), "{error}");
+        }
         assert!(OptimizerConfig { learning_rate: f64::NAN, ..Default::default() }.validate().is_err());
         assert!(OptimizerConfig { adam_beta2: 1.0, ..Default::default() }.validate().is_err());
         assert!(SamplingConfig { top_p: 0.0, ..Default::default() }.validate().is_err());

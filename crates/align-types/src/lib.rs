@@ -19,12 +19,14 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod calendar;
 mod completion;
 pub mod config;
 mod error;
 mod rng;
 mod traits;
 
+pub use calendar::civil_date;
 pub use completion::{Columns, Completion, FinishReason, PromptGroup, Source, TokenId};
 pub use error::{Error, Result};
 pub use rng::{Purpose, RngStream};

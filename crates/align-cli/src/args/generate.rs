@@ -9,6 +9,8 @@ use super::{ModelArgs, values};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Writes one JSON object per row: row, prompt, completions [{text, token_ids, logprobs, finish_reason}].
+On processors Llama-like models are sampled by an engine of their own, which computes in f32 over f32 weights. With
+--dtype bf16 or --load-in-4bit the forward pass of training samples instead, in that format.
 
 Example:
   align generate --model runs/dpo/model --prompts prompts.jsonl --output answers.jsonl --num-completions 4")]

@@ -3,6 +3,8 @@
 mod dpo;
 mod generate;
 mod logprobs;
+mod lora;
+mod merge;
 mod model;
 mod sft;
 mod train;
@@ -15,13 +17,49 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 pub use dpo::DpoArgs;
 pub use generate::GenerateArgs;
 pub use logprobs::LogprobsArgs;
+pub use lora::LoraArgs;
+pub use merge::MergeArgs;
 pub use model::{DeviceName, Dtype, ModelArgs};
-pub use sft::{AggregationName, SftArgs};
-pub use train::{BadRowsName, ScheduleName, TrainArgs, TruncationName};
+pub use sft::{AggregationName, SftArgs, TrainOnName};
+pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationName};
 
 /// Commands that are promised but not written yet.
 pub(crate) const NOT_YET: &[&str] =
-    &["reward", "kto", "una", "ppo", "rest", "cgpo", "eval", "merge", "report", "score"];
+    &["reward", "kto", "una", "ppo", "rest", "cgpo", "eval", "report", "score"];
+
+/// Flags that are promised but not written yet, without their dashes.
+pub(crate) const FLAGS_NOT_YET: &[&str] = &[
+    // Rewards.
+    "reward-model",
+    "reward",
+    "reward-command",
+    "reward-url",
+    "normalize",
+    "reference",
+    // The DPO family and learning from thumbs.
+    "loss-weights",
+    "sync-ref-model",
+    "ref-model-mixup-alpha",
+    "ref-model-sync-steps",
+    "desirable-weight",
+    "undesirable-weight",
+    // Policy gradients.
+    "critic-learning-rate",
+    "kl-coef",
+    "kl-estimator",
+    "num-ppo-epochs",
+    "num-mini-batches",
+    "cliprange",
+    "cliprange-value",
+    "vf-coef",
+    "gamma",
+    "lam",
+    "missing-eos-penalty",
+    "advantage",
+    "critic",
+    "ref-ema",
+    "curriculum",
+];
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -65,6 +103,8 @@ pub enum Command {
     Sft(SftArgs),
     /// Train on preference pairs with direct preference optimisation
     Dpo(DpoArgs),
+    /// Add an adapter to the weights of its base
+    Merge(MergeArgs),
     /// Write a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -109,6 +149,9 @@ pub struct DataCheckArgs {
     /// Names of columns, `prompt=question,completion=answer`
     #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = values::column)]
     pub columns: Vec<String>,
+    /// Which tokens `align sft` would train on, marked in the rows that --model shows
+    #[arg(long, value_enum, value_name = "CHOICE", default_value = "all")]
+    pub train_on: TrainOnName,
     /// Write the findings as one JSON object to stdout
     #[arg(long)]
     pub json: bool,
@@ -129,7 +172,11 @@ pub fn command() -> clap::Command {
             command.mut_arg("learning_rate", |arg| arg.required(false).default_value(rate))
         }
     };
-    Cli::command().mut_subcommand("sft", rate("2e-5")).mut_subcommand("dpo", rate("1e-6"))
+    let adapter = |command: clap::Command| command.mut_arg("adapter", |arg| arg.required(true));
+    Cli::command()
+        .mut_subcommand("sft", rate("2e-5"))
+        .mut_subcommand("dpo", rate("1e-6"))
+        .mut_subcommand("merge", adapter)
 }
 
 /// Makes the map of column names from `NAME=COLUMN` entries, which are well formed because clap read them.

@@ -1,3 +1,4 @@
+use align_data::TrainOn;
 use align_types::config::{Aggregation, SftConfig};
 use clap::{ArgAction, Args, ValueEnum};
 
@@ -16,6 +17,9 @@ pub struct SftArgs {
     /// Over what token losses are averaged
     #[arg(long, value_enum, value_name = "CHOICE", default_value = "token-mean", help_heading = "Method")]
     pub aggregation: AggregationName,
+    /// Which tokens are trained on; of a row with a prompt of its own always some of the answer
+    #[arg(long, value_enum, value_name = "CHOICE", default_value = "all", help_heading = "Method")]
+    pub train_on: TrainOnName,
     /// Take preference rows too, and train on their chosen answers
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Method")]
     pub sft_on_chosen: bool,
@@ -28,6 +32,27 @@ pub enum AggregationName {
     TokenMean,
     /// All answers of the batch alike
     SeqMeanMean,
+}
+
+/// Values of `--train-on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TrainOnName {
+    /// All of a text or conversation; of a prompt with its completion the completion
+    All,
+    /// What the assistant wrote: the {% generation %} blocks of the chat template, or each of its turns
+    Assistant,
+    /// The last turn of a conversation, which must be the assistant's
+    LastAnswer,
+}
+
+impl From<TrainOnName> for TrainOn {
+    fn from(name: TrainOnName) -> Self {
+        match name {
+            TrainOnName::All => Self::All,
+            TrainOnName::Assistant => Self::Assistant,
+            TrainOnName::LastAnswer => Self::LastAnswer,
+        }
+    }
 }
 
 impl SftArgs {

@@ -4,7 +4,7 @@ use align_data::{BadRows, DataConfig, Truncation};
 use align_types::config::{OptimizerConfig, Schedule, TrainConfig};
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
-use super::{ModelArgs, values};
+use super::{LoraArgs, ModelArgs, values};
 
 /// The flags that every training command shares.
 ///
@@ -48,6 +48,9 @@ pub struct TrainArgs {
     pub optimizer: OptimizerArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub lora: LoraArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub watch: WatchArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -64,6 +67,13 @@ pub struct RowArgs {
     /// Names of columns: prompt=question,completion=answer
     #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = values::column)]
     pub columns: Vec<String>,
+    /// Mix the files of --data, one weight each: an epoch has as many rows as all files together, and of each file
+    /// its weight's share [default: every row once]
+    #[arg(long, value_name = "W", value_delimiter = ',', value_parser = values::number, allow_hyphen_values = true)]
+    pub data_weights: Vec<f64>,
+    /// Where token ids wait; never changes the result
+    #[arg(long, value_enum, value_name = "CHOICE", default_value = "auto")]
+    pub row_store: RowStoreName,
     /// Most tokens of a prompt with one of its answers
     #[arg(long, value_name = "N", default_value = "1024", value_parser = values::size, allow_hyphen_values = true)]
     pub max_length: usize,
@@ -85,6 +95,9 @@ pub struct BatchArgs {
     /// Most tokens of one forward pass; never changes the result, a longer row runs alone
     #[arg(long, value_name = "N", default_value = "4096", value_parser = values::size, allow_hyphen_values = true)]
     pub micro_batch_tokens: usize,
+    /// Compute activations again in the backward pass: less memory, about a third more time, the same gradients
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub gradient_checkpointing: bool,
     /// Steps; wins over --epochs [default: as --epochs has it]
     #[arg(long, value_name = "N", value_parser = values::count, allow_hyphen_values = true)]
     pub max_steps: Option<u64>,
@@ -169,6 +182,17 @@ pub enum TruncationName {
     KeepEnd,
     /// None: a row over the limit is an error
     Error,
+}
+
+/// Values of `--row-store`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RowStoreName {
+    /// In memory, or on disk where the files of --data have more than 512 MiB (compressed ones count four times)
+    Auto,
+    /// In memory
+    Memory,
+    /// In a file without a name on the disk of --output-dir; held-out rows stay in memory
+    Disk,
 }
 
 /// Values of `--lr-scheduler`.

@@ -7,12 +7,21 @@ pub(super) fn number(text: &str) -> Result<f64, String> {
 
 /// Reads a count.
 pub(super) fn count(text: &str) -> Result<u64, String> {
-    text.trim().parse().map_err(|_| "expected a whole number of at least 0".to_owned())
+    whole(text, u64::MAX)
 }
 
 /// Reads a count that fits this machine's memory.
 pub(super) fn size(text: &str) -> Result<usize, String> {
-    text.trim().parse().map_err(|_| "expected a whole number of at least 0".to_owned())
+    whole(text, usize::MAX)
+}
+
+fn whole<T: std::str::FromStr + std::fmt::Display>(text: &str, most: T) -> Result<T, String> {
+    let text = text.trim();
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().map_err(|_| match digits {
+        true => format!("expected a whole number of at most {most}"),
+        false => "expected a whole number of at least 0".to_owned(),
+    })
 }
 
 /// Reads `NAME=COLUMN`.

@@ -7,6 +7,7 @@ fn main() -> ExitCode {
     match align_cli::front::run(&argv) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let error = align_cli::usage::fit_hints(error, &argv);
             align_cli::talk::report(&error);
             ExitCode::from(error.exit_code())
         }

@@ -8,6 +8,7 @@ use align_data::{
 use crate::{
     Error, Result,
     args::{self, DataCheckArgs},
+    error::as_flags,
     talk,
 };
 
@@ -32,6 +33,7 @@ pub(super) fn run(check: &DataCheckArgs) -> Result<()> {
     let config = DataConfig {
         max_length: Some(check.max_length),
         columns: args::columns(&check.columns),
+        train_on: check.train_on.into(),
         ..DataConfig::default()
     };
     let report = align_data::inspect(&Inspection {
@@ -53,20 +55,24 @@ pub(super) fn run(check: &DataCheckArgs) -> Result<()> {
 
 /// Turns findings that would stop a training run into an error.
 fn verdict(report: &DoctorReport) -> Result<()> {
-    let mut troubles = report.all_files().filter_map(|file| file.trouble.as_ref());
-    if let Some(first) = troubles.next() {
-        let more = match troubles.count() {
-            0 => String::new(),
-            n => format!(" (and {n} more of the files cannot be used)"),
-        };
-        return Err(Error::data(format!("{}{more}", first.message), first.hint.clone()));
+    let troubles: Vec<_> = report.all_files().filter_map(|file| file.trouble.as_ref()).collect();
+    match troubles.as_slice() {
+        [] => {}
+        [one] => return Err(Error::data(as_flags(&one.message), one.hint.as_deref().map(as_flags))),
+        several => {
+            let lines = several.iter().map(|trouble| format!("\n  {}", as_flags(&trouble.message)));
+            let all = report.all_files().count();
+            let message =
+                format!("{} of {all} files cannot be used{}", several.len(), lines.collect::<String>());
+            return Err(Error::data(message, ["what is above says what each of them lacks".to_owned()]));
+        }
     }
     let sum = |count: fn(&FileFindings) -> usize| report.all_files().map(count).sum::<usize>();
     match (sum(|file| file.report.bad_count), sum(|file| file.report.rows)) {
         (0, _) => Ok(()),
         (bad, rows) => Err(Error::data(
             format!("{bad} of {rows} rows cannot be used"),
-            ["correct them, or train with --bad-rows skip".to_owned()],
+            ["correct them; training commands can leave them out".to_owned()],
         )),
     }
 }
@@ -101,8 +107,8 @@ fn about(file: &FileFindings, unit: Unit, lines: &mut Vec<String>) {
         }
     }
     if let Some(trouble) = &file.trouble {
-        lines.push(trouble.message.clone());
-        lines.extend(trouble.hint.iter().cloned());
+        lines.push(as_flags(&trouble.message));
+        lines.extend(trouble.hint.as_deref().map(as_flags));
     } else if let Some(serves) = &file.serves {
         lines.push(format!("for: {serves}"));
     }
@@ -115,7 +121,7 @@ fn about(file: &FileFindings, unit: Unit, lines: &mut Vec<String>) {
         problems(file, lines);
     }
     lines.extend(report.notices.iter().cloned());
-    lines.extend(report.bad.iter().map(|bad| format!("bad: {bad}")));
+    lines.extend(report.bad.iter().map(|bad| format!("bad: {}", as_flags(&bad.to_string()))));
     if report.bad_count > report.bad.len() {
         lines.push(format!("and {} more bad rows", report.bad_count - report.bad.len()));
     }

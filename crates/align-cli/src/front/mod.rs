@@ -21,8 +21,10 @@ pub fn run(argv: &[OsString]) -> Result<()> {
         Command::Completions(completions) => talk::data(&manual::completions(completions.shell)),
         Command::Data(DataCommand::Check(check)) => check::run(&check),
         Command::Doctor(doctor) => Err(doctor::run(doctor.json, arguments)),
-        Command::Sft(_) | Command::Dpo(_) | Command::Logprobs(_) | Command::Generate(_) => {
-            Err(launch::become_torch(arguments))
-        }
+        Command::Sft(_)
+        | Command::Dpo(_)
+        | Command::Logprobs(_)
+        | Command::Generate(_)
+        | Command::Merge(_) => Err(launch::become_torch(arguments)),
     }
 }

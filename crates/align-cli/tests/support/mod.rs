@@ -1,10 +1,13 @@
 //! Runs the programs as a user does.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// What a program answered.
 pub struct Answer {
+    /// What it was asked; unknown where a shell asked.
+    words: Option<Vec<OsString>>,
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
@@ -14,10 +17,23 @@ impl Answer {
     pub fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Self {
+            words: None,
             code: output.status.code().unwrap_or(-1),
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         }
+    }
+
+    /// Runs a command and keeps what it was asked.
+    pub fn to(command: &mut Command) -> Self {
+        let words = command.get_args().map(Into::into);
+        let words = std::iter::once("align".into()).chain(words).collect();
+        Self { words: Some(words), ..Self::of(&command.output().unwrap()) }
+    }
+
+    /// Lists the `hint:` lines.
+    pub fn hints(&self) -> Vec<String> {
+        self.stderr.lines().filter_map(|line| line.strip_prefix("hint: ")).map(str::to_owned).collect()
     }
 
     /// Asserts exit code 0.
@@ -34,7 +50,17 @@ impl Answer {
         for text in texts {
             assert!(self.stderr.contains(text), "`{text}` is not in:\n{}", self.stderr);
         }
+        self.assert_hints_name_flags_that_are_there();
         self
+    }
+
+    /// Asserts that the hints name flags of this command only.
+    fn assert_hints_name_flags_that_are_there(&self) {
+        let Some(words) = &self.words else { return };
+        for hint in self.hints() {
+            let foreign = align_cli::usage::foreign_flags(&hint, words);
+            assert!(foreign.is_empty(), "{foreign:?} are no flags here: {hint}");
+        }
     }
 }
 
@@ -53,7 +79,7 @@ pub fn command(folder: &Path, arguments: &str) -> Command {
 
 /// Runs `align ARGUMENTS`, as [`command`] has it.
 pub fn align(folder: &Path, arguments: &str) -> Answer {
-    Answer::of(&command(folder, arguments).output().unwrap())
+    Answer::to(&mut command(folder, arguments))
 }
 
 /// Writes a file into a folder and returns its path.
@@ -75,6 +101,16 @@ pub fn copy_of_tiny_llama(folder: &Path, name: &str) -> PathBuf {
     for entry in std::fs::read_dir(tiny_llama()).unwrap() {
         let from = entry.unwrap().path();
         std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+    }
+    to
+}
+
+/// Copies an adapter of the smallest model into `folder/name`.
+pub fn copy_of_adapter(folder: &Path, name: &str) -> PathBuf {
+    let (from, to) = (align_testkit::fixture("lora/llama"), folder.join(name));
+    std::fs::create_dir_all(&to).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(from.join(file), to.join(file)).unwrap();
     }
     to
 }

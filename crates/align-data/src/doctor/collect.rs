@@ -11,7 +11,7 @@ use align_types::{PromptGroup, Source};
 use super::{Bin, Cuts, FileFindings, Labels, Overlap, Repeat, Scores, Shown, Trouble};
 use crate::{
     DataConfig, DataReport, Result,
-    load::Sink,
+    loader::Sink,
     report::{all_tied, identical_answers},
     tokenise::{Encoded, Fit, fit},
 };

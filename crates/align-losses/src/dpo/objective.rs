@@ -159,7 +159,7 @@ impl Objective for Dpo {
                 let why = format!("DPO needs a pair, this group has {} completions", group.completions.len());
                 return Err(Error::input(group.describe(index), why));
             };
-            chosen_tokens += chosen.token_ids.len();
+            chosen_tokens += chosen.trained_tokens();
         }
         let averaged_over_tokens = self.config.sft_aggregation == Aggregation::TokenMean;
         let denominator = |likelihood: bool| {

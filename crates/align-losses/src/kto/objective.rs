@@ -81,7 +81,8 @@ impl Kto {
         self
     }
 
-    /// Puts the answers of each group under the prompt of the next one.
+    /// Puts the answers of each group under the prompt of the next one; an answer of which no trained token is left
+    /// has no ratio to average.
     fn mismatched(&self, groups: &[PromptGroup]) -> Vec<PromptGroup> {
         if groups.len() < 2 {
             return Vec::new();
@@ -90,18 +91,18 @@ impl Kto {
         let pair = |(group, before): (&PromptGroup, &PromptGroup)| {
             let room =
                 self.max_length.map_or(usize::MAX, |most| most.saturating_sub(group.prompt.len()).max(1));
-            let cut = |answer: &Completion| Completion {
-                token_ids: answer.token_ids.iter().take(room).copied().collect(),
-                name: answer.name.clone(),
-                ..Completion::default()
+            let cut = |answer: &Completion| {
+                let mut answer = Completion { ref_logprob: None, ..answer.clone() };
+                answer.keep(0..room);
+                answer
             };
-            let completions = before.completions.iter().map(cut).collect();
+            let completions = before.completions.iter().map(cut).filter(|answer| answer.trained_tokens() > 0);
             PromptGroup {
                 source: group.source.clone(),
-                ..PromptGroup::new(group.prompt.clone(), completions)
+                ..PromptGroup::new(group.prompt.clone(), completions.collect())
             }
         };
-        groups.iter().zip(before).map(pair).collect()
+        groups.iter().zip(before).map(pair).filter(|group| !group.completions.is_empty()).collect()
     }
 
     /// The reference log-probabilities of surveyed rows, `[C]`.

@@ -104,8 +104,8 @@ fn claims(report: &Report<'_>) -> String {
 fn controls(report: &Report<'_>) -> String {
     let rows = report.outcome.controls.iter().map(|c| {
         let (class, sign) = match c.verdict {
-            ControlVerdict::FailedAsItMust => ("good", "✓"),
-            ControlVerdict::ShowedTheEffect => ("bad", "✗"),
+            ControlVerdict::Holds => ("good", "✓"),
+            ControlVerdict::DoesNotHold => ("bad", "✗"),
             ControlVerdict::Inconclusive => ("open", "?"),
             ControlVerdict::NotRun => ("open", "–"),
         };

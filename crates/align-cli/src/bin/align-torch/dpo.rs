@@ -1,11 +1,11 @@
 //! `align dpo`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use align_cli::{Result, args::DpoArgs};
+use align_cli::{Error, Result, args::DpoArgs};
 use align_core::{CausalLm, Objective, PackedBatch, align_types::PromptGroup, no_grad};
-use align_data::{DataConfig, DataReport};
-use align_lm::{Model, ModelConfig, Trainable};
+use align_data::Kind;
+use align_lm::{Model, ModelConfig};
 use align_losses::{Dpo as DpoObjective, Reference};
 use align_train::Unit;
 
@@ -13,7 +13,8 @@ use crate::{
     computer, failure,
     logprobs::batches,
     model::{self, Folder},
-    train::{Method, Rows, Setup},
+    rows::Rows,
+    train::{Method, Setup},
 };
 
 /// Direct preference optimisation.
@@ -46,13 +47,8 @@ impl Method for Dpo<'_> {
         model::rows_fit(&rows.eval, context, reference)
     }
 
-    fn load(
-        &self,
-        files: &[PathBuf],
-        folder: &Folder,
-        config: &DataConfig,
-    ) -> Result<(Vec<PromptGroup>, DataReport)> {
-        Ok(align_data::load_pairs(files, &folder.tokenizer, folder.template.as_ref(), config)?)
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Preference]
     }
 
     fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>> {
@@ -69,41 +65,53 @@ impl Method for Dpo<'_> {
             Reference::Model(Box::new(model))
         };
         let objective = DpoObjective::new(config, reference).map_err(failure::of)?;
-        Ok(Box::new(if method.ref_model.is_none() { objective.starting_at_reference() } else { objective }))
+        let at_reference = method.ref_model.is_none() && setup.tuning.begins_at_rest(setup.policy);
+        Ok(Box::new(if at_reference { objective.starting_at_reference() } else { objective }))
     }
 }
 
 impl Dpo<'_> {
-    /// Loads the reference: `--ref-model`, or `--model` as it was before the first step, which the weights of a
-    /// continued run no longer are.
+    /// Loads the reference: `--ref-model`, or the model as it was before the first step.
     fn load_reference(&self, setup: &Setup<'_>, given: Option<&Path>) -> Result<Model> {
         match given {
-            Some(folder) => model::load(folder, setup.device, Trainable::No),
-            None if setup.continued => model::load(setup.base, setup.device, Trainable::No),
-            None => setup.policy.frozen_copy().map_err(failure::of),
+            Some(folder) => model::load(folder, &setup.reference),
+            None => setup.tuning.beginning(setup.policy, setup.base, setup.continued, &setup.reference),
         }
     }
 }
 
+/// Rows whose reference is computed before they are put away: few enough for memory where the rows are on disk.
+const AT_ONCE: usize = 4096;
+
 /// Computes the reference's log-probability of every answer, so that the model can be dropped.
 fn precompute(reference: Model, setup: &Setup<'_>, rows: &mut Rows) -> Result<()> {
     let mut replicas = model::replicas(reference, setup.threads)?;
-    for groups in [&mut rows.train, &mut rows.eval] {
-        let cut = batches(groups, setup.micro_batch_tokens);
-        let mut sums: Vec<f64> = Vec::new();
-        for round in cut.chunks(replicas.len()) {
-            let jobs = round.iter().map(|batch| groups.get(batch.clone()).unwrap_or_default());
-            let results = computer::in_parallel(&mut replicas, jobs, |model, groups| {
-                let _guard = no_grad();
-                let batch = PackedBatch::new(groups).map_err(failure::of)?;
-                let sums = model.token_log_probs(&batch, 1.0).and_then(|logps| logps.to_vecs());
-                let sum = |values: &Vec<f32>| values.iter().map(|value| f64::from(*value)).sum::<f64>();
-                Ok(sums.map_err(failure::of)?.iter().map(sum).collect::<Vec<_>>())
-            })?;
-            sums.extend(results.into_iter().flatten());
-        }
-        let answers = groups.iter_mut().flat_map(|group| &mut group.completions);
-        answers.zip(sums).for_each(|(answer, sum)| answer.ref_logprob = Some(sum));
+    for set in [&mut rows.train, &mut rows.eval] {
+        let taken = std::mem::replace(set, Vec::new().into());
+        *set = taken.update::<Error>(AT_ONCE, |groups| {
+            let sums = sums(&mut replicas, groups, setup.micro_batch_tokens)?;
+            let answers = groups.iter_mut().flat_map(|group| &mut group.completions);
+            answers.zip(sums).for_each(|(answer, sum)| answer.ref_logprob = Some(sum));
+            Ok(())
+        })?;
     }
     Ok(())
+}
+
+/// Computes the log-probability of every answer.
+fn sums(replicas: &mut [Model], groups: &[PromptGroup], micro_batch_tokens: usize) -> Result<Vec<f64>> {
+    let cut = batches(groups, micro_batch_tokens);
+    let mut sums: Vec<f64> = Vec::new();
+    for round in cut.chunks(replicas.len()) {
+        let jobs = round.iter().map(|batch| groups.get(batch.clone()).unwrap_or_default());
+        let results = computer::in_parallel(replicas, jobs, |model, groups| {
+            let _guard = no_grad();
+            let batch = PackedBatch::new(groups).map_err(failure::of)?;
+            let sums = model.token_log_probs(&batch, 1.0).and_then(|logps| logps.to_vecs());
+            let sum = |values: &Vec<f32>| values.iter().map(|value| f64::from(*value)).sum::<f64>();
+            Ok(sums.map_err(failure::of)?.iter().map(sum).collect::<Vec<_>>())
+        })?;
+        sums.extend(results.into_iter().flatten());
+    }
+    Ok(sums)
 }

@@ -1,16 +1,13 @@
 //! `--dry-run`: what a run would do, without weights and without a run folder.
 
+use std::path::Path;
+
 use align_cli::{Result, args::TrainArgs, talk};
-use align_core::align_types::PromptGroup;
 use align_data::DataReport;
 use align_lm::MemoryEstimate;
 use serde_json::json;
 
-use crate::{
-    failure,
-    model::Folder,
-    train::{Method, Rows},
-};
+use crate::{failure, model::Folder, rows::Rows, train::Method};
 
 /// Shows configuration, batch arithmetic, memory estimate and number of steps on stdout.
 pub fn show(
@@ -18,16 +15,24 @@ pub fn show(
     settings: &toml::Table,
     method: &dyn Method,
     folder: &Folder,
+    trained: Option<usize>,
     rows: &Rows,
     report: &DataReport,
 ) -> Result<()> {
     let config = train.train_config();
-    let reference = train.model.as_deref().and_then(|base| method.reference(base)).is_some();
+    let base = train.model.as_deref();
+    // Below an adapter the base is a reference at no cost.
+    let costs = |reference: &Path| trained.is_none() || base != Some(reference);
+    let reference = base.and_then(|base| method.reference(base)).is_some_and(costs);
     let steps = config.total_steps(rows.train.len());
     let per_epoch = rows.train.len().div_ceil(config.batch_size.max(1));
     let estimate = folder.config.memory_estimate().map_err(failure::of)?;
-    let batch_tokens = tokens_of_a_batch(&rows.train, config.batch_size);
-    let pass = config.micro_batch_tokens.max(longest(&rows.train)).min(batch_tokens.max(1));
+    let estimate = trained.map_or(estimate, |trained| estimate.with_adapter(trained));
+    let (all, longest) = count_tokens(&rows.train)?;
+    let batch_rows = config.batch_size.min(rows.train.len());
+    let batch_tokens = (all * batch_rows).checked_div(rows.train.len()).unwrap_or(0);
+    let pass = config.micro_batch_tokens.max(longest).min(batch_tokens.max(1));
+    let (_, shares) = rows.source(config.batch_size, config.seed, steps)?;
     let memory = Memory::new(&estimate, pass, config.threads, reference);
     if train.machine.json {
         let value = json!({
@@ -38,8 +43,10 @@ pub fn show(
             "steps_per_epoch": per_epoch,
             "tokens_per_batch": batch_tokens,
             "parameters": estimate.parameters,
+            "trained_parameters": estimate.trained,
             "memory_mb": memory.total_mb(),
             "data": report,
+            "data_shares": shares,
         });
         return talk::data(&format!("{value:#}\n"));
     }
@@ -50,7 +57,7 @@ pub fn show(
          # tokens        prompt with its longest answer: least {}, median {}, most {}\n\
          # batch         {} rows, about {batch_tokens} tokens, in passes of at most {} tokens on {} threads\n\
          # steps         {steps} ({per_epoch} per epoch)\n\
-         # parameters    {:.2} million\n\
+         # parameters    {:.2} million, {:.2} million of them trained\n\
          # memory        about {:.0} MB: {}\n\
          # nothing was trained and nothing was written\n",
         rows.train.len(),
@@ -65,18 +72,21 @@ pub fn show(
         config.micro_batch_tokens,
         config.threads,
         estimate.parameters as f64 / 1e6,
+        estimate.trained as f64 / 1e6,
         memory.total_mb(),
         memory.parts(),
     ))
 }
 
-fn tokens_of_a_batch(groups: &[PromptGroup], batch_size: usize) -> usize {
-    let all: usize = groups.iter().map(PromptGroup::flat_tokens).sum();
-    (all * batch_size.min(groups.len())).checked_div(groups.len()).unwrap_or(0)
-}
-
-fn longest(groups: &[PromptGroup]) -> usize {
-    groups.iter().map(PromptGroup::flat_tokens).max().unwrap_or(0)
+/// Counts the tokens of all rows laid out flat, and those of the longest.
+fn count_tokens(rows: &align_data::Rows) -> Result<(usize, usize)> {
+    let (mut all, mut longest) = (0, 0);
+    for group in rows.iter() {
+        let tokens = group?.flat_tokens();
+        all += tokens;
+        longest = longest.max(tokens);
+    }
+    Ok((all, longest))
 }
 
 /// The parts of the estimate, in bytes.

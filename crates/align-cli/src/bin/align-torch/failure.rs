@@ -48,6 +48,11 @@ impl Failure for align_lm::Error {
                 ["config.json and the weights come from different models, or one of them is damaged"
                     .to_owned()],
             ),
+            Self::Lora { key, value, why } => Error::usage(format!("--{key} {value}: {why}"), []),
+            Self::Adapter { .. } => Error::data(
+                self.to_string(),
+                ["an adapter goes onto the model it was made for: --model BASE --adapter DIR".to_owned()],
+            ),
             Self::Weights { .. } => {
                 Error::data(self.to_string(), ["fetch or copy the weights again".to_owned()])
             }
@@ -133,6 +138,12 @@ fn is_out_of_memory(message: &str) -> bool {
 fn out_of_memory(message: &str) -> Error {
     Error::environment(
         message,
-        ["lower --micro-batch-tokens, --max-length or --threads; --dry-run estimates the memory".to_owned()],
+        [
+            "lower --micro-batch-tokens",
+            "lower --max-length",
+            "lower --threads",
+            "--dry-run estimates the memory",
+        ]
+        .map(str::to_owned),
     )
 }

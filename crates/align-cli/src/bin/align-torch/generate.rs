@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, sync::atomic::Ordering};
 use align_cli::{Error, Result, args, args::GenerateArgs};
 use align_core::align_types::{PromptGroup, config::SamplingConfig};
 use align_data::{DataConfig, Tokenizer};
-use align_lm::{Model, Trainable};
+use align_lm::Model;
 use align_rollout::{AutoGenerator, auto_generator};
 use serde_json::{Value, json};
 
@@ -31,8 +31,9 @@ pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
     )?;
     check_room(&prompts, folder.config.context_length())?;
     let rows: Vec<usize> = prompts.iter().map(row_number).collect();
-    let model = model::load(&flags.model, device, Trainable::No)?;
-    let origin = Origin::new("generate", settings, &flags.model, &flags.prompts)?;
+    let adapter = flags.machine.adapter.as_deref();
+    let model = model::load_adapted(&flags.model, adapter, &model::frozen(&flags.machine, device))?;
+    let origin = Origin::new("generate", settings, &flags.model, adapter, &flags.prompts)?;
     let stop = interrupt::flag()?;
     let mut output = Output::begin(&flags.output, &origin, &rows, flags.resume)?;
     let kept = output.kept();

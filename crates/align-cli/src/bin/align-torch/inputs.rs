@@ -9,7 +9,7 @@ use align_cli::{Error, Result, args::TrainArgs};
 use align_core::align_types::{PromptGroup, TokenId};
 use sha2::{Digest, Sha256};
 
-use crate::{origin, train::Rows};
+use crate::{origin, rows::Rows};
 
 /// Checks that deleting the run in `output` deletes nothing that the new run reads.
 ///
@@ -18,6 +18,7 @@ use crate::{origin, train::Rows};
 pub fn outlive(output: &Path, train: &TrainArgs, reference: Option<&Path>) -> Result<()> {
     let mut inputs: Vec<(&str, &Path)> = Vec::new();
     inputs.extend(train.model.iter().map(|path| ("--model", path.as_path())));
+    inputs.extend(train.machine.adapter.iter().map(|path| ("--adapter", path.as_path())));
     inputs.extend(reference.map(|path| ("--ref-model", path)));
     inputs.extend(train.data.iter().map(|path| ("--data", path.as_path())));
     inputs.extend(train.watch.eval_data.iter().map(|path| ("--eval-data", path.as_path())));
@@ -46,17 +47,23 @@ fn is_below(folder: &Path, path: &Path) -> bool {
 }
 
 /// Computes a digest of what decides the steps of a run beside its configuration: the tokens of its rows, and the
-/// weights of the reference where there is one.
+/// weights in folders that are read and not trained.
 ///
 /// # Errors
-/// [`Error::Data`] for a reference that cannot be read.
-pub fn fingerprint(rows: &Rows, reference: Option<&Path>) -> Result<String> {
+/// [`Error::Data`] for a folder that cannot be read, or rows on a disk that fails.
+pub fn fingerprint(rows: &Rows, folders: &[&Path]) -> Result<String> {
     let mut hash = Sha256::new();
     for groups in [&rows.train, &rows.eval] {
         hash.update((groups.len() as u64).to_le_bytes());
-        groups.iter().for_each(|group| add(&mut hash, group));
+        for group in groups.iter() {
+            add(&mut hash, &*group?);
+        }
     }
-    if let Some(folder) = reference {
+    // Where one file ends and the next begins decides only where they are mixed.
+    if rows.mixed {
+        rows.files.iter().for_each(|part| hash.update((part.rows as u64).to_le_bytes()));
+    }
+    for folder in folders {
         let weights: Vec<PathBuf> =
             origin::model_files(folder)?.into_iter().filter(|path| decides(path)).collect();
         hash.update(origin::digest(&weights)?);
@@ -64,10 +71,11 @@ pub fn fingerprint(rows: &Rows, reference: Option<&Path>) -> Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Of a reference only numbers matter: its tokenizer is not read.
+/// Only numbers matter: the tokenizer of a reference is not read.
 fn decides(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "safetensors" || extension == "bin")
         || path.ends_with("config.json")
+        || path.ends_with("adapter_config.json")
 }
 
 fn add(hash: &mut Sha256, group: &PromptGroup) {
@@ -79,6 +87,9 @@ fn add(hash: &mut Sha256, group: &PromptGroup) {
     group.completions.iter().for_each(|answer| ids(&answer.token_ids));
     for answer in &group.completions {
         hash.update(format!("{}|{:?}|{:?}|{:?};", answer.name, answer.label, answer.rank, answer.reward));
+        if let Some(trained) = &answer.trained {
+            hash.update(format!("{trained:?};"));
+        }
     }
 }
 
@@ -96,19 +107,23 @@ mod tests {
     #[test]
     fn every_token_and_its_place_count() {
         let of = |train: Vec<PromptGroup>, eval: Vec<PromptGroup>| {
-            fingerprint(&Rows { train, eval }, None).unwrap()
+            let rows = Rows { train: train.into(), eval: eval.into(), files: Vec::new(), mixed: false };
+            fingerprint(&rows, &[]).unwrap()
         };
         let row = || group(&[1, 2], &[&[3], &[4, 5]]);
         let known = of(vec![row()], vec![row()]);
         assert_eq!(known, of(vec![row()], vec![row()]));
         let mut labelled = row();
         labelled.completions[0].label = Some(true);
+        let mut masked = row();
+        masked.completions[1].trained = Some(vec![1..2]);
         for other in [
             vec![group(&[1, 2], &[&[3], &[4, 6]])],
             vec![group(&[1], &[&[2, 3], &[4, 5]])],
             vec![group(&[1, 2], &[&[3, 4], &[5]])],
             vec![row(), row()],
             vec![labelled],
+            vec![masked],
         ] {
             assert_ne!(known, of(other, vec![row()]));
         }

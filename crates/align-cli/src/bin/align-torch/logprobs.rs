@@ -26,7 +26,8 @@ pub fn run(flags: &LogprobsArgs, settings: &toml::Table) -> Result<()> {
     };
     let data = std::slice::from_ref(&flags.data);
     let (groups, report) =
-        align_data::load_rows(data, KINDS, &folder.tokenizer, folder.template.as_ref(), &config)?;
+        align_data::load_rows(data, KINDS, &folder.tokenizer, folder.template.as_ref(), &config)
+            .map_err(refused)?;
     if report.cut + report.dropped_no_room > 0 {
         talk::warn(&format!(
             "--max-length: {} rows were cut, {} left no room for an answer and were dropped",
@@ -34,8 +35,10 @@ pub fn run(flags: &LogprobsArgs, settings: &toml::Table) -> Result<()> {
         ));
     }
     let rows: Vec<usize> = groups.iter().map(row_number).collect();
-    let mut replicas = model::load_replicas(&flags.model, device, flags.machine.threads())?;
-    let origin = Origin::new("logprobs", settings, &flags.model, &flags.data)?;
+    let adapter = flags.machine.adapter.as_deref();
+    let model = model::load_adapted(&flags.model, adapter, &model::frozen(&flags.machine, device))?;
+    let mut replicas = model::replicas(model, flags.machine.threads())?;
+    let origin = Origin::new("logprobs", settings, &flags.model, adapter, &flags.data)?;
     let stop = interrupt::flag()?;
     let mut output = Output::begin(&flags.output, &origin, &rows, flags.resume)?;
     let kept = output.kept();
@@ -64,6 +67,20 @@ pub fn run(flags: &LogprobsArgs, settings: &toml::Table) -> Result<()> {
     progress.finish();
     output.finish()?;
     done(flags.machine.json, groups.len(), kept, &flags.output)
+}
+
+/// Nothing is cut unless that is asked for, so the limit of a row that is too long is the model's context.
+fn refused(error: align_data::Error) -> Error {
+    let limit = match &error {
+        align_data::Error::TooLong { limit, .. } => Some(*limit),
+        _ => None,
+    };
+    match (Error::from(error), limit) {
+        (Error::Data { message, .. }, Some(limit)) => {
+            Error::data(message, [format!("--max-length {limit} cuts rows to the model's context")])
+        }
+        (error, _) => error,
+    }
 }
 
 /// Says on stderr, or as JSON on stdout, what was written.

@@ -9,18 +9,21 @@ mod generate;
 mod inputs;
 mod interrupt;
 mod logprobs;
+mod merge;
 mod model;
 mod notices;
 mod origin;
 mod output;
 mod progress;
+mod rows;
 mod samples;
 mod sft;
 mod train;
+mod tuning;
 
 use std::{ffi::OsString, io::Write};
 
-use align_cli::{Result, args::Command, settings, talk};
+use align_cli::{Result, args::Command, settings, talk, usage};
 
 fn main() {
     // Before anything else: threads started later inherit what is set here.
@@ -29,6 +32,7 @@ fn main() {
     let code = match run(&argv) {
         Ok(()) => 0,
         Err(error) => {
+            let error = usage::fit_hints(error, &argv);
             talk::report(&error);
             error.exit_code()
         }
@@ -42,6 +46,7 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Doctor(doctor) => doctor::run(doctor),
         Command::Logprobs(logprobs) => logprobs::run(logprobs, &settings.resolved),
         Command::Generate(generate) => generate::run(generate, &settings.resolved),
+        Command::Merge(merge) => merge::run(merge),
         Command::Sft(sft) => train::run(&sft.train, &settings.resolved, &sft::Sft(sft)),
         Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),
         Command::Data(_) | Command::Completions(_) => align_cli::front::run(argv),

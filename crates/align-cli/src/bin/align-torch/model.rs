@@ -2,10 +2,18 @@
 
 use std::path::Path;
 
-use align_cli::{Error, Result, talk};
-use align_core::{CausalLm, align_types::PromptGroup, tch::Device};
-use align_data::{ChatTemplate, Tokenizer};
-use align_lm::{LoadOptions, Model, ModelConfig, Trainable};
+use align_cli::{
+    Error, Result,
+    args::{Dtype, ModelArgs, TrainArgs},
+    talk,
+};
+use align_core::{
+    CausalLm,
+    align_types::PromptGroup,
+    tch::{Device, Kind},
+};
+use align_data::{ChatTemplate, Rows, Tokenizer};
+use align_lm::{AdapterOptions, FrozenStorage, LoadOptions, Model, ModelConfig, Trainable};
 
 use crate::failure;
 
@@ -31,7 +39,8 @@ pub fn open(folder: &Path) -> Result<Folder> {
             if folder.exists() { "is a file, not a model folder" } else { "there is no such model folder" };
         return Err(Error::data(
             format!("{}: {what}", folder.display()),
-            ["a model folder holds config.json, *.safetensors and tokenizer.json".to_owned()],
+            ["a model folder holds config.json, *.safetensors and tokenizer.json (or tokenizer.model)"
+                .to_owned()],
         ));
     }
     let config = ModelConfig::read(folder).map_err(failure::of)?;
@@ -47,22 +56,51 @@ pub fn open(folder: &Path) -> Result<Folder> {
     Ok(Folder { config, tokenizer, template })
 }
 
+/// How a model that is not trained is loaded.
+pub fn frozen(machine: &ModelArgs, device: Device) -> LoadOptions {
+    LoadOptions {
+        device,
+        trainable: Trainable::No,
+        compute: match machine.dtype {
+            Dtype::F32 => Kind::Float,
+            Dtype::Bf16 => Kind::BFloat16,
+        },
+        frozen: match (machine.load_in_4bit, machine.dtype) {
+            (true, _) => FrozenStorage::Nf4,
+            (false, Dtype::Bf16) => FrozenStorage::Half,
+            (false, Dtype::F32) => FrozenStorage::Float,
+        },
+        ..LoadOptions::default()
+    }
+}
+
+/// How the model of a training command is loaded.
+pub fn trained(train: &TrainArgs, device: Device) -> LoadOptions {
+    let recompute = train.batch.gradient_checkpointing;
+    LoadOptions { trainable: Trainable::All, recompute, ..frozen(&train.machine, device) }
+}
+
 /// Loads the weights, and tells what a user should know of them.
 ///
 /// # Errors
 /// [`Error::Data`] for damaged or contradictory weights, [`Error::Environment`] for want of memory.
-pub fn load(folder: &Path, device: Device, trainable: Trainable) -> Result<Model> {
-    let model = Model::load(folder, &LoadOptions { device, trainable }).map_err(failure::of)?;
+pub fn load(folder: &Path, options: &LoadOptions) -> Result<Model> {
+    let model = Model::load(folder, options).map_err(failure::of)?;
     model.notes().iter().for_each(|note| talk::warn(&format!("{}: {note}", folder.display())));
     Ok(model)
 }
 
-/// Loads a model that is never trained, once for each thread over the same weights.
+/// Loads a model that is never trained, with its adapter where there is one.
 ///
 /// # Errors
-/// As [`load`].
-pub fn load_replicas(folder: &Path, device: Device, threads: usize) -> Result<Vec<Model>> {
-    replicas(load(folder, device, Trainable::No)?, threads)
+/// As [`load`]; [`Error::Data`] for an adapter that does not fit.
+pub fn load_adapted(folder: &Path, adapter: Option<&Path>, options: &LoadOptions) -> Result<Model> {
+    let mut model = load(folder, options)?;
+    if let Some(adapter) = adapter {
+        let options = AdapterOptions { trainable: Trainable::No, seed: 0 };
+        model.load_adapter(adapter, &options).map_err(failure::of)?;
+    }
+    Ok(model)
 }
 
 /// Makes one model per thread over the same weights.
@@ -98,22 +136,25 @@ pub fn same_vocabulary(policy: &ModelConfig, reference: &ModelConfig, folder: &P
 /// Checks that every prompt with each of its answers fits into the context of the reference.
 ///
 /// # Errors
-/// [`Error::Data`] with the first row that does not.
-pub fn rows_fit(groups: &[PromptGroup], context: usize, folder: &Path) -> Result<()> {
+/// [`Error::Data`] with the first row that does not, or rows on a disk that fails.
+pub fn rows_fit(rows: &Rows, context: usize, folder: &Path) -> Result<()> {
     let longest = |group: &PromptGroup| {
         let answers = group.completions.iter().map(|answer| answer.token_ids.len());
         group.prompt.len() + answers.max().unwrap_or(0)
     };
-    let Some((index, group)) = groups.iter().enumerate().find(|(_, group)| longest(group) > context) else {
-        return Ok(());
-    };
-    Err(Error::data(
-        format!(
-            "{}: {} tokens do not fit into the context of --ref-model {} ({context} tokens)",
-            group.describe(index),
-            longest(group),
-            folder.display()
-        ),
-        [format!("cut rows to it with --max-length {context}, or name another --ref-model")],
-    ))
+    for (index, group) in rows.iter().enumerate() {
+        let group = group?;
+        let tokens = longest(&group);
+        if tokens > context {
+            return Err(Error::data(
+                format!(
+                    "{}: {tokens} tokens do not fit into the context of --ref-model {} ({context} tokens)",
+                    group.describe(index),
+                    folder.display()
+                ),
+                [format!("cut rows to it with --max-length {context}, or name another --ref-model")],
+            ));
+        }
+    }
+    Ok(())
 }

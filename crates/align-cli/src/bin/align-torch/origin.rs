@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 /// Settings that change no row, so that a resumed command may have others.
-const ASIDE: [&str; 5] = ["output", "threads", "device", "micro_batch_tokens", "dtype"];
+const ASIDE: [&str; 4] = ["output", "threads", "device", "micro_batch_tokens"];
 
 /// Extensions of the files of a model folder that decide what the model answers.
 const DECISIVE: [&str; 5] = ["safetensors", "bin", "json", "jinja", "model"];
@@ -28,8 +28,14 @@ impl Origin {
     /// Describes a command.
     ///
     /// # Errors
-    /// [`Error::Data`] for a file of model or data that cannot be read.
-    pub fn new(command: &str, settings: &toml::Table, model: &Path, data: &Path) -> Result<Self> {
+    /// [`Error::Data`] for a file of model, adapter or data that cannot be read.
+    pub fn new(
+        command: &str,
+        settings: &toml::Table,
+        model: &Path,
+        adapter: Option<&Path>,
+        data: &Path,
+    ) -> Result<Self> {
         let mut map = Map::new();
         map.insert("command".into(), json!(command));
         for (key, value) in settings.iter().filter(|(key, _)| !ASIDE.contains(&key.as_str())) {
@@ -37,6 +43,11 @@ impl Origin {
         }
         let mut inputs = model_files(model)?;
         map.insert("model_sha256".into(), json!(digest(&inputs)?));
+        if let Some(adapter) = adapter {
+            let files = model_files(adapter)?;
+            map.insert("adapter_sha256".into(), json!(digest(&files)?));
+            inputs.extend(files);
+        }
         map.insert("data_sha256".into(), json!(digest(&[data.to_owned()])?));
         inputs.push(data.to_owned());
         Ok(Self { settings: map, inputs })

@@ -153,18 +153,6 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Replaces a file by one with this text; after a kill at any moment the old or the new one is there, whole.
-///
-/// # Errors
-/// [`Error::Write`].
-pub fn replace(path: &Path, text: &str) -> Result<()> {
-    // Drafts of this name in a run folder are swept away when it is opened.
-    let draft =
-        path.with_file_name(format!(".tmp-{}", path.file_name().unwrap_or_default().to_string_lossy()));
-    write_synced(&draft, text)?;
-    fs::rename(&draft, path).map_err(Error::write(path))
-}
-
 fn write_synced(path: &Path, text: &str) -> Result<()> {
     let written = File::create(path).and_then(|mut file| {
         file.write_all(text.as_bytes())?;

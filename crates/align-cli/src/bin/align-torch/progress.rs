@@ -1,70 +1,42 @@
-//! How far a command is: a bar on a terminal, a line every few seconds elsewhere.
+//! How far a command is, in rows.
 
-use std::{
-    io::IsTerminal,
-    time::{Duration, Instant},
-};
-
-use align_cli::talk;
-use indicatif::{ProgressBar, ProgressStyle};
-
-/// Time between two lines where stderr is no terminal.
-const BETWEEN_LINES: Duration = Duration::from_secs(5);
+use align_train::Meter;
 
 /// Rows done out of rows to do.
 pub struct Progress {
-    kind: Kind,
+    /// Where nothing is to be shown there is none.
+    meter: Option<Meter>,
     total: u64,
     done: u64,
-}
-
-enum Kind {
-    Bar(ProgressBar),
-    Lines { begun: Instant, last: Instant },
-    Silent,
 }
 
 impl Progress {
     /// Begins with `done` of `total` rows done.
     pub fn new(total: usize, done: usize, silent: bool) -> Self {
         let (total, done) = (total as u64, done as u64);
-        let kind = if silent {
-            Kind::Silent
-        } else if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::new(total).with_position(done);
-            // A template that cannot be parsed leaves the plain bar.
-            if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} rows, {eta} left") {
-                bar.set_style(style);
-            }
-            Kind::Bar(bar)
-        } else {
-            Kind::Lines { begun: Instant::now(), last: Instant::now() }
-        };
-        Self { kind, total, done }
+        let meter = (!silent).then(|| {
+            let mut meter = Meter::new("{bar:30} {pos}/{len} rows, {eta} left");
+            meter.begin(done, total);
+            meter
+        });
+        Self { meter, total, done }
     }
 
     /// Counts rows as done.
     pub fn add(&mut self, rows: usize) {
         self.done += rows as u64;
-        match &mut self.kind {
-            Kind::Bar(bar) => bar.set_position(self.done),
-            Kind::Lines { begun, last } if last.elapsed() >= BETWEEN_LINES => {
-                *last = Instant::now();
-                talk::say(&format!(
-                    "{} of {} rows, {:.0} s",
-                    self.done,
-                    self.total,
-                    begun.elapsed().as_secs_f64()
-                ));
-            }
-            Kind::Lines { .. } | Kind::Silent => {}
+        let (done, total) = (self.done, self.total);
+        if let Some(meter) = &mut self.meter {
+            meter.advance(done, "", false, |gone| {
+                format!("{done} of {total} rows, {:.0} s", gone.as_secs_f64())
+            });
         }
     }
 
     /// Takes the bar away.
     pub fn finish(self) {
-        if let Kind::Bar(bar) = self.kind {
-            bar.finish_and_clear();
+        if let Some(meter) = self.meter {
+            meter.finish();
         }
     }
 }

@@ -8,7 +8,7 @@ use align_data::Tokenizer;
 use align_lm::Model;
 use serde_json::{Value, json};
 
-use crate::{generate, output, train::Rows};
+use crate::{failure, generate, rows::Rows};
 
 /// Most tokens of a sample: enough to see a change of tone, few enough to cost nothing.
 const TOKENS: usize = 32;
@@ -22,12 +22,22 @@ pub struct Samples {
 impl Samples {
     /// Takes the first prompts of the held-out rows, or of the training rows where there are none; prompts that fill
     /// the context are passed over.
-    pub fn new(count: usize, rows: &Rows, context: usize, run: &Path) -> Self {
+    ///
+    /// # Errors
+    /// Rows on a disk that fails.
+    pub fn new(count: usize, rows: &Rows, context: usize, run: &Path) -> Result<Self> {
         let source = if rows.eval.is_empty() { &rows.train } else { &rows.eval };
-        let fits = |group: &&PromptGroup| group.prompt.len() + TOKENS <= context;
-        let bare = |group: &PromptGroup| PromptGroup { completions: Vec::new(), ..group.clone() };
-        let prompts = source.iter().filter(fits).take(count).map(bare).collect();
-        Self { prompts, file: run.join("completions.jsonl") }
+        let mut prompts = Vec::with_capacity(count);
+        let mut groups = source.iter();
+        while prompts.len() < count
+            && let Some(group) = groups.next()
+        {
+            let group = group?;
+            if group.prompt.len() + TOKENS <= context {
+                prompts.push(PromptGroup { completions: Vec::new(), ..group.into_owned() });
+            }
+        }
+        Ok(Self { prompts, file: run.join("completions.jsonl") })
     }
 
     /// Writes the greedy answers of the model after `step` steps behind those of earlier steps; what the file holds
@@ -57,7 +67,7 @@ impl Samples {
             });
             text.push_str(&format!("{line}\n"));
         }
-        output::replace(&self.file, &text)
+        align_train::write_atomic(&self.file, text.as_bytes()).map_err(failure::of)
     }
 }
 

@@ -1,16 +1,17 @@
 //! `align sft`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use align_cli::{Result, args::SftArgs};
-use align_core::{Objective, align_types::PromptGroup};
-use align_data::{DataConfig, DataReport};
+use align_core::Objective;
+use align_data::{DataConfig, Kind};
 use align_losses::Sft as SftObjective;
 use align_train::Unit;
 
 use crate::{
     model::Folder,
-    train::{Method, Rows, Setup},
+    rows::Rows,
+    train::{Method, Setup},
 };
 
 /// Supervised fine-tuning.
@@ -33,14 +34,12 @@ impl Method for Sft<'_> {
         Ok(())
     }
 
-    fn load(
-        &self,
-        files: &[PathBuf],
-        folder: &Folder,
-        config: &DataConfig,
-    ) -> Result<(Vec<PromptGroup>, DataReport)> {
-        let config = DataConfig { sft_on_chosen: self.0.sft_on_chosen, ..config.clone() };
-        Ok(align_data::load_language(files, &folder.tokenizer, folder.template.as_ref(), &config)?)
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Language, Kind::PromptCompletion]
+    }
+
+    fn data_config(&self, config: DataConfig) -> DataConfig {
+        DataConfig { sft_on_chosen: self.0.sft_on_chosen, train_on: self.0.train_on.into(), ..config }
     }
 
     fn objective(&self, _: &Setup<'_>, _: &mut Rows) -> Result<Box<dyn Objective>> {

@@ -1,22 +1,24 @@
 //! What every training command does: everything is read and checked, then the run folder is made, then it trains.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use align_cli::{Error, Result, args::TrainArgs, talk};
-use align_core::{Objective, align_types::PromptGroup, tch::Device};
-use align_data::{DataConfig, DataReport, ShuffledRows};
-use align_lm::{Model, SaveDtype, Trainable};
+use align_core::Objective;
+use align_data::{DataConfig, Kind};
+use align_lm::{LoadOptions, Model, SaveDtype};
 use align_train::{
     Checkpoint, Environment, Hooks, OpenMode, Opened, Outcome, RunFolder, Silent, Start, Terminal, TrainJob,
     Unit,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{
     computer, doctor, dry_run, failure, inputs, interrupt,
     model::{self, Folder},
     notices,
+    rows::{self, Rows},
     samples::Samples,
+    tuning::Tuning,
 };
 
 /// What one training command is, beside the others.
@@ -44,16 +46,13 @@ pub trait Method {
         Ok(())
     }
 
-    /// Reads rows.
-    ///
-    /// # Errors
-    /// As [`align_data::load_rows`].
-    fn load(
-        &self,
-        files: &[PathBuf],
-        folder: &Folder,
-        config: &DataConfig,
-    ) -> Result<(Vec<PromptGroup>, DataReport)>;
+    /// Returns the kinds of rows that it trains on.
+    fn kinds(&self) -> &'static [Kind];
+
+    /// Changes how rows are read, beside what the shared flags say.
+    fn data_config(&self, config: DataConfig) -> DataConfig {
+        config
+    }
 
     /// Makes the objective; what it needs to know of rows may be written into them.
     ///
@@ -62,24 +61,18 @@ pub trait Method {
     fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>>;
 }
 
-/// The rows of a run.
-pub struct Rows {
-    /// Those to train on.
-    pub train: Vec<PromptGroup>,
-    /// Those held out.
-    pub eval: Vec<PromptGroup>,
-}
-
 /// What an objective is made from.
 pub struct Setup<'a> {
     /// The model that is trained.
     pub policy: &'a Model,
+    /// What is trained of it.
+    pub tuning: &'a Tuning<'a>,
     /// The folder of `--model`.
     pub base: &'a Path,
     /// Whether the policy comes from a checkpoint and no longer is what `base` holds.
     pub continued: bool,
-    /// Where the weights are.
-    pub device: Device,
+    /// How a model that is not trained is loaded.
+    pub reference: LoadOptions,
     /// Compute threads.
     pub threads: usize,
     /// Most tokens of one forward pass.
@@ -96,6 +89,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     let base = train.model.as_deref().unwrap_or_else(|| Path::new(""));
     let output = train.output_dir.as_deref().unwrap_or_else(|| Path::new(""));
     let text = config_text(method, settings);
+    check_place(output)?;
     if train.overwrite {
         inputs::outlive(output, train, method.reference(base))?;
     }
@@ -111,23 +105,31 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     }
     let folder = model::open(base)?;
     method.check(&folder)?;
-    let (mut rows, reports) = read_rows(train, method, &folder)?;
+    let tuning = Tuning::of(train);
+    let trained = tuning.check(&folder.config)?;
+    let (mut rows, reports) = rows::read(train, method, &folder)?;
     method.check_rows(&rows)?;
     if train.dry_run {
-        return dry_run::show(train, settings, method, &folder, &rows, &reports.train);
+        return dry_run::show(train, settings, method, &folder, trained, &rows, &reports.train);
     }
-    let inputs = inputs::fingerprint(&rows, method.reference(base))?;
-    let weights = match &opened {
-        Some((_, Some(checkpoint))) => checkpoint.model_dir(),
-        _ => base.to_owned(),
+    // Weights of no use are refused before anything is written.
+    rows.source(train.batch.batch_size, train.seed, 1)?;
+    let mut folders = tuning.folders(base);
+    folders.extend(method.reference(base));
+    let inputs = inputs::fingerprint(&rows, &folders)?;
+    let checkpoint = match &opened {
+        Some((_, Some(checkpoint))) => Some(checkpoint.model_dir()),
+        _ => None,
     };
-    let policy = model::load(&weights, device, Trainable::All)?;
+    let options = model::trained(train, device);
+    let policy = tuning.load(base, checkpoint.as_deref(), &options, train.seed)?;
     let config = train.train_config();
     let setup = Setup {
         policy: &policy,
+        tuning: &tuning,
         base,
-        continued: matches!(opened, Some((_, Some(_)))),
-        device,
+        continued: checkpoint.is_some(),
+        reference: model::frozen(&train.machine, device),
         threads: config.threads,
         micro_batch_tokens: config.micro_batch_tokens,
     };
@@ -143,28 +145,33 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     let environment =
         Environment::collect(env!("CARGO_PKG_VERSION"), doctor::libtorch(), named, config.threads);
     run.write_environment(&environment).map_err(failure::of)?;
-    let samples = Samples::new(train.watch.samples, &rows, folder.config.context_length(), output);
+    let samples = Samples::new(train.watch.samples, &rows, folder.config.context_length(), output)?;
     if start.is_none() {
         samples.write(&policy, &folder.tokenizer, 0)?;
     }
 
     let total_steps = config.total_steps(rows.train.len());
-    let mut source = ShuffledRows::new(rows.train, config.batch_size, config.seed, total_steps)?;
-    let save = |to: &Path| Ok(policy.save_with_tokenizer(to, SaveDtype::F32, base)?);
+    let (mut source, shares) = rows.source(config.batch_size, config.seed, total_steps)?;
+    let mut summary = reports.summary();
+    summary.insert("data_shares".into(), shares.into());
+    let save = |to: &Path| match tuning {
+        Tuning::Full => Ok(policy.save_with_tokenizer(to, SaveDtype::F32, base)?),
+        Tuning::New(_) | Tuning::From(_) => Ok(policy.save_adapter_with_tokenizer(to, base)?),
+    };
     let job = TrainJob {
         folder: &run,
         start,
         model: Box::new(policy.replica().map_err(failure::of)?),
         objective,
-        source: &mut source,
-        eval: rows.eval,
+        source: source.as_mut(),
+        eval: rows.eval.into_vec()?,
         inputs,
         keep_best: train.watch.keep_best.clone(),
         total_steps,
         config: &config,
         optimizer: &train.optimizer_config(),
         unit: method.unit(),
-        summary: reports.summary(),
+        summary,
     };
     let sample = |step: u64| Ok(samples.write(&policy, &folder.tokenizer, step)?);
     let mut hooks = Hooks::new(&save);
@@ -180,6 +187,17 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
 fn config_text(method: &dyn Method, settings: &toml::Table) -> String {
     let name = method.name();
     format!("# align {name}: run again with `align {name} --config FILE --output-dir NEW`\n{settings}")
+}
+
+/// Checks that a folder can be where the run folder is to be: what is there, or the nearest place above, is one.
+fn check_place(output: &Path) -> Result<()> {
+    match output.ancestors().find(|path| path.symlink_metadata().is_ok()) {
+        Some(path) if !path.is_dir() => Err(Error::usage(
+            format!("--output-dir {}: {} is not a folder", output.display(), path.display()),
+            ["name a folder; one that is not there yet is made".to_owned()],
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Says whether a folder is not there or holds nothing.
@@ -216,75 +234,6 @@ fn open(train: &TrainArgs, output: &Path, config: &str) -> Result<Option<(RunFol
             Ok(None)
         }
     }
-}
-
-struct Reports {
-    train: DataReport,
-    eval: Option<DataReport>,
-}
-
-impl Reports {
-    /// Makes the entries of `summary.json`.
-    fn summary(&self) -> Map<String, Value> {
-        let mut summary = Map::new();
-        summary.insert("rows_cut".into(), self.train.cut.into());
-        summary.insert("rows_skipped".into(), self.train.bad_count.into());
-        summary.insert("rows_dropped".into(), self.train.dropped_no_room.into());
-        summary.insert("data".into(), json!(self.train));
-        if let Some(eval) = &self.eval {
-            summary.insert("eval_data".into(), json!(eval));
-        }
-        summary
-    }
-}
-
-fn read_rows(train: &TrainArgs, method: &dyn Method, folder: &Folder) -> Result<(Rows, Reports)> {
-    let context = folder.config.context_length();
-    let mut config = train.data_config();
-    if config.max_length.is_some_and(|given| given > context) {
-        talk::warn(&format!("--max-length is lowered to the model's context of {context} tokens"));
-        config.max_length = Some(context);
-    }
-    let (rows, report) = method.load(&train.data, folder, &config)?;
-    tell(&report);
-    let (eval, eval_report) = match train.watch.eval_data.as_slice() {
-        [] => (Vec::new(), None),
-        files => {
-            let (rows, report) = method.load(files, folder, &config)?;
-            tell(&report);
-            (rows, Some(report))
-        }
-    };
-    Ok((Rows { train: rows, eval }, Reports { train: report, eval: eval_report }))
-}
-
-/// Says what happened to rows, if anything did.
-fn tell(report: &DataReport) {
-    let files: Vec<_> = report.files.iter().map(|file| file.path.display().to_string()).collect();
-    let files = files.join(", ");
-    let count = |count: usize, what: &str, example: Option<&String>| {
-        if count > 0 {
-            let example = example.map(|example| format!(", the first: {example}")).unwrap_or_default();
-            talk::warn(&format!("{files}: {count} {what}{example}"));
-        }
-    };
-    let first_bad = report.bad.first().map(ToString::to_string);
-    count(report.bad_count, "bad rows were skipped", first_bad.as_ref());
-    count(report.cut, "rows were cut to --max-length or --max-prompt-length", None);
-    count(report.dropped_no_room, "rows were dropped: their prompt leaves no room for an answer", None);
-    let merged = &report.merged_boundary;
-    count(merged.count, "answers begin inside the last token of the prompt", merged.example.as_ref());
-    let endless = &report.without_eos;
-    count(endless.count, "answers have no end-of-sequence token", endless.example.as_ref());
-    let same = &report.identical_answers;
-    count(same.count, "rows have answers that are all the same", same.example.as_ref());
-    if !report.ignored_columns.is_empty() {
-        talk::say(&format!(
-            "{files}: columns that training does not read: {}",
-            report.ignored_columns.join(", ")
-        ));
-    }
-    report.notices.iter().for_each(|notice| talk::say(&format!("{files}: {notice}")));
 }
 
 fn interrupted(step: u64, checkpoint: Option<&Path>) -> Error {
