@@ -4,12 +4,14 @@
 //! * [`TokenLogProbs`] holds the log-probabilities of completion tokens with offsets per completion.
 //! * [`CausalLm`], [`CachedLm`] and [`Objective`] are the seams between models, losses and the training loop;
 //!   [`ScoreModel`] and [`ValueModel`] those of reward models and critics.
+//! * [`Coupling`] is how a loss whose rows depend on each other sees the whole batch however it is cut.
 //! * [`kl`] and [`stats`] hold the estimators that every algorithm needs.
 //!
 //! A model from another project that only knows padded `[B, T]` input is served by [`PaddedBatch`].
 //!
 //! `tch` is re-exported, so that a user can always name the version this crate was built with.
 
+mod coupled;
 mod error;
 mod grad;
 pub mod kl;
@@ -24,9 +26,10 @@ pub mod threads;
 mod values;
 
 pub use align_types;
+pub use coupled::{Coupling, couple_batch, linear_terms, linearise};
 pub use error::{Error, Result, expect_shape};
 pub use grad::{clear_gradients, no_grad, records_gradients};
-pub use logprobs::{TokenLogProbs, gather_log_probs};
+pub use logprobs::{TokenLogProbs, gather_log_probs, log_collision_probs};
 pub use model::{CachedLm, CausalLm, KvCache, LayerCache, Parameter};
 pub use objective::{LossComponent, LossOutput, MetricTerm, Objective};
 pub use packed::{GroupSpan, PackedBatch};

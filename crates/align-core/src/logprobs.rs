@@ -30,6 +30,20 @@ pub fn gather_log_probs(logits: &Tensor, targets: &Tensor, temperature: f64) -> 
     Ok(nll.f_neg()?)
 }
 
+/// Computes log Σ_v π(v)² of each row of logits: the log-probability that two draws agree.
+///
+/// * `logits` `[N, V]`.
+///
+/// Returns `[N]` in float32 or wider, in [−ln V, 0]. WPO (2406.11827 eq. 2) measures tokens by it.
+///
+/// # Errors
+/// [`Error::Shape`] for logits that are not `[N, V]`.
+pub fn log_collision_probs(logits: &Tensor) -> Result<Tensor> {
+    expect_shape("logits", logits, &[-1, -1])?;
+    let kind = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    Ok(logits.f_log_softmax(1, kind)?.f_mul_scalar(2.0)?.f_logsumexp(1, false)?)
+}
+
 /// Log-probabilities of completion tokens, flat, with the number of tokens of each completion.
 ///
 /// ```
@@ -130,6 +144,18 @@ pub(crate) fn by_completion(values: &Tensor, lens: &[usize]) -> Result<Vec<Vec<f
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Probabilities (1/2, 1/4, 1/4): Σ p² = 3/8; four equal ones: 1/4; a certain one: 1.
+    #[test]
+    fn collision_probabilities_are_sums_of_squares() {
+        let row = |p: &[f64]| Tensor::from_slice(p).log().reshape([1, -1]);
+        let of = |p: &[f64]| log_collision_probs(&row(p)).unwrap().exp().double_value(&[0]);
+        assert!((of(&[0.5, 0.25, 0.25]) - 0.375).abs() < 1e-12);
+        assert!((of(&[3.0; 4]) - 0.25).abs() < 1e-12);
+        let certain = log_collision_probs(&Tensor::from_slice(&[1e4f32, 0.0]).reshape([1, 2])).unwrap();
+        assert_eq!(certain.double_value(&[0]), 0.0);
+        assert!(log_collision_probs(&Tensor::from_slice(&[0.0])).is_err());
+    }
 
     /// A model that says "next = current + 1 mod V" with probability 0.9: a matching sequence of length L has
     /// log-probability L ln 0.9. Gathering from unshifted rows would give something else.

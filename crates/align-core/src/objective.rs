@@ -1,7 +1,7 @@
 use align_types::PromptGroup;
 use tch::{Kind, Tensor};
 
-use crate::{CausalLm, Error, PackedBatch, Result};
+use crate::{CausalLm, Coupling, Error, PackedBatch, Result};
 
 /// One summand of a loss: weight · Σ terms / denominator.
 ///
@@ -54,8 +54,10 @@ impl LossOutput {
     /// Combines the components into the scalar whose gradient is the batch's: Σ weight · Σ terms / D, with one
     /// denominator D per component for the whole optimiser batch.
     ///
+    /// A component without items and with denominator 0 adds nothing: a kind of rows that the batch does not hold.
+    ///
     /// # Errors
-    /// [`Error::Input`] when the number of denominators differs or one is not positive.
+    /// [`Error::Input`] when the number of denominators differs, one is not positive, or no component has items.
     pub fn scaled_sum(&self, denominators: &[f64]) -> Result<Tensor> {
         if denominators.len() != self.components.len() || self.components.is_empty() {
             let why = format!("{} for {} components", denominators.len(), self.components.len());
@@ -63,6 +65,9 @@ impl LossOutput {
         }
         let mut total: Option<Tensor> = None;
         for (component, denominator) in self.components.iter().zip(denominators) {
+            if *denominator == 0.0 && component.terms.numel() == 0 {
+                continue;
+            }
             if !(*denominator > 0.0 && denominator.is_finite()) {
                 return Err(Error::input(
                     component.name,
@@ -75,7 +80,7 @@ impl LossOutput {
                 Some(before) => before.f_add(&sum)?,
             });
         }
-        total.ok_or_else(|| Error::input("loss", "it has no component"))
+        total.ok_or_else(|| Error::input("loss", "none of its components has an item"))
     }
 
     /// Returns the loss of these items alone: each component divided by its own denominator.
@@ -98,11 +103,83 @@ pub trait Objective: Send {
 
     /// Computes the loss of some groups; `batch` is their packed form.
     ///
-    /// The components come in the order of [`Self::denominators`].
+    /// The components come in the order of [`Self::denominators`]. An objective with a [`Self::survey`] refuses:
+    /// the micro-batch alone does not determine its loss.
     ///
     /// # Errors
     /// A group that this objective cannot take, or a failure of the model.
     fn loss(&self, model: &dyn CausalLm, batch: &PackedBatch, groups: &[PromptGroup]) -> Result<LossOutput>;
+
+    /// Returns the rows whose numbers this objective must have of the whole optimiser batch before its first
+    /// micro-batch; `None` (the default) when rows do not depend on each other.
+    ///
+    /// They may be the groups themselves or others made of them. A loop that finds `Some` calls [`Self::measure`],
+    /// [`Self::couple`] and then [`Self::coupled_loss`] instead of [`Self::loss`]; [`crate::couple_batch`] is the
+    /// first half of that.
+    ///
+    /// # Errors
+    /// [`Error::Input`] names a group that this objective cannot take.
+    fn survey(&self, groups: &[PromptGroup]) -> Result<Option<Vec<PromptGroup>>> {
+        let _ = groups;
+        Ok(None)
+    }
+
+    /// Measures some surveyed rows: one list of numbers per row, in their order. The loop records no gradient.
+    ///
+    /// # Errors
+    /// As [`Self::loss`].
+    fn measure(
+        &self,
+        model: &dyn CausalLm,
+        batch: &PackedBatch,
+        surveyed: &[PromptGroup],
+    ) -> Result<Vec<Vec<f64>>> {
+        let _ = (model, batch);
+        Ok(vec![Vec::new(); surveyed.len()])
+    }
+
+    /// Computes what each group of the whole optimiser batch must know of the others, from the measures of all
+    /// surveyed rows in their order. Gradients are recorded when the batch is trained on.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for measures that do not fit, [`Error::NonFinite`] for those that are no numbers.
+    fn couple(&self, groups: &[PromptGroup], measures: &[Vec<f64>]) -> Result<Coupling> {
+        let _ = measures;
+        Ok(Coupling { notes: vec![Vec::new(); groups.len()], state: Vec::new() })
+    }
+
+    /// As [`Self::loss`], with the note of each group from [`Self::couple`].
+    ///
+    /// # Errors
+    /// As [`Self::loss`].
+    fn coupled_loss(
+        &self,
+        model: &dyn CausalLm,
+        batch: &PackedBatch,
+        groups: &[PromptGroup],
+        notes: &[Vec<f64>],
+    ) -> Result<LossOutput> {
+        let _ = notes;
+        self.loss(model, batch, groups)
+    }
+
+    /// Returns what the objective carries from one optimiser step to the next (a running mean, for example), for
+    /// checkpoints; empty (the default) when nothing.
+    fn state(&self) -> Vec<f64> {
+        Vec::new()
+    }
+
+    /// Takes a state over: after each update that of the batch's [`Coupling`], at a resumption that of the
+    /// checkpoint. Replicas need it only where [`Self::couple`] runs.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a state that is not this objective's.
+    fn restore(&mut self, state: &[f64]) -> Result<()> {
+        if state.is_empty() {
+            return Ok(());
+        }
+        Err(Error::input("state of the objective", format!("{} numbers for one that has none", state.len())))
+    }
 
     /// Checks what must hold before the first update (for DPO: the loss is ln 2 while policy and reference are
     /// equal). `metrics` are those of step 1, `loss` included. The default has nothing to check.
@@ -148,5 +225,16 @@ mod tests {
         assert!(loss.scaled_sum(&[]).is_err());
         assert!(loss.scaled_sum(&[0.0]).is_err());
         assert!(LossOutput::default().mean().is_err());
+    }
+
+    #[test]
+    fn a_kind_of_rows_that_is_absent_adds_nothing() {
+        let two = |first: &[f64], second: &[f64]| LossOutput {
+            components: vec![component(first, 1.0), component(second, 1.0)],
+            metrics: vec![],
+        };
+        assert_eq!(two(&[4.0], &[]).scaled_sum(&[2.0, 0.0]).unwrap().double_value(&[]), 2.0);
+        assert!(two(&[4.0], &[1.0]).scaled_sum(&[2.0, 0.0]).is_err());
+        assert!(two(&[], &[]).scaled_sum(&[0.0, 0.0]).is_err());
     }
 }

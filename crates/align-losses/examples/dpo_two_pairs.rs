@@ -14,10 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (ref_chosen, ref_rejected) =
         (Tensor::from_slice(&[-10.5, -12.0]), Tensor::from_slice(&[-10.5, -12.5]));
     let inputs = DpoInputs {
-        chosen: &chosen,
-        rejected: &rejected,
         ref_chosen: Some(&ref_chosen),
         ref_rejected: Some(&ref_rejected),
+        ..DpoInputs::new(&chosen, &rejected)
     };
     let output = dpo_loss(&inputs, &DpoConfig::default())?;
     for component in &output.components {

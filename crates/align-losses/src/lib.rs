@@ -2,10 +2,11 @@
 //!
 //! A loss function takes log-probabilities and a small configuration and returns per-item terms, the
 //! denominator they mean, and the detached numbers that people plot. It does no IO, draws no random number,
-//! owns no optimiser and knows no device. [`Sft`] and [`Dpo`] put the functions behind
+//! owns no optimiser and knows no device. [`Sft`], [`Dpo`], [`Kto`] and [`Una`] put the functions behind
 //! [`align_core::Objective`], the seam that a training loop takes.
 //!
-//! Formulas are cited at each function; golden vectors in `tests/` pin them.
+//! Formulas are cited at each function; golden vectors and the numbers of a Python program in `fixtures/losses`
+//! pin them.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -14,9 +15,18 @@ struct Readme;
 mod config;
 mod dpo;
 mod error;
+mod kto;
+mod reference;
 mod sft;
+mod una;
 
-pub use config::{Aggregation, DpoConfig, DpoLossType, SftConfig};
-pub use dpo::{Dpo, DpoInputs, Reference, dpo_loss};
+pub use config::{
+    Aggregation, DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, ScoreTransform, SftConfig,
+    UnaConfig, UnaLossType,
+};
+pub use dpo::{Dpo, DpoInputs, PairLengths, dpo_loss, length_desensitised_sums, policy_weights};
 pub use error::{Error, Result};
+pub use kto::{BcoBatch, Kto, KtoInputs, RunningMean, bco_loss, kto_baseline, kto_loss};
+pub use reference::Reference;
 pub use sft::{Sft, sft_loss};
+pub use una::{FeedbackInputs, REFERENCE_REWARDS, Una, UnaInputs, a_star_target, qrpo_target, una_loss};

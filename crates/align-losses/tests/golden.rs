@@ -28,10 +28,9 @@ impl Pairs {
 
     fn inputs(&self) -> DpoInputs<'_> {
         DpoInputs {
-            chosen: &self.chosen,
-            rejected: &self.rejected,
             ref_chosen: Some(&self.ref_chosen),
             ref_rejected: Some(&self.ref_rejected),
+            ..DpoInputs::new(&self.chosen, &self.rejected)
         }
     }
 }
@@ -80,7 +79,7 @@ fn label_smoothing_has_its_optimum_at_the_label_frequency() {
     let chosen = Tensor::from_slice(&[9f64.ln() / 0.1]).set_requires_grad(true);
     let zero = Tensor::from_slice(&[0.0]);
     let inputs =
-        DpoInputs { chosen: &chosen, rejected: &zero, ref_chosen: Some(&zero), ref_rejected: Some(&zero) };
+        DpoInputs { ref_chosen: Some(&zero), ref_rejected: Some(&zero), ..DpoInputs::new(&chosen, &zero) };
     let config = DpoConfig { label_smoothing: 0.1, ..Default::default() };
     dpo_loss(&inputs, &config).unwrap().mean().unwrap().backward();
     assert_close(&values(&chosen.grad()), &[0.0], 1e-12);
@@ -127,10 +126,9 @@ fn extreme_margins_stay_finite() {
     let rejected = Tensor::from_slice(&[0.0f32, -10_000.0]);
     let zero = Tensor::from_slice(&[0.0f32, 0.0]);
     let inputs = DpoInputs {
-        chosen: &chosen,
-        rejected: &rejected,
         ref_chosen: Some(&zero),
         ref_rejected: Some(&zero),
+        ..DpoInputs::new(&chosen, &rejected)
     };
     let output = dpo_loss(&inputs, &DpoConfig::default()).unwrap();
     assert_close(&values(&output.components[0].terms), &[1000.0, 0.0], 1e-3);

@@ -1,6 +1,8 @@
 //! The objectives over a model with known log-probabilities.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod common;
+
 use align_core::{
     CausalLm, Objective, PackedBatch, PaddedBatch, TokenLogProbs,
     align_types::{Completion, PromptGroup},
@@ -8,23 +10,8 @@ use align_core::{
 };
 use align_losses::{Aggregation, Dpo, DpoConfig, Reference, Sft, SftConfig};
 use align_testkit::{BigramLm, assert_close};
+use common::{VOCAB, model, pair, pairs};
 use proptest::prelude::*;
-
-const VOCAB: u32 = 6;
-
-fn model(seed: u64) -> BigramLm {
-    use align_core::align_types::{Purpose, RngStream};
-    let mut rng = RngStream::new(seed, Purpose::Init, 0, 0);
-    let table: Vec<f64> = (0..VOCAB * VOCAB).map(|_| rng.normal()).collect();
-    BigramLm::new(&Tensor::from_slice(&table).reshape([i64::from(VOCAB), i64::from(VOCAB)]))
-}
-
-fn pair(prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> PromptGroup {
-    PromptGroup::new(
-        prompt,
-        vec![Completion::named("chosen", chosen), Completion::named("rejected", rejected)],
-    )
-}
 
 /// The loop's arithmetic: denominators of the whole batch, gradients added over the cuts.
 fn loss_and_gradient(
@@ -45,10 +32,6 @@ fn loss_and_gradient(
     (total, Vec::try_from(model.table().grad().reshape([-1])).unwrap())
 }
 
-fn tokens(most: usize) -> impl Strategy<Value = Vec<u32>> {
-    prop::collection::vec(0..VOCAB, 1..most)
-}
-
 /// Gives each answer a random mask with at least one token.
 fn masked(mut groups: Vec<PromptGroup>, seed: u64) -> Vec<PromptGroup> {
     use align_core::align_types::{Purpose, RngStream};
@@ -61,10 +44,6 @@ fn masked(mut groups: Vec<PromptGroup>, seed: u64) -> Vec<PromptGroup> {
         answer.trained = Some(trained.into_iter().map(|place| place..place + 1).collect());
     }
     groups
-}
-
-fn pairs() -> impl Strategy<Value = Vec<PromptGroup>> {
-    prop::collection::vec((tokens(4), tokens(6), tokens(6)).prop_map(|(p, c, r)| pair(p, c, r)), 1..7)
 }
 
 proptest! {
@@ -150,7 +129,7 @@ proptest! {
         let config = DpoConfig::default();
         let terms = |chosen: &Tensor, rejected: &Tensor, ref_chosen: &Tensor| {
             let inputs = DpoInputs {
-                chosen, rejected, ref_chosen: Some(ref_chosen), ref_rejected: Some(&zero),
+                ref_chosen: Some(ref_chosen), ref_rejected: Some(&zero), ..DpoInputs::new(chosen, rejected)
             };
             Vec::<f64>::try_from(&dpo_loss(&inputs, &config).unwrap().components[0].terms).unwrap()
         };

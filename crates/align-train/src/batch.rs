@@ -47,6 +47,8 @@ pub(crate) fn cut(weights: &[usize], limit: usize) -> Vec<Range<usize>> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Part {
     pub groups: Vec<PromptGroup>,
+    /// The place of each group in the batch.
+    pub places: Vec<usize>,
     /// The name of each group for messages, by its place in the batch.
     pub names: Vec<String>,
     pub micro_batches: Vec<Range<usize>>,
@@ -69,7 +71,7 @@ pub(crate) fn arrange(groups: Vec<PromptGroup>, threads: usize, micro_batch_toke
                 .collect();
             let (names, groups): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
             let weights: Vec<usize> = groups.iter().map(PromptGroup::flat_tokens).collect();
-            Part { groups, names, micro_batches: cut(&weights, micro_batch_tokens) }
+            Part { groups, places: part, names, micro_batches: cut(&weights, micro_batch_tokens) }
         })
         .collect()
 }

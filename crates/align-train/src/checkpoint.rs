@@ -35,6 +35,20 @@ mod exact {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
+
+    /// A list of them.
+    pub mod list {
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(values.iter().map(|value| format!("{value:?}")))
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+            let texts = Vec::<String>::deserialize(deserializer)?;
+            texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+        }
+    }
 }
 
 /// Wall time by phase in seconds, over all the processes of a run.
@@ -79,6 +93,9 @@ pub struct TrainerState {
     pub tokens: u64,
     /// The best evaluation, when one is kept.
     pub best: Option<Best>,
+    /// What the objective carries from step to step; strings for the same reason as in [`Best`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact::list")]
+    pub objective: Vec<f64>,
     /// Wall time so far.
     pub wall_time: WallTime,
     /// The files of the checkpoint and their sizes, by which a torn copy is known.
@@ -101,6 +118,7 @@ impl TrainerState {
             rows: 0,
             tokens: 0,
             best: None,
+            objective: Vec::new(),
             wall_time: WallTime::default(),
             files: Vec::new(),
         }

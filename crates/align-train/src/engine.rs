@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use align_core::{
-    CausalLm, Objective, PackedBatch, Parameter,
+    CausalLm, Coupling, Objective, PackedBatch, Parameter,
     align_types::{PromptGroup, config::OptimizerConfig},
     clear_gradients, no_grad,
     tch::{Device, Tensor},
@@ -10,6 +10,7 @@ use align_core::{
 use crate::adamw::{AdamW, Update};
 use crate::batch::{Part, arrange};
 use crate::clip::{clip_factor, gradient_norm};
+use crate::coupled::{Survey, notes_of};
 use crate::totals::Totals;
 use crate::{Error, Result, parallel};
 
@@ -36,15 +37,17 @@ pub struct Engine {
     gradients: Option<Gradients>,
 }
 
-struct Worker {
-    model: Box<dyn CausalLm>,
-    objective: Box<dyn Objective>,
+pub(crate) struct Worker {
+    pub model: Box<dyn CausalLm>,
+    pub objective: Box<dyn Objective>,
     parameters: Vec<Parameter>,
 }
 
 struct Gradients {
     tensors: Vec<Option<Tensor>>,
     norm: f64,
+    /// The objective's state after the update, where it has one.
+    state: Option<Vec<f64>>,
 }
 
 /// What one batch gave, before its update.
@@ -66,6 +69,7 @@ pub struct BatchReport {
 pub struct EvalBatch {
     parts: Vec<Part>,
     denominators: Vec<f64>,
+    survey: Option<Survey>,
 }
 
 impl Engine {
@@ -138,9 +142,11 @@ impl Engine {
         for worker in &self.workers {
             clear_gradients(worker.parameters.iter().map(|p| &p.tensor))?;
         }
+        // Before the step begins: a baseline is measured without dropout.
+        let coupling = self.survey(&groups)?.map(|survey| self.couple(&survey)).transpose()?;
         let parts = arrange(groups, self.compute.threads, self.compute.micro_batch_tokens);
         self.begin_step(Some(self.optimizer.updates()));
-        let totals = self.run(&parts, |worker, part| worker.train(part, &denominators));
+        let totals = self.run(&parts, |worker, part| worker.train(part, &denominators, coupling.as_ref()));
         self.begin_step(None);
         let totals = totals?;
         totals.check_denominators(&denominators)?;
@@ -152,7 +158,7 @@ impl Engine {
             return Err(Error::NonFinite { what: "the gradient norm", value: norm, rows: names });
         }
         report.grad_norm = norm;
-        self.gradients = Some(Gradients { tensors, norm });
+        self.gradients = Some(Gradients { tensors, norm, state: coupling.map(|coupling| coupling.state) });
         Ok(report)
     }
 
@@ -166,7 +172,26 @@ impl Engine {
         };
         let scale = clip_factor(gradients.norm, self.max_grad_norm);
         let update = Update { learning_rate, scale, threads: self.compute.threads };
-        self.optimizer.step(&mut master.parameters, &gradients.tensors, update)
+        self.optimizer.step(&mut master.parameters, &gradients.tensors, update)?;
+        match gradients.state {
+            Some(state) => Ok(master.objective.restore(&state)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the objective the state of a checkpoint.
+    ///
+    /// # Errors
+    /// A state that is not this objective's.
+    pub fn restore_objective(&mut self, state: &[f64]) -> Result<()> {
+        match self.workers.first_mut() {
+            Some(master) => Ok(master.objective.restore(state)?),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn workers_mut(&mut self) -> &mut [Worker] {
+        &mut self.workers
     }
 
     /// Arranges held-out rows for [`Self::evaluate`].
@@ -175,8 +200,9 @@ impl Engine {
     /// A group that the objective cannot take.
     pub fn prepare_evaluation(&self, groups: Vec<PromptGroup>) -> Result<EvalBatch> {
         let denominators = self.denominators(&groups)?;
+        let survey = self.survey(&groups)?;
         let parts = arrange(groups, self.compute.threads, self.compute.micro_batch_tokens);
-        Ok(EvalBatch { parts, denominators })
+        Ok(EvalBatch { parts, denominators, survey })
     }
 
     /// Computes loss and metrics of held-out rows without a gradient.
@@ -190,7 +216,10 @@ impl Engine {
 
     /// As [`Self::evaluate`], but a loss that is not finite stays in the report; its rows are named beside it.
     pub(crate) fn evaluate_all(&mut self, batch: &EvalBatch) -> Result<(BatchReport, Vec<String>)> {
-        let mut totals = self.run(&batch.parts, |worker, part| worker.evaluate(part, &batch.denominators))?;
+        let coupling = batch.survey.as_ref().map(|survey| self.couple(survey)).transpose()?;
+        let work =
+            |worker: &mut Worker, part: &Part| worker.evaluate(part, &batch.denominators, coupling.as_ref());
+        let mut totals = self.run(&batch.parts, work)?;
         totals.check_denominators(&batch.denominators)?;
         let rows = std::mem::take(&mut totals.not_finite);
         Ok((totals.report(&batch.denominators), rows))
@@ -253,8 +282,8 @@ impl Worker {
     }
 
     /// Adds the gradient of a part; the first loss that is not finite ends it.
-    fn train(&mut self, part: &Part, denominators: &[f64]) -> Result<Totals> {
-        let totals = self.run(part, denominators, |loss, value, range| {
+    fn train(&mut self, part: &Part, denominators: &[f64], coupling: Option<&Coupling>) -> Result<Totals> {
+        let totals = self.run(part, denominators, coupling, |loss, value, range| {
             if !value.is_finite() {
                 return Err(loss_is_no_number(value, names_of(part, range)));
             }
@@ -268,9 +297,9 @@ impl Worker {
     }
 
     /// Computes a part without a gradient and names the rows whose loss is not finite.
-    fn evaluate(&mut self, part: &Part, denominators: &[f64]) -> Result<Totals> {
+    fn evaluate(&mut self, part: &Part, denominators: &[f64], coupling: Option<&Coupling>) -> Result<Totals> {
         let _guard = no_grad();
-        self.run(part, denominators, |_, value, range| {
+        self.run(part, denominators, coupling, |_, value, range| {
             Ok(if value.is_finite() { Vec::new() } else { names_of(part, range) })
         })
     }
@@ -280,6 +309,7 @@ impl Worker {
         &self,
         part: &Part,
         denominators: &[f64],
+        coupling: Option<&Coupling>,
         each: impl Fn(&Tensor, f64, &Range<usize>) -> Result<Vec<String>>,
     ) -> Result<Totals> {
         let mut totals = Totals::default();
@@ -287,7 +317,14 @@ impl Worker {
             let groups = part.groups.get(range.clone()).unwrap_or_default();
             let rows = |source| refused(part, range, source);
             let batch = PackedBatch::new(groups).map_err(rows)?;
-            let output = self.objective.loss(self.model.as_ref(), &batch, groups).map_err(rows)?;
+            let output = match coupling {
+                Some(coupling) => {
+                    let notes = notes_of(coupling, part, range);
+                    self.objective.coupled_loss(self.model.as_ref(), &batch, groups, &notes)
+                }
+                None => self.objective.loss(self.model.as_ref(), &batch, groups),
+            };
+            let output = output.map_err(rows)?;
             let loss = output.scaled_sum(denominators).map_err(rows)?;
             let value = loss.f_double_value(&[])?;
             totals.not_finite.extend(each(&loss, value, range)?);
@@ -297,7 +334,7 @@ impl Worker {
     }
 }
 
-fn refused(part: &Part, range: &Range<usize>, source: align_core::Error) -> Error {
+pub(crate) fn refused(part: &Part, range: &Range<usize>, source: align_core::Error) -> Error {
     Error::Rows { rows: names_of(part, range), source }
 }
 

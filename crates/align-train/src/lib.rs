@@ -16,6 +16,7 @@ mod adamw;
 mod batch;
 mod checkpoint;
 mod clip;
+mod coupled;
 mod engine;
 mod environment;
 mod error;

@@ -82,14 +82,28 @@ impl Totals {
         Ok(())
     }
 
-    /// Divides the sums. The summands of a loss that has several are reported under their names; a metric
-    /// without any item is left out.
+    /// Divides the sums. The summands of a loss that has several are reported under their names; a summand or a
+    /// metric without any item is left out.
     pub fn report(&self, denominators: &[f64]) -> BatchReport {
         let summands = self.components.iter().zip(denominators);
-        let summands = summands.filter(|_| self.components.len() > 1);
+        let summands = summands.filter(|(_, denominator)| self.components.len() > 1 && **denominator > 0.0);
         let mut metrics: Vec<(String, f64)> = summands.map(|(c, d)| (c.name.to_owned(), c.sum / d)).collect();
         let counted = self.metrics.iter().filter(|term| term.count > 0.0);
         metrics.extend(counted.map(|term| (term.name.to_owned(), term.sum / term.count)));
         BatchReport { loss: self.loss, grad_norm: 0.0, metrics, groups: self.groups, tokens: self.tokens }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch without rows of one kind has no mean over them, which would be 0 / 0.
+    #[test]
+    fn a_summand_without_items_is_not_reported() {
+        let component = |name, sum, denominator| Component { name, sum, denominator };
+        let components = vec![component("pairs", 3.0, 2.0), component("scored", 0.0, 0.0)];
+        let report = Totals { components, ..Totals::default() }.report(&[2.0, 0.0]);
+        assert_eq!(report.metrics, [("pairs".to_owned(), 1.5)]);
     }
 }

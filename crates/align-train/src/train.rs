@@ -340,6 +340,7 @@ impl<'a> Run<'a> {
         self.metrics.sync()?;
         self.state.wall_time = self.pace.wall_time();
         self.state.weights_fingerprint = fingerprint::of_weights(self.engine.parameters())?;
+        self.state.objective = self.engine.objective().map(|objective| objective.state()).unwrap_or_default();
         let optimizer = self.engine.optimizer();
         self.checkpoints.write(&self.state, self.hooks.save_model, &|path| optimizer.save(path))?;
         self.saved = true;
@@ -405,6 +406,7 @@ fn continue_from(
         return Err(Error::checkpoint(&checkpoint.folder, why));
     }
     engine.load_optimizer(&checkpoint.optimizer_file())?;
+    engine.restore_objective(&state.objective)?;
     Ok(state)
 }
 

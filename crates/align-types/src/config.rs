@@ -6,6 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+mod dpo;
+mod kto;
+mod una;
+
+pub use dpo::{DpoConfig, DpoLossType, FDivergence};
+pub use kto::{KtoConfig, KtoLossType};
+pub use una::{ScoreTransform, UnaConfig, UnaLossType};
+
 /// Checks that a number is finite and inside a range.
 pub(crate) fn check(key: &'static str, value: f64, ok: bool, expected: &'static str) -> Result<()> {
     if ok && value.is_finite() {
@@ -103,52 +111,6 @@ pub enum Aggregation {
 pub struct SftConfig {
     /// Over what token losses are averaged.
     pub aggregation: Aggregation,
-}
-
-/// The losses of the DPO family by their names in TRL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum DpoLossType {
-    /// Direct preference optimisation, 2305.18290 eq. 7; with label smoothing the conservative form.
-    #[default]
-    Sigmoid,
-}
-
-/// Direct preference optimisation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DpoConfig {
-    /// Strength of the pull to the reference; > 0 and at most a million. 0.1 as in 2305.18290 appendix B.
-    pub beta: f64,
-    /// Which loss of the family.
-    pub loss_type: DpoLossType,
-    /// Probability that a label is wrong; in [0, 0.5).
-    pub label_smoothing: f64,
-    /// Leaves the reference out: its log-probabilities count as 0.
-    pub reference_free: bool,
-}
-
-impl Default for DpoConfig {
-    fn default() -> Self {
-        Self { beta: 0.1, loss_type: DpoLossType::Sigmoid, label_smoothing: 0.0, reference_free: false }
-    }
-}
-
-/// Largest `beta`: far above any use, and far below where products with it leave 32-bit floats.
-const MOST_BETA: f64 = 1e6;
-
-impl DpoConfig {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// [`Error::Config`] names the first value outside its range.
-    pub fn validate(&self) -> Result<()> {
-        let beta = self.beta > 0.0 && self.beta <= MOST_BETA;
-        check("beta", self.beta, beta, "a finite number above 0 and at most 1000000")?;
-        let smoothing = self.label_smoothing;
-        check("label-smoothing", smoothing, (0.0..0.5).contains(&smoothing), "a number in [0, 0.5)")
-    }
 }
 
 /// Which linear layers get an adapter.

@@ -57,11 +57,12 @@ impl DpoArgs {
     pub fn dpo_config(&self) -> DpoConfig {
         DpoConfig {
             beta: self.method.beta,
-            loss_type: match self.method.loss_type {
+            loss_type: vec![match self.method.loss_type {
                 LossTypeName::Sigmoid => DpoLossType::Sigmoid,
-            },
+            }],
             label_smoothing: self.method.label_smoothing,
             reference_free: self.method.reference_free,
+            ..DpoConfig::default()
         }
     }
 }

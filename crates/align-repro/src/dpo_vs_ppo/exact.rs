@@ -25,10 +25,9 @@ pub fn dpo_terms(policy: Sides<'_>, reference: Sides<'_>, beta: f64, tamper: Tam
         _ => (policy.chosen, policy.rejected),
     };
     let inputs = DpoInputs {
-        chosen,
-        rejected,
         ref_chosen: Some(reference.chosen),
         ref_rejected: Some(reference.rejected),
+        ..DpoInputs::new(chosen, rejected)
     };
     let output = dpo_loss(&inputs, &DpoConfig { beta, ..Default::default() })?;
     let component = output.components.into_iter().next();

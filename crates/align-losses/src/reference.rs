@@ -1,0 +1,103 @@
+use align_core::{
+    CausalLm, PackedBatch, TokenLogProbs,
+    align_types::{Completion, PromptGroup},
+    no_grad,
+    tch::Tensor,
+};
+
+use crate::{Error, Result};
+
+/// Where the reference log-probabilities of an objective come from.
+pub enum Reference {
+    /// A frozen model, run beside the policy.
+    Model(Box<dyn CausalLm>),
+    /// [`Completion::ref_logprob`] of every answer, computed before.
+    Precomputed,
+    /// None: the loss is reference-free.
+    Free,
+}
+
+impl std::fmt::Debug for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Model(_) => "Model",
+            Self::Precomputed => "Precomputed",
+            Self::Free => "Free",
+        })
+    }
+}
+
+impl Reference {
+    pub(crate) fn replicate(&self) -> Result<Self> {
+        Ok(match self {
+            Self::Model(model) => Self::Model(model.replicate()?),
+            Self::Precomputed => Self::Precomputed,
+            Self::Free => Self::Free,
+        })
+    }
+
+    /// Returns the summed log-probabilities of the answers, `[C]`, without gradient.
+    pub(crate) fn sums(&self, batch: &PackedBatch, groups: &[PromptGroup]) -> Result<Option<Tensor>> {
+        match self {
+            Self::Free => Ok(None),
+            Self::Model(model) => Ok(Some(frozen(model.as_ref(), batch)?.sums()?)),
+            Self::Precomputed => {
+                let mut sums = Vec::new();
+                for (index, group) in groups.iter().enumerate() {
+                    for completion in &group.completions {
+                        sums.push(precomputed(completion, group, index)?);
+                    }
+                }
+                Ok(Some(Tensor::f_from_slice(&sums)?))
+            }
+        }
+    }
+
+    /// As [`Self::sums`], refusing a reference that is not there.
+    pub(crate) fn required_sums(&self, batch: &PackedBatch, groups: &[PromptGroup]) -> Result<Tensor> {
+        self.sums(batch, groups)?.ok_or_else(|| Error::input("reference", "this loss needs one"))
+    }
+
+    /// Returns the model, where there is one.
+    pub(crate) fn model(&self) -> Option<&dyn CausalLm> {
+        match self {
+            Self::Model(model) => Some(model.as_ref()),
+            Self::Precomputed | Self::Free => None,
+        }
+    }
+}
+
+/// Computes log-probabilities that nothing trains.
+pub(crate) fn frozen(model: &dyn CausalLm, batch: &PackedBatch) -> Result<TokenLogProbs> {
+    let _guard = no_grad();
+    model.token_log_probs(batch, 1.0)
+}
+
+fn precomputed(completion: &Completion, group: &PromptGroup, index: usize) -> Result<f64> {
+    match completion.ref_logprob {
+        Some(sum) if sum.is_finite() => Ok(sum),
+        Some(value) => {
+            let what = format!("reference log-probability of {}", group.describe(index));
+            Err(Error::NonFinite { what, value })
+        }
+        None => Err(Error::input(group.describe(index), "its reference log-probabilities were not computed")),
+    }
+}
+
+/// Largest implicit reward at the first step when policy and reference are the same weights.
+const FIRST_REWARD_TOLERANCE: f64 = 1e-4;
+
+/// Checks that the implicit rewards of the first step are 0, as they are while policy and reference are equal.
+pub(crate) fn check_rewards_are_zero(metrics: &[(String, f64)]) -> Result<()> {
+    let rewards = ["rewards/chosen", "rewards/rejected", "rewards/scored"];
+    for (name, value) in metrics.iter().filter(|(name, _)| rewards.contains(&name.as_str())) {
+        if value.is_nan() || value.abs() > FIRST_REWARD_TOLERANCE {
+            let why = format!(
+                "{value} instead of 0 although the policy starts as the reference; the two do not see the same \
+                 weights or tokens"
+            );
+            return Err(Error::input(format!("the first {name}"), why));
+        }
+    }
+    Ok(())
+}
