@@ -81,7 +81,7 @@ fn check(command: &Command) -> Result<()> {
             check_training(&dpo.train, Place::Dpo)
         }
         Command::Generate(generate) => {
-            generate.sampling.config().validate()?;
+            generate.sampling.check()?;
             check_threads(&generate.machine)?;
             check_columns(&generate.columns)
         }
