@@ -87,7 +87,7 @@ fn check(command: &Command) -> Result<()> {
             check_metric(&dpo.train, Place::Dpo, |name| !name.starts_with(absent))
         }
         Command::Generate(generate) => {
-            generate.sampling.config().validate()?;
+            generate.sampling.check()?;
             check_threads(&generate.machine)?;
             check_columns(&generate.columns)
         }

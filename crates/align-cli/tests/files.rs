@@ -128,8 +128,7 @@ fn samples_follow_the_seed_and_not_the_threads() {
     write_pairs(folder, "prompts.jsonl", 20);
     let sample = |name: &str, more: &str| {
         let line = format!(
-            "generate --model {} --prompts {{prompts.jsonl}} --output {{{name}}} --max-new-tokens 6 \
-             --num-completions 2 {more}",
+            "generate --model {} --prompts {{prompts.jsonl}} --output {{{name}}} --max-new-tokens 6 {more}",
             tiny_llama().display()
         );
         align(folder, &line).ok();
@@ -140,11 +139,22 @@ fn samples_follow_the_seed_and_not_the_threads() {
         };
         lines.iter().map(ids).collect::<Vec<Vec<Value>>>()
     };
-    let one = sample("one", "--threads 1");
-    assert_eq!(one, sample("two", "--threads 2"));
-    assert_ne!(one, sample("other", "--threads 1 --seed 1"));
+    let one = sample("one", "--num-completions 2 --threads 1");
+    assert_eq!(one, sample("two", "--num-completions 2 --threads 2"));
+    assert_ne!(one, sample("other", "--num-completions 2 --threads 1 --seed 1"));
     let greedy = sample("greedy", "--greedy");
-    assert!(greedy.iter().all(|samples| samples[0] == samples[1]));
+    assert_eq!(greedy, sample("greedy-again", "--greedy --seed 1"));
+    // Only the most likely token has the whole of its own probability.
+    assert_eq!(greedy, sample("near-greedy", "--min-p 1"));
+    let repeats = |samples: &[Vec<Value>]| {
+        let lost = |ids: &Value| {
+            let ids: Vec<&Value> = ids.as_array().unwrap().iter().collect();
+            ids.len() - ids.iter().map(|id| id.as_u64()).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        samples.iter().flatten().map(lost).sum::<usize>()
+    };
+    assert!(repeats(&greedy) > 0, "the test needs answers that repeat tokens");
+    assert_eq!(repeats(&sample("new", "--greedy --repetition-penalty 100")), 0);
 
     let line = &json_lines(&folder.join("one"))[0];
     assert_eq!(line["prompt"], "Say something about the river, number 0.");

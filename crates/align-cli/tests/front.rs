@@ -131,6 +131,15 @@ fn wrong_flags_need_no_libtorch() {
         ("--top-p 1.5", "--top-p 1.5"),
         ("--num-completions 0", "--num-completions 0"),
         ("--stop=", "--stop"),
+        ("--stop x --stop=", "--stop"),
+        ("--min-p 1.1", "--min-p 1.1: expected a number in [0, 1]"),
+        ("--min-p=-0.1", "--min-p -0.1"),
+        ("--repetition-penalty 0", "--repetition-penalty 0: expected a number in [0.01, 100]"),
+        ("--greedy --temperature 0.7", "--greedy and --temperature 0.7 contradict each other"),
+        ("--greedy --num-completions 2", "--greedy and --num-completions 2 contradict"),
+        ("--greedy --top-p 0.9", "--greedy and --top-p 0.9 contradict"),
+        ("--greedy --top-k 5", "--greedy and --top-k 5 contradict"),
+        ("--greedy --min-p 0.1", "--greedy and --min-p 0.1 contradict"),
     ] {
         align.run(&format!("{generate} {flags}")).refused(2, &[text]);
     }

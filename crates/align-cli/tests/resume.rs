@@ -10,9 +10,9 @@ use std::process::Child;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use align_types::{Purpose, RngStream};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
-    Answer, align, command, copy_of_adapter, copy_of_tiny_llama, json_lines, tiny_llama, write,
+    Answer, align, command, copy_of_adapter, copy_of_tiny_llama, edit_json, json_lines, tiny_llama, write,
     write_demonstrations, write_pairs,
 };
 
@@ -190,6 +190,82 @@ fn dpo_from_an_adapter() {
 #[test]
 fn sft_with_an_adapter() {
     survives_kills("sft", 2, "--lora-rank 4 --lora-dropout 0.1 --lora-targets q_proj,v_proj --lora-rslora");
+}
+
+/// Rows are in the file as soon as they and all before them are drawn; a kill at any time costs no whole row, and the
+/// samples are those of a run that was not killed.
+fn generate_survives_kills(family: &str) {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "prompts.jsonl", 120);
+    let model = copy_of_tiny_llama(folder, "model");
+    if family == "gemma" {
+        // The weights of a tied Llama have the names and shapes that this family has.
+        fs::remove_file(model.join("model.safetensors")).unwrap();
+        let tied = tiny_llama().with_file_name("tiny-llama-tied-sharded");
+        for entry in fs::read_dir(&tied).unwrap().flatten() {
+            fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+        }
+        let rope = json!({"rope_type": "default", "rope_theta": 10000.0});
+        let changes = [
+            ("model_type", json!("gemma")),
+            ("hidden_activation", json!("gelu_pytorch_tanh")),
+            ("rope_parameters", rope),
+        ];
+        edit_json(&model.join("config.json"), &changes);
+    }
+    let line = |name: &str| {
+        format!(
+            "generate --model {} --prompts {{prompts.jsonl}} --output {{{name}}} --threads 2 --num-completions 3 \
+             --max-new-tokens 60 --repetition-penalty 1.1 --resume",
+            model.display()
+        )
+    };
+    finish(folder, &line("whole"));
+    let rows = || {
+        let partial = fs::read(folder.join("out.partial")).unwrap_or_default();
+        partial.iter().filter(|byte| **byte == b'\n').count()
+    };
+    let mut kills = 0;
+    for attempt in 0..KILLS + MISSES {
+        if kills == KILLS {
+            break;
+        }
+        let before = rows();
+        let mut child = command(folder, &line("out")).spawn().unwrap();
+        wait_while(&mut child, || rows() <= before);
+        std::thread::sleep(Duration::from_millis(attempt % 7));
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(rows() > before, "a kill takes no whole row away");
+            kills += 1;
+        } else {
+            fs::remove_file(folder.join("out")).unwrap();
+            fs::remove_file(folder.join("out.origin.json")).unwrap();
+        }
+    }
+    assert_eq!(kills, KILLS, "kills that found a running program");
+    finish(folder, &line("out"));
+    let samples = |name: &str| -> Vec<(Value, Vec<Value>)> {
+        let of = |line: &Value| {
+            let completions = line["completions"].as_array().unwrap();
+            (line["row"].clone(), completions.iter().map(|c| c["token_ids"].clone()).collect())
+        };
+        json_lines(&folder.join(name)).iter().map(of).collect()
+    };
+    assert_eq!(samples("whole"), samples("out"));
+    assert!(!folder.join("out.partial").exists());
+}
+
+#[test]
+fn generate_with_the_engine() {
+    generate_survives_kills("llama");
+}
+
+#[test]
+fn generate_with_the_tensor_backend() {
+    generate_survives_kills("gemma");
 }
 
 /// A run of four steps on a copy of the model, of which a kill left what it had after two.

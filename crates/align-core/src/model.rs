@@ -166,4 +166,13 @@ pub trait CachedLm: CausalLm {
     /// # Errors
     /// [`Error::Input`] when a slot gets no token or would outgrow the capacity; a failure of libtorch.
     fn extend(&self, cache: &mut KvCache, tokens: &[&[u32]]) -> Result<Tensor>;
+
+    /// Makes a model over the same storage for another thread that samples; `None` where one thread is all that a
+    /// model can use, as on a GPU.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    fn replicate_cached(&self) -> Result<Option<Box<dyn CachedLm>>> {
+        Ok(None)
+    }
 }

@@ -82,6 +82,14 @@ impl CachedLm for Model {
         }
         Ok(logits)
     }
+
+    fn replicate_cached(&self) -> Result<Option<Box<dyn CachedLm>>> {
+        if self.device() != Device::Cpu {
+            return Ok(None);
+        }
+        let replica = self.replica().map_err(|error| Error::input("replica", error.to_string()))?;
+        Ok(Some(Box::new(replica)))
+    }
 }
 
 /// The new tokens as rows of (slot, position, token), in the order of slots.

@@ -70,7 +70,9 @@ fn row(c: &mut Criterion) {
         ("plain", plain),
     ] {
         let mut next = NextToken::default();
-        group.bench_function(name, |b| b.iter(|| next.set(&logits, &config).then(|| next.draw(0.5))));
+        group.bench_function(name, |b| {
+            b.iter(|| next.set(&logits, [&[], &[]], &config).then(|| next.draw(0.5)))
+        });
     }
 }
 

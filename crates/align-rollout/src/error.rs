@@ -93,16 +93,6 @@ impl From<Error> for align_core::align_types::Error {
 }
 
 impl Error {
-    /// Counts the prompt from a list of which `before` prompts went before.
-    pub(crate) fn after(mut self, before: usize) -> Self {
-        match &mut self {
-            Self::Prompt { index, .. } => *index += before,
-            Self::Decode { prompt, .. } | Self::NonFinite { prompt, .. } => *prompt += before,
-            _ => {}
-        }
-        self
-    }
-
     /// Makes the wrapper that says what the model was asked to do.
     pub(crate) fn model(doing: impl Into<String>) -> impl FnOnce(align_core::Error) -> Self {
         let doing = doing.into();

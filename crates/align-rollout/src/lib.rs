@@ -21,15 +21,17 @@
 //! ```
 
 mod auto;
-mod call;
 mod door;
 mod engine;
 mod error;
 mod generator;
 pub mod sampling;
 mod sequence;
+mod settings;
 mod slots;
 mod stop;
+mod tensors;
+mod work;
 
 pub use auto::{AutoGenerator, auto_generator};
 pub use engine::{Engine, Instructions};

@@ -1,7 +1,7 @@
 //! The arithmetic of sampling on one row of logits, in float64.
 //!
-//! The order is that of transformers: temperature, then top-k, then top-p on what top-k left. Ties are broken
-//! by the smaller token id everywhere, so that a result never depends on how a sort treats equals.
+//! The order is that of transformers: repetition penalty, temperature, top-k, top-p on what top-k left, min-p. Ties are
+//! broken by the smaller token id everywhere, so that a result never depends on how a sort treats equals.
 
 use std::cmp::Ordering;
 
@@ -16,24 +16,67 @@ pub struct NextToken {
     log_total: f64,
     best: usize,
     greedy: bool,
+    /// Where a penalty changed the row: log softmax(logits / temperature) of the row as it was.
+    plain: Option<Plain>,
+    penalised: Vec<f32>,
+}
+
+/// A row before the repetition penalty.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    pub(crate) logits: Vec<f32>,
+    pub(crate) largest: f64,
+    pub(crate) temperature: f64,
+    pub(crate) log_total: f64,
+}
+
+impl Plain {
+    /// Returns log softmax(logits / temperature) of a token.
+    pub(crate) fn log_prob(&self, token: TokenId) -> f64 {
+        let logit = self.logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        (f64::from(logit) - self.largest) / self.temperature - self.log_total
+    }
 }
 
 impl NextToken {
-    /// Takes a row of logits, `[V]`.
+    /// Takes a row of logits, `[V]`, and the tokens before it, the prompt and what was drawn; only a repetition penalty
+    /// looks at them.
     ///
-    /// Returns `false` when they make no distribution: a NaN, +inf, or not one finite number.
+    /// Returns `false` when the logits make no distribution: a NaN, +inf, or not one finite number.
     #[must_use = "a row that makes no distribution cannot be drawn from"]
-    pub fn set(&mut self, logits: &[f32], config: &SamplingConfig) -> bool {
+    pub fn set(&mut self, logits: &[f32], before: [&[TokenId]; 2], config: &SamplingConfig) -> bool {
         self.greedy = config.greedy;
-        let Some(best) = argmax(logits) else { return false };
+        self.plain = None;
         let Some(total) = softmax_weights(logits, config.temperature, &mut self.weights) else {
             return false;
         };
-        self.best = best;
         self.log_total = total.ln();
+        if config.repetition_penalty == 1.0 {
+            return self.filter(logits, config);
+        }
+        self.plain = Some(Plain {
+            logits: logits.to_vec(),
+            largest: f64::from(largest(logits)),
+            temperature: config.temperature,
+            log_total: self.log_total,
+        });
+        let mut penalised = std::mem::take(&mut self.penalised);
+        penalised.clear();
+        penalised.extend_from_slice(logits);
+        penalise(&mut penalised, logits, before, config.repetition_penalty);
+        let sound = softmax_weights(&penalised, config.temperature, &mut self.weights).is_some()
+            && self.filter(&penalised, config);
+        self.penalised = penalised;
+        sound
+    }
+
+    fn filter(&mut self, logits: &[f32], config: &SamplingConfig) -> bool {
+        let Some(best) = argmax(logits) else { return false };
+        self.best = best;
         if !config.greedy {
             keep_top_k(&mut self.weights, config.top_k);
             keep_top_p(&mut self.weights, config.top_p);
+            keep_min_p(&mut self.weights, config.min_p);
         }
         true
     }
@@ -46,9 +89,12 @@ impl NextToken {
 
     /// Returns log softmax(logits / temperature) of a token that the filters kept.
     ///
-    /// It is the probability *before* top-k and top-p: the one that the training forward gives for the same
-    /// token, which is what on-policy methods compare with.
+    /// It is the probability *before* repetition penalty, top-k, top-p and min-p: the one that the training forward
+    /// gives for the same token, which is what on-policy methods compare with.
     pub fn log_prob(&self, token: TokenId) -> f64 {
+        if let Some(plain) = &self.plain {
+            return plain.log_prob(token);
+        }
         self.weights.get(token as usize).map_or(f64::NEG_INFINITY, |w| w.ln() - self.log_total)
     }
 }
@@ -64,11 +110,28 @@ pub fn argmax(logits: &[f32]) -> Option<usize> {
     best.map(|(id, _)| id)
 }
 
+/// Divides the logits above 0 of all tokens that came before by the penalty and multiplies the others (1909.05858,
+/// section 4.1, with the sign that transformers gives it), each once however often it came.
+///
+/// `plain` are the logits without penalty; tokens outside the row are passed over.
+pub fn penalise(logits: &mut [f32], plain: &[f32], before: [&[TokenId]; 2], penalty: f64) {
+    let penalty = penalty as f32;
+    for token in before.into_iter().flatten() {
+        if let (Some(logit), Some(plain)) = (logits.get_mut(*token as usize), plain.get(*token as usize)) {
+            *logit = if *plain < 0.0 { plain * penalty } else { plain / penalty };
+        }
+    }
+}
+
+fn largest(logits: &[f32]) -> f32 {
+    logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
 /// Writes exp((logit - max) / temperature) for every logit and returns their sum.
 ///
 /// `None` when the row makes no distribution: a NaN, +inf, or not one finite number.
 pub fn softmax_weights(logits: &[f32], temperature: f64, weights: &mut Vec<f64>) -> Option<f64> {
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let max = f64::from(largest(logits));
     weights.clear();
     weights.extend(logits.iter().map(|logit| ((f64::from(*logit) - max) / temperature).exp()));
     // `f32::max` passes over NaN, the sum does not; an infinite maximum makes the difference NaN.
@@ -123,6 +186,17 @@ pub fn keep_top_p(weights: &mut [f64], p: f64) {
     });
     if let Some(last) = kept.last().copied() {
         drop_after(weights, last);
+    }
+}
+
+/// Keeps the tokens whose weight is at least `p` times the largest (2407.01082, section 3) and sets the other weights to
+/// 0; 0 keeps all.
+pub fn keep_min_p(weights: &mut [f64], p: f64) {
+    let least = p * weights.iter().copied().fold(0.0, f64::max);
+    for weight in weights {
+        if *weight < least {
+            *weight = 0.0;
+        }
     }
 }
 

@@ -62,6 +62,9 @@ fn samples_are_those_of_the_tensor_backend() {
             SamplingConfig { top_p: 0.7, ..plain.clone() },
             SamplingConfig { top_k: 30, top_p: 0.8, temperature: 1.4, ..plain.clone() },
             SamplingConfig { stop: vec!["1><".into()], ..plain.clone() },
+            SamplingConfig { min_p: 0.2, ..plain.clone() },
+            SamplingConfig { repetition_penalty: 1.4, min_p: 0.05, top_k: 40, ..plain.clone() },
+            SamplingConfig { repetition_penalty: 1.4, greedy: true, ..plain.clone() },
             plain,
         ] {
             let expected = TensorGenerator::new(&model, stop_tokens(&model))
@@ -134,9 +137,12 @@ fn long_prompts_come_in_pieces() {
 #[test]
 fn log_probs_are_those_of_the_training_forward() {
     let model = load("tiny-llama");
-    for config in
-        [config(4), SamplingConfig { top_k: 5, ..config(4) }, SamplingConfig { greedy: true, ..config(1) }]
-    {
+    for config in [
+        config(4),
+        SamplingConfig { top_k: 5, ..config(4) },
+        SamplingConfig { greedy: true, ..config(1) },
+        SamplingConfig { repetition_penalty: 2.0, min_p: 0.1, ..config(4) },
+    ] {
         let groups = engine(&model).generate(&prompts(&model, 8), &config, 0).unwrap();
         let batch = PackedBatch::new(&groups).unwrap();
         let training = model.token_log_probs(&batch, config.temperature).unwrap().to_vecs().unwrap();
@@ -337,6 +343,7 @@ fn the_backend_is_chosen_by_the_model() {
         groups
     });
     assert_eq!(fast.len(), 37);
+    assert_eq!(plain.len(), 37);
     for (fast, plain) in all(&fast).iter().zip(all(&plain)) {
         assert_eq!((&fast.token_ids, &fast.text), (&plain.token_ids, &plain.text));
     }

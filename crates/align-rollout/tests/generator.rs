@@ -192,6 +192,33 @@ fn greedy_follows_the_most_likely_token_and_ties_go_to_the_smaller_id() {
     assert_eq!(groups[0].completions[0].token_ids, [0; 15]);
 }
 
+/// The history of a sample is its prompt and what it drew, in whatever slot it is.
+#[test]
+fn a_penalty_looks_at_the_prompt_and_the_sample_alone() {
+    let model = BigramLm::new(
+        &(Tensor::ones([i64::from(VOCAB); 2], (align_core::tch::Kind::Float, align_core::tch::Device::Cpu))
+            * 9.0),
+    );
+    let config = SamplingConfig { repetition_penalty: 100.0, ..config(3, 6) };
+    let prompts: Vec<Vec<u32>> = (0..4).map(|i| vec![i, i + 3, i]).collect();
+    // Tokens that were said have a logit of 0.09 against 9: nothing is said twice while something is left.
+    for slots in [1, 5, 32] {
+        let groups =
+            TensorGenerator::new(&model, vec![]).with_slots(slots).generate(&prompts, &config, 0).unwrap();
+        for group in &groups {
+            for completion in &group.completions {
+                let said: BTreeSet<u32> = group.prompt.iter().chain(&completion.token_ids).copied().collect();
+                assert_eq!(said.len(), 2 + 6, "{group:?}");
+                // All tokens are equally likely without the penalty.
+                let expected = -f64::from(VOCAB).ln();
+                let logprobs: Vec<f64> =
+                    completion.logprobs.iter().flatten().map(|l| f64::from(*l)).collect();
+                assert_close(&logprobs, &[expected; 6], 1e-6);
+            }
+        }
+    }
+}
+
 /// A chain a -> b -> ... -> j -> EOS: what comes next is certain, so that stops can be written down.
 fn chain() -> BigramLm {
     let entries: Vec<f32> =
@@ -263,6 +290,12 @@ fn settings_that_cannot_be_followed_are_refused() {
     assert!(refused(&model, &[vec![1]], &hot).contains("temperature = 0"));
     let stop = SamplingConfig { stop: vec!["x".into()], ..config(1, 4) };
     assert!(refused(&model, &[vec![1]], &stop).contains("decoder"));
+    let empty = SamplingConfig { stop: vec!["x".into(), String::new()], ..config(1, 4) };
+    assert!(refused(&model, &[vec![1]], &empty).contains("stop = \"\""));
+    let unlikely = SamplingConfig { min_p: 1.5, ..config(1, 4) };
+    assert!(refused(&model, &[vec![1]], &unlikely).contains("min-p = 1.5"));
+    let penalty = SamplingConfig { repetition_penalty: 0.0, ..config(1, 4) };
+    assert!(refused(&model, &[vec![1]], &penalty).contains("repetition-penalty = 0"));
     assert!(TensorGenerator::new(&model, vec![]).generate(&[], &config(1, 4), 0).unwrap().is_empty());
 }
 

@@ -1,6 +1,8 @@
 //! Sampling from a real architecture: a small random Llama with rotary positions and grouped key-value heads.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::ops::ControlFlow;
+
 use align_core::{
     CausalLm, PackedBatch,
     align_types::{Completion, Generator, PromptGroup, config::SamplingConfig},
@@ -62,6 +64,53 @@ fn samples_are_the_same_in_any_number_of_slots() {
     }
 }
 
+/// Families without an engine use all cores, too; a model on a thread of its own rounds as it does among other rows.
+#[test]
+fn samples_are_the_same_on_any_number_of_threads() {
+    for name in ["tiny-llama", "tiny-gemma", "tiny-bloom", "tiny-gpt2"] {
+        prepare_compute_thread();
+        let model = Model::load(&fixture(&format!("models/{name}")), &LoadOptions::default()).unwrap();
+        let config = SamplingConfig { repetition_penalty: 1.2, ..config() };
+        let draw = |threads, slots| {
+            let generator = TensorGenerator::new(&model, stop_tokens(&model));
+            generator.with_threads(threads).with_slots(slots).generate(&prompts(&model), &config, 0).unwrap()
+        };
+        let one = draw(1, 32);
+        for (threads, slots) in [(2, 32), (3, 2), (40, 1)] {
+            let many = draw(threads, slots);
+            assert_eq!(many.len(), one.len());
+            for (one, many) in all(&one).iter().zip(all(&many)) {
+                assert_eq!(one.token_ids, many.token_ids, "{name} on {threads} threads");
+                assert_eq!(one.finish_reason, many.finish_reason);
+                assert_close(&logprobs(one), &logprobs(many), 1e-5);
+            }
+        }
+    }
+}
+
+/// Fewer prompts than threads: the samples of a prompt are drawn on several threads. Groups come in order.
+#[test]
+fn threads_share_the_samples_of_one_prompt_and_hand_groups_out_in_order() {
+    let model = load();
+    let whole =
+        TensorGenerator::new(&model, stop_tokens(&model)).generate(&prompts(&model), &config(), 0).unwrap();
+    let mut threads = TensorGenerator::new(&model, stop_tokens(&model)).with_threads(4);
+    let alone = threads.generate(&prompts(&model)[..1], &config(), 0).unwrap();
+    let ids = |group: &PromptGroup| group.completions.iter().map(|c| c.token_ids.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&alone[0]), ids(&whole[0]));
+    let mut seen = Vec::new();
+    let sink = |group: PromptGroup| {
+        seen.push(ids(&group));
+        if seen.len() == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    threads.generate_each(0, &prompts(&model), &config(), 0, sink).unwrap();
+    assert_eq!(seen, whole.iter().take(5).map(ids).collect::<Vec<_>>());
+    // An error on any thread ends the call and keeps its place.
+    let mut failing = threads.with_decoder(|_| Err("no such piece".into()));
+    let error = failing.generate(&prompts(&model), &config(), 0).unwrap_err().to_string();
+    assert!(error.contains("sample") && error.contains("no such piece"), "{error}");
+}
+
 #[test]
 fn log_probs_are_those_of_the_training_forward() {
     let model = load();
@@ -69,6 +118,7 @@ fn log_probs_are_those_of_the_training_forward() {
         config(),
         SamplingConfig { top_k: 20, top_p: 0.7, ..config() },
         SamplingConfig { greedy: true, ..config() },
+        SamplingConfig { repetition_penalty: 1.3, min_p: 0.1, ..config() },
     ] {
         let mut generator = TensorGenerator::new(&model, stop_tokens(&model)).with_slots(7);
         let groups = generator.generate(&prompts(&model), &config, 0).unwrap();

@@ -63,7 +63,7 @@ proptest! {
         prop_assume!(logits.iter().filter(|l| **l == logits[best]).count() == 1);
         let mut next = NextToken::default();
         let config = SamplingConfig { temperature: 1e-3, ..SamplingConfig::default() };
-        prop_assert!(next.set(&logits, &config));
+        prop_assert!(next.set(&logits, [&[], &[]], &config));
         prop_assert_eq!(next.draw(uniform) as usize, best);
     }
 
@@ -75,7 +75,7 @@ proptest! {
     ) {
         let config = SamplingConfig { temperature, top_k, top_p, ..SamplingConfig::default() };
         let mut next = NextToken::default();
-        prop_assert!(next.set(&logits, &config));
+        prop_assert!(next.set(&logits, [&[], &[]], &config));
         let token = next.draw(uniform);
         let scaled: Vec<f64> = logits.iter().map(|l| f64::from(*l) / temperature).collect();
         let expected = scaled[token as usize] - scaled.iter().map(|s| s.exp()).sum::<f64>().ln();
@@ -93,7 +93,11 @@ fn top_p_comes_after_top_k() {
     assert_eq!(weights, [0.0, 0.4, 0.0, 0.3]);
     let logits = [0.2f32, 0.4, 0.1, 0.3].map(f32::ln);
     let mut next = NextToken::default();
-    assert!(next.set(&logits, &SamplingConfig { top_k: 3, top_p: 0.75, ..SamplingConfig::default() }));
+    assert!(next.set(
+        &logits,
+        [&[], &[]],
+        &SamplingConfig { top_k: 3, top_p: 0.75, ..SamplingConfig::default() }
+    ));
     assert_eq!([0.0, 0.5, 0.6, 0.999].map(|uniform| next.draw(uniform)), [1, 1, 3, 3]);
 }
 
@@ -130,11 +134,11 @@ fn rows_that_make_no_distribution_are_refused() {
     ];
     for logits in bad {
         assert_eq!(softmax_weights(&logits, 1.0, &mut weights), None, "{logits:?}");
-        assert!(!NextToken::default().set(&logits, &SamplingConfig::default()), "{logits:?}");
+        assert!(!NextToken::default().set(&logits, [&[], &[]], &SamplingConfig::default()), "{logits:?}");
     }
     // A token that the model excludes is no error.
     let mut next = NextToken::default();
-    assert!(next.set(&[f32::NEG_INFINITY, 0.0], &SamplingConfig::default()));
+    assert!(next.set(&[f32::NEG_INFINITY, 0.0], [&[], &[]], &SamplingConfig::default()));
     assert_eq!((next.draw(0.0), next.log_prob(1)), (1, 0.0));
 }
 
@@ -153,7 +157,7 @@ fn draws_follow_the_probabilities() {
     let mut count = |config: SamplingConfig| {
         let mut counts = [0u32; 4];
         let mut next = NextToken::default();
-        assert!(next.set(&logits, &config));
+        assert!(next.set(&logits, [&[], &[]], &config));
         (0..40_000).for_each(|_| counts[next.draw(stream.uniform()) as usize] += 1);
         counts
     };

@@ -39,6 +39,11 @@ pub struct SamplingConfig {
     pub top_p: f64,
     /// Keeps this many of the most likely tokens; 0 keeps all.
     pub top_k: usize,
+    /// Keeps the tokens at least this times as likely as the most likely one (2407.01082); in [0, 1], 0 keeps all.
+    pub min_p: f64,
+    /// Makes tokens of the prompt and the completion less likely to come again: a logit above 0 is divided by it, one
+    /// below 0 multiplied (1909.05858, section 4.1); in [0.01, 100], 1 changes nothing.
+    pub repetition_penalty: f64,
     /// Takes the most likely token instead of drawing; ties go to the smaller id.
     pub greedy: bool,
     /// Strings that end a completion when its text contains them.
@@ -55,6 +60,8 @@ impl Default for SamplingConfig {
             temperature: 1.0,
             top_p: 1.0,
             top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
             greedy: false,
             stop: Vec::new(),
             seed: 0,
@@ -79,6 +86,10 @@ impl SamplingConfig {
             "a number above 0 (use greedy for 0)",
         )?;
         check("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a number in (0, 1]")?;
+        check("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "a number in [0, 1]")?;
+        // Beyond these bounds logits of ordinary size leave float32.
+        let penalty = self.repetition_penalty;
+        check("repetition-penalty", penalty, (0.01..=100.0).contains(&penalty), "a number in [0.01, 100]")?;
         let most = Self::MOST_COMPLETIONS;
         let samples = (1..=most).contains(&self.num_completions);
         check("num-completions", self.num_completions as f64, samples, "a whole number from 1 to 1000000")?;
@@ -382,6 +393,16 @@ mod tests {
         assert!(OptimizerConfig { learning_rate: f64::NAN, ..Default::default() }.validate().is_err());
         assert!(OptimizerConfig { adam_beta2: 1.0, ..Default::default() }.validate().is_err());
         assert!(SamplingConfig { top_p: 0.0, ..Default::default() }.validate().is_err());
+        for min_p in [-0.1, 1.1, f64::NAN] {
+            let error = SamplingConfig { min_p, ..Default::default() }.validate().unwrap_err().to_string();
+            assert!(error.contains("min-p") && error.contains("[0, 1]"), "{error}");
+        }
+        for repetition_penalty in [0.0, -1.0, 101.0, f64::INFINITY, f64::NAN] {
+            let config = SamplingConfig { repetition_penalty, ..Default::default() };
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains("repetition-penalty") && error.contains("[0.01, 100]"), "{error}");
+        }
+        SamplingConfig { min_p: 1.0, repetition_penalty: 0.01, ..Default::default() }.validate().unwrap();
         assert!(SamplingConfig { num_completions: usize::MAX, ..Default::default() }.validate().is_err());
         assert!(SamplingConfig { stop: vec![String::new()], ..Default::default() }.validate().is_err());
         assert!(TrainConfig { max_steps: Some(0), ..Default::default() }.validate().is_err());

@@ -4,6 +4,7 @@ use align_types::config::SamplingConfig;
 use clap::{ArgAction, Args, ValueHint};
 
 use super::{ModelArgs, values};
+use crate::{Error, Result};
 
 /// `align generate`.
 #[derive(Debug, Args)]
@@ -57,6 +58,12 @@ pub struct SamplingArgs {
     /// Keep this many of the most likely tokens; 0: all
     #[arg(long, value_name = "N", default_value = "0", value_parser = values::size, allow_hyphen_values = true)]
     pub top_k: usize,
+    /// Keep tokens at least X times as likely as the most likely one
+    #[arg(long, value_name = "X", default_value = "0", value_parser = values::number, allow_hyphen_values = true)]
+    pub min_p: f64,
+    /// Make tokens of prompt and answer rarer: above 1
+    #[arg(long, value_name = "X", default_value = "1", value_parser = values::number, allow_hyphen_values = true)]
+    pub repetition_penalty: f64,
     /// A string that ends a completion (repeatable)
     #[arg(long, value_name = "STR", allow_hyphen_values = true)]
     pub stop: Vec<String>,
@@ -77,9 +84,36 @@ impl SamplingArgs {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
             greedy: self.greedy,
             stop: self.stop.clone(),
             seed: self.seed,
+        }
+    }
+
+    /// Checks the ranges, and that nothing is asked for that `--greedy` would pass over.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the flags.
+    pub fn check(&self) -> Result<()> {
+        self.config().validate()?;
+        if !self.greedy {
+            return Ok(());
+        }
+        let drawing = [
+            ("num-completions", self.num_completions as f64, 1.0),
+            ("temperature", self.temperature, 1.0),
+            ("top-p", self.top_p, 1.0),
+            ("top-k", self.top_k as f64, 0.0),
+            ("min-p", self.min_p, 0.0),
+        ];
+        match drawing.into_iter().find(|(_, value, default)| value != default) {
+            None => Ok(()),
+            Some((flag, value, _)) => Err(Error::usage(
+                format!("--greedy and --{flag} {value} contradict each other: greedy answers are not drawn"),
+                [format!("leave out --greedy to sample, or --{flag} for the most likely answer")],
+            )),
         }
     }
 }

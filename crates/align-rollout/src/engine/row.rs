@@ -1,6 +1,6 @@
 //! The distribution of the next token, computed by the kernels.
 //!
-//! It is the arithmetic of [`crate::sampling`] with exponentials in float32: sums are float64, the order of temperature, top-k and top-p
+//! It is the arithmetic of [`crate::sampling`] with exponentials in float32: sums are float64, the order of the filters
 //! and the treatment of ties are the same.
 
 use std::cmp::Ordering;
@@ -9,6 +9,7 @@ use align_core::align_types::{TokenId, config::SamplingConfig};
 
 use super::kernels::{Instructions, floats, floats_mut};
 use super::lanes::{Lane, SEGMENT, WIDTH};
+use crate::sampling::{Plain, penalise};
 
 /// The weights of all tokens, and those that the filters left.
 #[derive(Debug, Default)]
@@ -21,34 +22,64 @@ pub(crate) struct Row {
     filtered: bool,
     kept: Vec<(f32, TokenId)>,
     maxima: Vec<f32>,
+    /// The row as it was where a penalty changed it.
+    plain: Option<Plain>,
 }
 
 impl Row {
-    /// Takes a row of logits of which the first `vocab` count; `false` when they make no distribution.
+    /// Takes a row of logits of which the first `vocab` count, and the tokens before it; `false` when they make no
+    /// distribution. A repetition penalty is written into the logits.
     pub(crate) fn set(
         &mut self,
         kernels: Instructions,
         logits: &mut [Lane],
         vocab: usize,
+        before: [&[TokenId]; 2],
         config: &SamplingConfig,
     ) -> bool {
         floats_mut(logits).iter_mut().skip(vocab).for_each(|padding| *padding = f32::NEG_INFINITY);
-        let Some(largest) = kernels.largest(logits) else { return false };
-        self.weights.resize(logits.len(), Lane::default());
-        self.sums.resize(logits.len().div_ceil(SEGMENT), 0.0);
-        let inverse = (1.0 / config.temperature) as f32;
-        kernels.exponentials(logits, largest, inverse, &mut self.weights, &mut self.sums);
-        let total: f64 = self.sums.iter().sum();
+        self.plain = None;
+        let Some(mut largest) = kernels.largest(logits) else { return false };
+        let mut total = self.weigh(kernels, logits, largest, config);
         self.log_total = total.ln();
+        if config.repetition_penalty != 1.0 {
+            let plain = Plain {
+                logits: floats(logits).to_vec(),
+                largest: f64::from(largest),
+                temperature: config.temperature,
+                log_total: self.log_total,
+            };
+            penalise(floats_mut(logits), &plain.logits, before, config.repetition_penalty);
+            self.plain = Some(plain);
+            let Some(penalised) = kernels.largest(logits) else { return false };
+            largest = penalised;
+            total = self.weigh(kernels, logits, largest, config);
+        }
         self.greedy = config.greedy;
         if config.greedy {
             self.best = floats(logits).iter().position(|x| *x == largest).unwrap_or(0) as TokenId;
         }
-        self.filtered = !config.greedy && (config.top_p < 1.0 || (1..vocab).contains(&config.top_k));
+        let cuts = config.top_p < 1.0 || config.min_p > 0.0 || (1..vocab).contains(&config.top_k);
+        self.filtered = !config.greedy && cuts;
         if self.filtered {
             self.filter(config, vocab, total);
         }
         total.is_finite()
+    }
+
+    /// Computes the weights of all tokens, the largest being 1, and returns their sum.
+    fn weigh(
+        &mut self,
+        kernels: Instructions,
+        logits: &[Lane],
+        largest: f32,
+        config: &SamplingConfig,
+    ) -> f64 {
+        self.weights.resize(logits.len(), Lane::default());
+        self.sums.resize(logits.len().div_ceil(SEGMENT), 0.0);
+        let inverse = (1.0 / config.temperature) as f32;
+        kernels.exponentials(logits, largest, inverse, &mut self.weights, &mut self.sums);
+        self.sums.iter().sum()
     }
 
     /// Draws a token by a uniform number in [0, 1); the most likely one when the configuration is greedy.
@@ -94,17 +125,24 @@ impl Row {
         found.or(self.kept.last()).map_or(self.best, |(_, id)| *id)
     }
 
-    /// Returns log softmax(logits / temperature) of a token that can be drawn.
+    /// Returns log softmax(logits / temperature) of a token that can be drawn, without penalty and filters.
     pub(crate) fn log_prob(&self, token: TokenId) -> f64 {
+        if let Some(plain) = &self.plain {
+            return plain.log_prob(token);
+        }
         let weight = floats(&self.weights).get(token as usize).copied();
         weight.map_or(f64::NEG_INFINITY, |weight| f64::from(weight).ln() - self.log_total)
     }
 
-    /// Keeps what top-k and then top-p leave, in the order of ids.
+    /// Keeps what top-k, then top-p, then min-p leave, in the order of ids.
     fn filter(&mut self, config: &SamplingConfig, vocab: usize, total: f64) {
         let by_k = (1..vocab).contains(&config.top_k);
+        // The largest weight is 1.
+        let least = config.min_p as f32;
         let bound = if by_k {
             self.kth_maximum(config.top_k)
+        } else if config.top_p >= 1.0 {
+            least
         } else {
             // All tokens with less than this together have less than 1 - p: the set is complete without them.
             ((1.0 - config.top_p) * total / vocab.max(1) as f64) as f32
@@ -131,6 +169,7 @@ impl Row {
             let needed = needed.count();
             self.kept.truncate(needed);
         }
+        self.kept.retain(|(weight, _)| *weight >= least);
         self.kept.sort_unstable_by_key(|(_, id)| *id);
     }
 

@@ -1,14 +1,8 @@
 //! One thread of the engine: sequences of its own, jobs from the common queue.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc::Sender,
-    },
-};
+use std::{collections::VecDeque, ops::ControlFlow};
 
-use align_core::align_types::{Completion, TokenId, config::SamplingConfig};
+use align_core::align_types::TokenId;
 
 use super::{
     blocks::{Pool, Table},
@@ -18,44 +12,13 @@ use super::{
 };
 use crate::{
     Error, Result,
-    sequence::{Numbering, Sequence},
+    sequence::Sequence,
     stop::StopRules,
+    work::{Emit, Finished, Job, Work},
 };
 
 /// Rows of prompts that enter one step: enough for the kernels to work at full speed, few enough to stay in cache.
 const PROMPT_ROWS: usize = 256;
-
-/// A prompt and those of its samples that one thread draws.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Job {
-    pub(crate) prompt: usize,
-    pub(crate) first_sample: usize,
-    pub(crate) end_sample: usize,
-}
-
-/// What all threads of one call share; nothing of it is ever waited for.
-pub(crate) struct Shared<'c> {
-    pub(crate) decoder: Decoder<'c>,
-    pub(crate) prompts: &'c [Vec<TokenId>],
-    /// Most tokens of a completion of each prompt.
-    pub(crate) limits: &'c [usize],
-    pub(crate) config: &'c SamplingConfig,
-    pub(crate) numbering: Numbering,
-    pub(crate) jobs: &'c [Job],
-    pub(crate) next_job: AtomicUsize,
-    pub(crate) stopped: AtomicBool,
-    /// Sequences that one thread decodes together.
-    pub(crate) slots: usize,
-}
-
-impl Shared<'_> {
-    fn next_job(&self) -> Option<Job> {
-        self.jobs.get(self.next_job.fetch_add(1, Ordering::Relaxed)).copied()
-    }
-}
-
-/// A finished sample: prompt, sample, completion.
-pub(crate) type Finished = (usize, usize, Completion);
 
 /// A prompt on its way through the model, and the samples that wait for it.
 struct Entering {
@@ -71,9 +34,7 @@ struct Running {
 }
 
 pub(crate) struct Worker<'c> {
-    shared: &'c Shared<'c>,
-    stop: StopRules<'c>,
-    sink: Sender<Result<Finished>>,
+    shared: Shared<'c>,
     pool: Pool,
     running: Vec<Running>,
     entering: VecDeque<Entering>,
@@ -82,13 +43,20 @@ pub(crate) struct Worker<'c> {
     spare: Vec<Row>,
 }
 
+/// What a worker reads only.
+struct Shared<'c> {
+    work: &'c Work<'c>,
+    decoder: Decoder<'c>,
+    stop: StopRules<'c>,
+    /// Sequences that are decoded together.
+    slots: usize,
+}
+
 impl<'c> Worker<'c> {
-    pub(crate) fn new(shared: &'c Shared<'c>, stop: StopRules<'c>, sink: Sender<Result<Finished>>) -> Self {
+    pub(crate) fn new(work: &'c Work<'c>, decoder: Decoder<'c>, slots: usize, stop: StopRules<'c>) -> Self {
         Self {
-            pool: Pool::new(&shared.decoder.weights.shape),
-            shared,
-            stop,
-            sink,
+            pool: Pool::new(&decoder.weights.shape),
+            shared: Shared { work, decoder, stop, slots },
             running: Vec::new(),
             entering: VecDeque::new(),
             row: Row::default(),
@@ -97,23 +65,14 @@ impl<'c> Worker<'c> {
     }
 
     /// Works until the queue is empty, another thread failed, or nobody listens any more.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self, emit: &mut Emit<'_>) -> Result<()> {
         let mut buffers = Buffers::default();
-        while !self.shared.stopped.load(Ordering::Relaxed) {
-            match self.step(&mut buffers) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    self.shared.stopped.store(true, Ordering::Relaxed);
-                    // Without a listener there is nobody to tell.
-                    let _ = self.sink.send(Err(error));
-                }
-            }
-        }
+        while !self.shared.work.stopped() && self.step(&mut buffers, emit)? {}
+        Ok(())
     }
 
     /// Computes one token of every running sequence and some rows of new prompts; `false` when all is done.
-    fn step(&mut self, buffers: &mut Buffers) -> Result<bool> {
+    fn step(&mut self, buffers: &mut Buffers, emit: &mut Emit<'_>) -> Result<bool> {
         self.admit();
         let mut rows = Rows::default();
         for running in &mut self.running {
@@ -121,8 +80,7 @@ impl<'c> Worker<'c> {
         }
         let mut room = PROMPT_ROWS;
         for entering in self.entering.iter_mut().filter(|entering| entering.first.is_none()) {
-            let left =
-                self.shared.prompts.get(entering.job.prompt).map_or(0, Vec::len) - entering.table.len();
+            let left = self.shared.work.call.prompt(entering.job.prompt).len() - entering.table.len();
             let count = left.min(room);
             self.pool.extend(&mut entering.table, count);
             rows.prompts.push(count);
@@ -131,11 +89,11 @@ impl<'c> Worker<'c> {
         if self.running.is_empty() && rows.prompts.is_empty() {
             return Ok(false);
         }
-        let step = rows.step(&self.running, &self.entering, self.shared.prompts);
+        let step = rows.step(&self.running, &self.entering, self.shared.work);
         let decoder = self.shared.decoder;
         let logits = decoder.forward(&mut self.pool, &step, buffers);
         let stride = decoder.weights.head.out_lanes();
-        self.take(logits, stride)?;
+        self.take(logits, stride, emit)?;
         Ok(true)
     }
 
@@ -144,20 +102,20 @@ impl<'c> Worker<'c> {
         let waiting = |e: &Entering| e.job.end_sample - e.job.first_sample;
         let mut demand = self.running.len() + self.entering.iter().map(waiting).sum::<usize>();
         while demand < self.shared.slots {
-            let Some(job) = self.shared.next_job() else { return };
+            let Some(job) = self.shared.work.next_job() else { return };
             demand += job.end_sample - job.first_sample;
             self.entering.push_back(Entering { job, table: Table::default(), first: None });
         }
     }
 
     /// Draws from the logits of a step: first the running sequences, then the prompts that are complete.
-    fn take(&mut self, logits: &mut [Lane], stride: usize) -> Result<()> {
+    fn take(&mut self, logits: &mut [Lane], stride: usize, emit: &mut Emit<'_>) -> Result<()> {
         let mut logits = logits.chunks_exact_mut(stride.max(1));
         let mut row = std::mem::take(&mut self.row);
         let mut finished = Vec::new();
         for (index, (running, logits)) in self.running.iter_mut().zip(logits.by_ref()).enumerate() {
-            self.shared.set(&mut row, logits, running.sequence.prompt, running.table.len())?;
-            if advance(self.shared, &self.stop, &self.sink, &mut running.sequence, &row)? {
+            self.shared.set(&mut row, logits, running.sequence.prompt, &running.sequence.tokens)?;
+            if self.shared.advance(&mut running.sequence, &row, emit)? {
                 finished.push(index);
             }
         }
@@ -166,28 +124,28 @@ impl<'c> Worker<'c> {
             let running = self.running.swap_remove(index);
             self.pool.release(running.table);
         }
-        let length = |job: Job| self.shared.prompts.get(job.prompt).map_or(0, Vec::len);
+        let call = &self.shared.work.call;
         let complete =
-            self.entering.iter_mut().filter(|e| e.first.is_none() && e.table.len() == length(e.job));
+            |e: &&mut Entering| e.first.is_none() && e.table.len() == call.prompt(e.job.prompt).len();
+        let complete = self.entering.iter_mut().filter(complete);
         for (entering, logits) in complete.zip(logits) {
             let mut row = self.spare.pop().unwrap_or_default();
-            self.shared.set(&mut row, logits, entering.job.prompt, entering.table.len())?;
+            self.shared.set(&mut row, logits, entering.job.prompt, &[])?;
             entering.first = Some(row);
         }
-        self.start()
+        self.start(emit)
     }
 
     /// Gives free slots to the samples of complete prompts.
-    fn start(&mut self) -> Result<()> {
+    fn start(&mut self, emit: &mut Emit<'_>) -> Result<()> {
+        let call = &self.shared.work.call;
         while let Some(entering) = self.entering.front_mut() {
             let Some(first) = &entering.first else { return Ok(()) };
             let job = &mut entering.job;
             while job.first_sample < job.end_sample && self.running.len() < self.shared.slots {
-                let shared = self.shared;
-                let mut sequence =
-                    Sequence::new(job.prompt, job.first_sample, shared.numbering, shared.config);
+                let mut sequence = Sequence::new(job.prompt, job.first_sample, call.numbering, call.config);
                 job.first_sample += 1;
-                if advance(shared, &self.stop, &self.sink, &mut sequence, first)? {
+                if self.shared.advance(&mut sequence, first, emit)? {
                     continue;
                 }
                 // The last sample takes the prompt's blocks over.
@@ -222,31 +180,31 @@ impl Drop for Worker<'_> {
 }
 
 impl Shared<'_> {
-    fn set(&self, row: &mut Row, logits: &mut [Lane], prompt: usize, position: usize) -> Result<()> {
-        match row.set(self.decoder.kernels, logits, self.decoder.weights.shape.vocab, self.config) {
+    /// Makes the distribution of the token that follows a prompt and what was drawn.
+    fn set(&self, row: &mut Row, logits: &mut [Lane], prompt: usize, drawn: &[TokenId]) -> Result<()> {
+        let call = &self.work.call;
+        let before = [call.prompt(prompt), drawn];
+        match row.set(self.decoder.kernels, logits, self.decoder.weights.shape.vocab, before, call.config) {
             true => Ok(()),
-            false => Err(Error::NonFinite { prompt, position }),
+            false => {
+                Err(Error::NonFinite { prompt, position: before.iter().map(|tokens| tokens.len()).sum() })
+            }
         }
     }
-}
 
-/// Draws one token; sends the completion and says `true` if it was the last.
-fn advance(
-    shared: &Shared<'_>,
-    stop: &StopRules<'_>,
-    sink: &Sender<Result<Finished>>,
-    sequence: &mut Sequence,
-    row: &Row,
-) -> Result<bool> {
-    let token = row.draw(sequence.stream.uniform());
-    let limit = shared.limits.get(sequence.prompt).copied().unwrap_or(0);
-    let Some(completion) = sequence.push(token, row.log_prob(token), stop, limit)? else {
-        return Ok(false);
-    };
-    if sink.send(Ok((sequence.prompt, sequence.sample, completion))).is_err() {
-        shared.stopped.store(true, Ordering::Relaxed);
+    /// Draws one token; hands the completion out and says `true` if it was the last.
+    fn advance(&self, sequence: &mut Sequence, row: &Row, emit: &mut Emit<'_>) -> Result<bool> {
+        let token = row.draw(sequence.stream.uniform());
+        let Sequence { prompt, sample, .. } = *sequence;
+        let limit = self.work.call.limit(prompt);
+        let Some(completion) = sequence.push(token, row.log_prob(token), &self.stop, limit)? else {
+            return Ok(false);
+        };
+        if let ControlFlow::Break(()) = emit(Finished { prompt, sample, completion }) {
+            self.work.stop();
+        }
+        Ok(true)
     }
-    Ok(true)
 }
 
 /// How many rows each prompt that enters has in a step.
@@ -261,7 +219,7 @@ impl Rows {
         &self,
         running: &'t [Running],
         entering: &'t VecDeque<Entering>,
-        prompts: &[Vec<TokenId>],
+        work: &Work<'_>,
     ) -> Step<'t> {
         let mut step = Step::default();
         for running in running {
@@ -273,7 +231,7 @@ impl Rows {
         let incomplete = entering.iter().filter(|entering| entering.first.is_none());
         for (entering, rows) in incomplete.zip(&self.prompts).filter(|(_, rows)| **rows > 0) {
             let (row, position) = (step.tokens.len(), entering.table.len() - rows);
-            let prompt = prompts.get(entering.job.prompt).map_or(&[][..], Vec::as_slice);
+            let prompt = work.call.prompt(entering.job.prompt);
             step.tokens.extend(prompt.get(position..position + rows).unwrap_or_default());
             step.pieces.push(Piece { table: &entering.table, row, rows: *rows, position, prompt: true });
             if position + rows == prompt.len() {

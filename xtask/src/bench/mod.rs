@@ -1,4 +1,8 @@
-//! `cargo xtask bench`: runs the criterion benches and shows what they measured.
+//! `cargo xtask bench`: runs the criterion benches and shows what they measured, or runs whole commands against their
+//! peers.
+
+mod commands;
+mod peers;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,8 +22,11 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Only benches whose name contains this
-    #[arg(value_name = "FILTER")]
+    #[arg(value_name = "FILTER", conflicts_with = "peers")]
     filter: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    peers: peers::Options,
 }
 
 /// What criterion measured for one bench, in nanoseconds per iteration.
@@ -41,6 +48,9 @@ struct Measure {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::ensure(workspace, &ALL_PROGRAMS)?;
     let metadata = workspace.metadata()?;
+    if let Some(python) = options.peers.python() {
+        return peers::run(workspace, &metadata, &options.peers, python, options.json);
+    }
     let Some(mut command) = command(workspace, &metadata) else {
         return Err(Error::usage("the workspace has no benches", []));
     };
@@ -60,12 +70,22 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let filter = options.filter.as_deref().unwrap_or_default();
         return Err(Error::usage(format!("no bench has {filter:?} in its name"), []));
     }
+    // Who asks for some benches by name does not ask for the commands.
+    let answers = if options.filter.is_none() { commands::run(workspace, &metadata)? } else { Vec::new() };
     let machine = Machine::this();
     if options.json {
-        println!("{:#}", machine.json(&measures))
-    } else {
-        print!("{}", machine.table(&measures))
+        let mut results = machine.json(&measures);
+        if let Some(object) = results.as_object_mut() {
+            object.insert("commands".into(), answers.iter().map(commands::Answer::json).collect());
+        }
+        println!("{results:#}");
+        return Ok(());
     }
+    print!("{}", machine.table(&measures));
+    if !answers.is_empty() {
+        println!();
+    }
+    answers.iter().for_each(|answer| println!("{}", answer.line()));
     Ok(())
 }
 
@@ -128,12 +148,34 @@ struct Machine {
     threads: String,
 }
 
+/// Names the processor.
+fn processor() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    model.map_or(std::env::consts::ARCH, |(_, name)| name).to_owned()
+}
+
+/// The middle of some numbers, the mean of the middle two where their count is even; 0 of none.
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_unstable_by(f64::total_cmp);
+    let at = |index: usize| numbers.get(index).copied().unwrap_or(0.0);
+    let middle = numbers.len() / 2;
+    if numbers.len() % 2 == 1 { at(middle) } else { (at(middle.saturating_sub(1)) + at(middle)) / 2.0 }
+}
+
+/// The slowest bench of the same group: what a bench is compared with.
+fn slowest_of_group(measures: &[Measure], measure: &Measure) -> Option<f64> {
+    let group = |id: &str| id.rsplit_once('/').map(|(group, _)| group.to_owned());
+    let own = group(&measure.id)?;
+    let others: Vec<f64> =
+        measures.iter().filter(|m| group(&m.id).as_ref() == Some(&own)).map(|m| m.median).collect();
+    (others.len() > 1).then(|| others.into_iter().fold(0.0, f64::max))
+}
+
 impl Machine {
     fn this() -> Self {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Self {
-            processor: model.map_or(std::env::consts::ARCH, |(_, name)| name).to_owned(),
+            processor: processor(),
             threads: std::env::var("OMP_NUM_THREADS").unwrap_or_else(|_| "1".to_owned()),
         }
     }
@@ -164,17 +206,20 @@ impl Machine {
         let mut text =
             format!("{}, {} thread(s), libtorch {}\n\n", self.processor, self.threads, setup::VERSION);
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:width$} {:>11}   95 % interval", "bench", "median");
+        let _ = writeln!(text, "{:width$} {:>11} {:>8}   95 % interval", "bench", "median", "ratio");
         for m in measures {
             let rate = m
                 .throughput
                 .as_ref()
                 .map(|(unit, amount)| format!("   {:.3e} {unit}/s", amount * 1e9 / m.median));
             let interval = format!("{} .. {}", duration(m.low), duration(m.high));
+            // How many times as fast as the slowest bench of its group.
+            let ratio = slowest_of_group(measures, m).map(|slowest| format!("{:.2}", slowest / m.median));
             let line = format!(
-                "{:width$} {:>11}   {interval:24}{}",
+                "{:width$} {:>11} {:>8}   {interval:24}{}",
                 m.id,
                 duration(m.median),
+                ratio.unwrap_or_default(),
                 rate.unwrap_or_default()
             );
             let _ = writeln!(text, "{}", line.trim_end());
@@ -237,6 +282,24 @@ mod tests {
         assert_eq!(machine.json(std::slice::from_ref(&measure))["results"][0]["elements_per_second"], 2e9);
         let table = machine.table(&[measure]);
         assert!(table.contains("500.0 ns") && table.contains("2.000e9 elements/s"), "{table}");
+    }
+
+    #[test]
+    fn ratios_are_against_the_slowest_of_the_group() {
+        let measure =
+            |id: &str, median| Measure { id: id.into(), median, low: median, high: median, throughput: None };
+        let all = [measure("a/x", 100.0), measure("a/y", 400.0), measure("b/x", 900.0), measure("c", 5.0)];
+        let slowest: Vec<_> = all.iter().map(|m| slowest_of_group(&all, m)).collect();
+        assert_eq!(slowest, [Some(400.0), Some(400.0), None, None]);
+        let machine = Machine { processor: "P".into(), threads: "1".into() };
+        assert!(machine.table(&all).contains(" 4.00 "), "{}", machine.table(&all));
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(vec![]), 0.0);
     }
 
     #[test]
