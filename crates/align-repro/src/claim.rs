@@ -77,7 +77,7 @@ pub struct Claim {
     pub arms: Vec<String>,
 }
 
-/// Something that must not happen: a run that shows it measures something else than it says.
+/// Something that must be so: a run in which it is not measures something else than it says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Control {

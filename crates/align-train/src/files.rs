@@ -40,7 +40,7 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&draft);
         return Err(Error::io("write", path)(error));
     }
-    fs::rename(&draft, path).map_err(Error::io("rename", path))?;
+    fs::rename(&draft, path).map_err(Error::io("write", path))?;
     sync_parent(path)
 }
 
