@@ -128,7 +128,7 @@ fn samples_follow_the_seed_and_not_the_threads() {
     write_pairs(folder, "prompts.jsonl", 20);
     let sample = |name: &str, more: &str| {
         let line = format!(
-            "generate --model {} --prompts {{prompts.jsonl}} --output {{{name}}} --max-new-tokens 6 {more}",
+            "generate --model {} --prompts {{prompts.jsonl}} --output {{{name}}} --max-new-tokens 24 {more}",
             tiny_llama().display()
         );
         align(folder, &line).ok();

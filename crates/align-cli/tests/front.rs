@@ -65,7 +65,7 @@ fn wrong_flags_need_no_libtorch() {
     for (line, texts) in [
         ("dpo --betta 0.1", &["unknown flag --betta", "hint: did you mean --beta?"][..]),
         ("sft --beta 0.1", &["unknown flag --beta", "hint: `--beta` is a flag of align dpo"]),
-        ("dpo --lora-rank 8", &["unknown flag --lora-rank"]),
+        ("dpo --lora-rnak 8", &["unknown flag --lora-rnak", "did you mean --lora-rank?"]),
         ("trian", &["unknown command trian"]),
         ("dop", &["unknown command dop", "hint: did you mean dpo?"]),
         ("dpo --kl-coef 0.1", &["--kl-coef is not in this version yet"]),

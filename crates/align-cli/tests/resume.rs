@@ -209,6 +209,7 @@ fn generate_survives_kills(family: &str) {
         let rope = json!({"rope_type": "default", "rope_theta": 10000.0});
         let changes = [
             ("model_type", json!("gemma")),
+            ("hidden_act", json!("gelu_pytorch_tanh")),
             ("hidden_activation", json!("gelu_pytorch_tanh")),
             ("rope_parameters", rope),
         ];

@@ -322,7 +322,7 @@ fn files_are_mixed_by_their_weights() {
     }
     write(folder, "few.jsonl", "{\"prompt\": \"a\", \"completion\": \"\"}\n");
     let skip = line("sft", &format!("{files} --data-weights 1,3 --bad-rows skip"));
-    align(folder, &skip).refused(4, &["few.jsonl: it has a weight, and no row"]);
+    align(folder, &skip).refused(4, &["few.jsonl: none of the 1 rows can be used"]);
     // A run that is refused leaves the run that is there as it was.
     assert!(folder.join("run/summary.json").exists());
 }

@@ -10,7 +10,7 @@ const BLOCK: i64 = 64;
 const GROUP: i64 = 256;
 
 /// Numbers that are quantised at once, so that what that takes besides does not grow with the matrix.
-const PIECE: i64 = 1 << 22;
+const PIECE: i64 = 1 << 16;
 
 /// The probability at the ends of the levels (QLoRA, appendix E): the mean of 1 − 1/30 and 1 − 1/32, because 15
 /// quantiles on one side and 16 on the other would each leave half a step outside.

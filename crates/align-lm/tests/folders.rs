@@ -161,7 +161,7 @@ fn a_model_folder_is_replaced_and_anything_else_is_left_alone() {
 
     fs::write(out.path().join("notes.txt"), "mine").unwrap();
     let refused = model.save(out.path(), SaveDtype::Source).unwrap_err().to_string();
-    assert!(refused.contains("is not empty and holds something else"), "{refused}");
+    assert!(refused.contains("is not empty and holds no model of this kind"), "{refused}");
     let refused = model.save(&out.path().join("notes.txt"), SaveDtype::Source).unwrap_err().to_string();
     assert!(refused.contains("is a file"), "{refused}");
     assert_eq!(fs::read_to_string(out.path().join("notes.txt")).unwrap(), "mine");

@@ -68,6 +68,7 @@ fn peak_of_loading(dir: &Path, storage: &str) -> usize {
     command.args(["--exact", "loading_takes_the_weights_and_little_more", "--nocapture"]);
     let output = command.env(CHILD, dir).env("ALIGN_LM_TEST_STORAGE", storage).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{text}");
     let line = text.lines().find_map(|line| line.split("peak: ").nth(1));
     line.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr))).parse().unwrap()
 }
@@ -83,8 +84,9 @@ fn loading_takes_the_weights_and_little_more() {
         let options = LoadOptions { trainable: Trainable::No, frozen, ..LoadOptions::default() };
         // The code of libtorch comes into memory when it is first run.
         drop(Model::load(&align_testkit::fixture("models/tiny-llama"), &options).unwrap());
-        let before = status("VmRSS");
+        let (before, code) = (status("VmRSS"), status("RssFile"));
         let model = Model::load(Path::new(&dir), &options).unwrap();
+        println!("code: {}", status("RssFile") - code);
         println!("peak: {}", status("VmHWM") - before);
         drop(model);
         return;

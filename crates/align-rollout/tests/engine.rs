@@ -300,7 +300,8 @@ fn adapters_are_sampled_from_as_they_are_trained() {
             let trained = model.token_log_probs(&batch, 1.0).unwrap().to_vecs().unwrap();
             for (completion, trained) in group.completions.iter().zip(trained) {
                 let trained: Vec<f64> = trained.into_iter().map(f64::from).collect();
-                assert_close(&logprobs(completion), &trained, 1e-5);
+                // The engine has W + s B A in one matrix, rounded once; training adds the two products of each layer.
+                assert_close(&logprobs(completion), &trained, 5e-5);
             }
         }
     }

@@ -350,7 +350,7 @@ fn other_inputs_are_refused_and_nothing_is_lost() {
         Error::InputsMismatch { path } => assert_eq!(*path, folder.path().join("checkpoints/step-7")),
         other => panic!("{other}"),
     }
-    for word in ["data files", "tokenizer", "reference model", "start a new run"] {
+    for word in ["data files", "tokenizer", "reference", "start a new run"] {
         assert!(error.to_string().contains(word), "{error}");
     }
     setup.run(folder.path(), |_| {}).unwrap();

@@ -7,8 +7,9 @@ use align_core::tch::{Device, Kind, Tensor};
 use super::{Entry, Shard};
 use crate::{Error, Result};
 
-/// Bytes of a tensor that are in memory besides the tensor itself while it is read.
-const CHUNK: usize = 4 << 20;
+/// Bytes of a tensor that are in memory besides the tensor itself while it is read. Larger pieces leave holes in the heap
+/// that add up to a quarter of a model.
+const CHUNK: usize = 256 << 10;
 
 /// Reads a tensor into a number format, its rows one after the other however they lie in the file.
 pub(super) fn read(shard: &mut Shard, entry: &Entry, kind: Kind, options: (Kind, Device)) -> Result<Tensor> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use align_cli::{Result, args::TrainArgs};
+use align_cli::{Result, args::TrainArgs, talk};
 use align_core::align_types::config::LoraConfig;
 use align_lm::{AdapterOptions, LoadOptions, Model, ModelConfig, Trainable};
 
@@ -56,7 +56,12 @@ impl<'a> Tuning<'a> {
         if matches!(self, Self::Full) {
             let Some(checkpoint) = checkpoint else { return model::load(base, options) };
             let mut policy = model::load(checkpoint, options)?;
-            policy.adopt_dtypes(base).map_err(failure::of)?;
+            if let Err(error) = policy.adopt_dtypes(base) {
+                let why = failure::of(error);
+                talk::warn(&format!(
+                    "the run's model will be saved in float32, the base's type is not known: {why}"
+                ));
+            }
             return Ok(policy);
         }
         let base_options = LoadOptions { trainable: Trainable::No, ..*options };
