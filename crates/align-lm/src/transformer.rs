@@ -252,6 +252,7 @@ impl Block {
 }
 
 /// Where queries, keys and values come from.
+#[expect(clippy::large_enum_variant, reason = "there is one for each block, and nearly all have the largest")]
 #[derive(Debug)]
 pub(crate) enum Projection {
     /// A layer for each.

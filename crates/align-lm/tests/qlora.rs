@@ -26,7 +26,7 @@ fn adapt(model: &mut Model, dropout: f64) {
     for (index, p) in model.parameters().iter().enumerate() {
         let mut rng = RngStream::new(1, Purpose::Synthetic, 0, index as u64);
         let values: Vec<f32> = (0..p.tensor.numel()).map(|_| 0.2 * rng.normal() as f32).collect();
-        let _ = p.tensor.shallow_clone().copy_(&Tensor::from_slice(&values).reshape(p.tensor.size()));
+        p.tensor.shallow_clone().copy_(&Tensor::from_slice(&values).reshape(p.tensor.size()));
     }
 }
 

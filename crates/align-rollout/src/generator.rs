@@ -61,8 +61,10 @@ impl<'a> TensorGenerator<'a> {
         if threads < 2 {
             return Ok(Vec::new());
         }
-        let replica =
-            |_| self.model.0.replicate_cached().map_err(Error::model("making a replica")).transpose();
+        let replica = |_| match self.model.0.replicate_cached() {
+            Ok(replica) => replica.map(Ok),
+            Err(error) => Some(Err(Error::model("making a replica")(error))),
+        };
         (0..threads).map_while(replica).collect()
     }
 }

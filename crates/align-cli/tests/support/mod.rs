@@ -28,7 +28,16 @@ impl Answer {
     pub fn to(command: &mut Command) -> Self {
         let words = command.get_args().map(Into::into);
         let words = std::iter::once("align".into()).chain(words).collect();
-        Self { words: Some(words), ..Self::of(&command.output().unwrap()) }
+        // A copied program cannot be started while another thread's child holds the copy open for writing.
+        let output = loop {
+            match command.output() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                other => break other.unwrap(),
+            }
+        };
+        Self { words: Some(words), ..Self::of(&output) }
     }
 
     /// Lists the `hint:` lines.
