@@ -242,6 +242,7 @@ fn generate_survives_kills(family: &str) {
             assert!(rows() > before, "a kill takes no whole row away");
             kills += 1;
         } else {
+            assert!(child.wait().unwrap().success());
             fs::remove_file(folder.join("out")).unwrap();
             fs::remove_file(folder.join("out.origin.json")).unwrap();
         }

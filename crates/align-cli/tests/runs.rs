@@ -260,19 +260,25 @@ fn a_second_ctrl_c_ends_at_once() {
          --samples 0 --threads 1",
         tiny_llama().display()
     );
-    let mut child = command(folder, &line).stderr(std::process::Stdio::null()).spawn().unwrap();
-    wait_for(|| fs::read_to_string(folder.join("run/metrics.jsonl")).is_ok_and(|text| text.ends_with('\n')));
-    let code = loop {
-        interrupt(child.id());
-        std::thread::sleep(Duration::from_millis(5));
-        if let Some(status) = child.try_wait().unwrap() {
-            break status.code();
-        }
+    let saved = || {
+        let _ = fs::remove_dir_all(folder.join("run"));
+        let mut child = command(folder, &line).stderr(std::process::Stdio::null()).spawn().unwrap();
+        wait_for(|| {
+            fs::read_to_string(folder.join("run/metrics.jsonl")).is_ok_and(|text| text.ends_with('\n'))
+        });
+        let code = loop {
+            interrupt(child.id());
+            std::thread::sleep(Duration::from_millis(5));
+            if let Some(status) = child.try_wait().unwrap() {
+                break status.code();
+            }
+        };
+        assert_eq!(code, Some(130));
+        fs::read_dir(folder.join("run/checkpoints")).map_or(0, Iterator::count)
     };
-    assert_eq!(code, Some(130));
-    // The first Ctrl-C alone would have ended the run with the state of its step in a checkpoint.
-    let saved = fs::read_dir(folder.join("run/checkpoints")).map_or(0, Iterator::count);
-    assert_eq!(saved, 0, "the second Ctrl-C waited for the step and its checkpoint");
+    // The first Ctrl-C alone would have ended the run with the state of its step in a checkpoint. On a busy machine the
+    // step may end between the two.
+    assert!((0..5).any(|_| saved() == 0), "the second Ctrl-C waits for the step and its checkpoint");
 }
 
 fn interrupt(process: u32) {

@@ -153,7 +153,7 @@ pub struct Cuts {
     pub cut: usize,
     /// Tokens that these would lose.
     pub tokens: usize,
-    /// Rows that would be dropped, because their prompt leaves no room for an answer.
+    /// Rows that would be dropped, because nothing to train on is left of them.
     pub dropped: usize,
     /// Rows that would be refused, because nothing may be cut.
     pub refused: usize,

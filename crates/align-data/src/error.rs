@@ -82,7 +82,7 @@ pub enum Error {
     },
     /// No row was left.
     #[error(
-        "nothing is left of {rows} rows: {bad} bad, {no_room} whose prompt leaves no room for an answer within max-length{}", example.as_ref().map(|e| format!("; the first: {e}")).unwrap_or_default()
+        "nothing is left of {rows} rows: {bad} bad, {no_room} of which max-length leaves nothing to train on{}", example.as_ref().map(|e| format!("; the first: {e}")).unwrap_or_default()
     )]
     NothingLeft {
         /// Rows read.

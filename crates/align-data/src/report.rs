@@ -170,7 +170,7 @@ pub struct DataReport {
     pub bad: Vec<BadRow>,
     /// Kept rows that lost tokens to `max_length` or `max_prompt_length`.
     pub cut: usize,
-    /// Rows dropped because their prompt left no room for an answer.
+    /// Rows dropped because the limits left no token to train on: no room behind the prompt, or none that is marked.
     pub dropped_no_room: usize,
     /// Rows whose answer starts inside the prompt, because tokens merge over the boundary or the chat template
     /// writes the prompt differently when an answer follows.

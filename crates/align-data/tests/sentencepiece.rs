@@ -46,6 +46,39 @@ fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap_or_else(|_| panic!("{value} are no ids"))
 }
 
+/// The tokens that a mask marks are those of the assistant's words, so the offsets of tokens speak of the rendered text
+/// behind special tokens, too.
+#[test]
+fn masks_mark_the_words_of_the_assistant() {
+    let template = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}\
+                    {{ eos_token }}{% else %}{{ m.content }}{% endif %} {% endfor %}";
+    let said = ["the bread is warm", "it is on the table"];
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let row = json!({"messages": [
+        turn("user", "the  kettle"), turn("assistant", said[0]), turn("user", " is  on"), turn("assistant", said[1]),
+    ]});
+    let mut compared = 0;
+    for case in read_json("cases.json")["cases"].as_array().unwrap() {
+        let dir = folder(case["model"].as_str().map(model).as_deref(), &case["files"]);
+        let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
+        let text = |ids: &[u32]| tokenizer.decode(ids, true).unwrap().trim().to_owned();
+        let known = |words: &&str| text(&tokenizer.encode(words, false).unwrap()) == **words;
+        if tokenizer.eos_token().is_none() || !said.iter().all(|words| known(&words)) {
+            continue;
+        }
+        let file = common::write(dir.path(), "rows.jsonl", format!("{row}\n"));
+        let template = align_data::ChatTemplate::new(template, tokenizer.special_tokens()).unwrap();
+        let config = DataConfig { train_on: align_data::TrainOn::Assistant, ..Default::default() };
+        let (groups, _) = align_data::load_language(&[file], &tokenizer, Some(&template), &config).unwrap();
+        let answer = &groups[0].completions[0];
+        let marked: Vec<String> =
+            answer.trained_ranges().map(|range| text(&answer.token_ids[range])).collect();
+        assert_eq!(marked, said, "{}", case["files"]);
+        compared += 1;
+    }
+    assert!(compared > 5, "{compared}");
+}
+
 #[test]
 fn ids_and_texts_are_those_of_python() {
     let fixtures = read_json("cases.json");

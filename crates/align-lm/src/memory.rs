@@ -97,6 +97,8 @@ impl ModelConfig {
         let blocks = decoder.blocks.iter().map(|block| block.activations(&sizes) * width);
         let outside = 3 * sizes.hidden_size * F32;
         let matrices = total(&|count, role| if role.decays() { count.saturating_mul(BF16) } else { 0 });
+        let linear = |count: usize, role| if role == Role::Linear { count.saturating_mul(width) } else { 0 };
+        let block = total(&linear) / decoder.blocks.len().max(1);
         let (blocks, casts) = match options.recomputes() {
             // What goes into each block, and one block in full.
             true => {
@@ -112,7 +114,12 @@ impl ModelConfig {
             weights: total(&|count, role| stored_bytes(count, role, options)),
             gradients: if_trained(parameters.saturating_mul(F32)),
             optimizer: if_trained(parameters.saturating_mul(2 * F32)),
-            casts: if narrow { if_trained(casts) } else { 0 },
+            casts: match (options.frozen.is_nf4() && !trained, narrow) {
+                // Below an adapter the matrices of the block at hand exist in full.
+                (true, _) => block,
+                (false, true) => if_trained(casts),
+                (false, false) => 0,
+            },
             activations_per_token: blocks + outside,
             activations_per_completion_token: logits + sizes.hidden_size * F32,
         })

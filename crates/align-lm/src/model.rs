@@ -32,14 +32,15 @@ pub enum FrozenStorage {
     /// In float32.
     #[default]
     Float,
-    /// Matrices and embeddings in 16 bits: float16 where the checkpoint has that, otherwise bfloat16, which loses
+    /// Matrices and embeddings in 16 bits: float16 where the checkpoint has that and float32 is computed with, otherwise
+    /// bfloat16, which loses
     /// nothing of a bfloat16 checkpoint. Norms and biases stay float32. Where 16 bits are also computed with
     /// ([`LoadOptions::compute`]), the results are those of float32 storage.
     Half,
     /// The linear layers of the blocks in 4-bit NormalFloat with double quantisation (QLoRA, arXiv:2305.14314), a
     /// little over half a byte per weight; embeddings and output layer as with [`Self::Half`] where 16 bits are computed
     /// with, otherwise in float32. A model that is trained on top of such weights computes activations again
-    /// ([`LoadOptions::recompute`]), so that one layer at a time exists in full.
+    /// ([`LoadOptions::recompute`]), so that one block at a time exists in full.
     Nf4,
 }
 
@@ -49,7 +50,7 @@ impl FrozenStorage {
         match (self, stored) {
             (Self::Float, _) => None,
             (Self::Nf4, _) if compute == Kind::Float => None,
-            (Self::Half | Self::Nf4, Kind::Half) => Some(Kind::Half),
+            (Self::Half, Kind::Half) if compute == Kind::Float => Some(Kind::Half),
             (Self::Half | Self::Nf4, _) => Some(Kind::BFloat16),
         }
     }
@@ -143,7 +144,7 @@ impl Model {
     /// there are none, `pytorch_model.bin` or its shards, of which tensors are read and nothing is executed.
     ///
     /// Names, shapes, offsets and data types of all tensors are checked before the first weight is allocated; peak
-    /// memory is the weights and a few megabytes.
+    /// memory is the weights and a few megabytes; in 4 bits also the largest matrix in float32.
     ///
     /// # Errors
     /// See [`ModelConfig::read`]; [`Error::Weights`] for a damaged or missing file; [`Error::Contradiction`] for

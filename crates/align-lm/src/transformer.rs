@@ -167,7 +167,7 @@ impl Head {
             true => self.linear()?.forward_normalised(hidden)?,
             false => self.linear()?.forward(hidden)?,
         };
-        // What follows sees differences of logits, which 16 bits would round away.
+        // What follows is computed in float32; logits carry the rounding of their product alone.
         let logits = widened(&logits)?;
         match self.cap {
             Some(cap) => Ok(logits.f_mul_scalar(1.0 / cap)?.f_tanh()?.f_mul_scalar(cap)?),

@@ -162,8 +162,12 @@ impl PolicyWithValue {
     /// Puts a fresh value head on a model, drawn as [`ValueNetwork::on_folder`] says; it is trained if the model is.
     ///
     /// # Errors
-    /// libtorch refuses.
+    /// A model with an adapter, which could not be saved with a head; libtorch refuses.
     pub fn new(policy: Model, seed: u64) -> Result<Self> {
+        if policy.adapter.is_some() {
+            let why = "a value head on a model with an adapter cannot be saved yet; use a critic of its own";
+            return Err(align_core::Error::input("value head", why).into());
+        }
         let trained = !policy.parameters().is_empty();
         let head = ValueHead::draw(seed, policy.config().sizes().hidden_size, policy.device(), trained)?;
         Ok(Self { policy, head })

@@ -38,6 +38,13 @@ pub(crate) const FLAGS_NOT_YET: &[&str] = &[
     "reference",
     // The DPO family and learning from thumbs.
     "loss-weights",
+    "f-divergence-type",
+    "f-alpha-divergence-coef",
+    "discopop-tau",
+    "ld-alpha",
+    "use-weighting",
+    "simpo-gamma",
+    "cpo-alpha",
     "sync-ref-model",
     "ref-model-mixup-alpha",
     "ref-model-sync-steps",

@@ -18,7 +18,7 @@ pub struct TrainArgs {
     /// Model to train: a Hugging Face folder
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub model: Option<PathBuf>,
-    /// Training rows: JSON Lines or a JSON array, plain or gzipped (repeatable)
+    /// Training rows: JSON Lines, a JSON array or CSV, plain or gzipped, or Parquet (repeatable)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub data: Vec<PathBuf>,
     /// Run folder; refused if not empty unless --resume or --overwrite

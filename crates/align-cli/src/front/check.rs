@@ -151,7 +151,7 @@ fn lengths(file: &FileFindings, unit: Unit, lines: &mut Vec<String>) {
         && let Some(limit) = cuts.max_length
     {
         lines.push(format!(
-            "--max-length {limit} cuts {} rows by {} tokens together and drops {} whose prompt leaves no room",
+            "--max-length {limit} cuts {} rows by {} tokens together and drops {} of which nothing to train on is left",
             cuts.cut, cuts.tokens, cuts.dropped
         ));
     }

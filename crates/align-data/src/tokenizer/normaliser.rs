@@ -25,8 +25,11 @@ impl Normalizer for Normaliser {
         match self {
             Self::Library(inner) => inner.normalize(text),
             Self::SentencePiece(inner) => {
-                // Nothing here asks for the offsets that a change in place would keep.
-                *text = NormalizedString::from(inner.normalise(text.get()));
+                let steps = inner.aligned(text.get());
+                let count = text.get().chars().count();
+                let begin = steps.first().map_or(0, |(_, from)| *from);
+                // Changed in place: offsets of tokens then speak of the text that was given.
+                text.transform(changes(&steps, count), begin);
                 Ok(())
             }
         }
@@ -55,18 +58,26 @@ impl SpaceNormaliser {
     }
 
     /// Normalises a text: the result has no spaces but those in `▁`.
+    #[cfg(test)]
     pub(super) fn normalise(&self, text: &str) -> String {
-        let mut rest = text;
+        self.aligned(text).into_iter().map(|(c, _)| c).collect()
+    }
+
+    /// Normalises a text; says of each character which character of the text its step began with. A prefix belongs to
+    /// the character that it stands before.
+    fn aligned(&self, text: &str) -> Vec<(char, usize)> {
+        let (mut rest, mut from) = (text, 0);
         while self.remove_extra && !rest.is_empty() {
             let (" ", length) = self.first(rest) else { break };
-            rest = rest.get(length..).unwrap_or_default();
+            (rest, from) = step(rest, from, length);
         }
-        let mut out = String::with_capacity(text.len() + SPACE.len());
+        let mut out = Vec::with_capacity(text.len() + SPACE.len());
         if rest.is_empty() {
             return out;
         }
+        let mut put = |part: &str, from: usize| out.extend(part.chars().map(|c| (c, from)));
         if self.prefix {
-            out.push_str(SPACE);
+            put(SPACE, from);
         }
         let mut after_space = self.remove_extra;
         while !rest.is_empty() {
@@ -77,16 +88,17 @@ impl SpaceNormaliser {
             if !piece.is_empty() {
                 for (place, part) in piece.split(' ').enumerate() {
                     if place > 0 {
-                        out.push_str(SPACE);
+                        put(SPACE, from);
                     }
-                    out.push_str(part);
+                    put(part, from);
                 }
                 after_space = self.remove_extra && piece.ends_with(' ');
             }
-            rest = rest.get(length..).unwrap_or_default();
+            (rest, from) = step(rest, from, length);
         }
         if self.remove_extra {
-            out.truncate(out.trim_end_matches(SPACE).len());
+            let kept = out.iter().rposition(|(c, _)| !SPACE.contains(*c)).map_or(0, |last| last + 1);
+            out.truncate(kept);
         }
         out
     }
@@ -102,6 +114,27 @@ impl SpaceNormaliser {
         let length = text.chars().next().map_or(text.len(), char::len_utf8);
         (text.get(..length).unwrap_or(text), length)
     }
+}
+
+/// Goes on by some bytes of a text; returns the rest and the number of its first character.
+fn step(text: &str, from: usize, length: usize) -> (&str, usize) {
+    let (used, rest) = text.split_at_checked(length).unwrap_or((text, ""));
+    (rest, from + used.chars().count())
+}
+
+/// Says of each character how it changes a text of `count` characters, in the words of the library: 1 is new, 0 and
+/// below replaces one and removes so many after it.
+fn changes(steps: &[(char, usize)], count: usize) -> Vec<(char, isize)> {
+    let runs: Vec<&[(char, usize)]> = steps.chunk_by(|a, b| a.1 == b.1).collect();
+    let ends = runs.iter().skip(1).filter_map(|run| run.first()).map(|(_, from)| *from).chain([count]);
+    let mut changes = Vec::with_capacity(steps.len());
+    for (run, end) in runs.iter().zip(ends) {
+        for (place, (c, from)) in run.iter().enumerate() {
+            let replaced = end.saturating_sub(*from) as isize;
+            changes.push((*c, if place == 0 { 1 - replaced } else { 1 }));
+        }
+    }
+    changes
 }
 
 /// Texts that are found whole, the longest first.

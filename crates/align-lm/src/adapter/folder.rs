@@ -11,7 +11,7 @@ use super::{DOWN, PREFIX, UP};
 use crate::checkpoint::Checkpoint;
 use crate::keys::read_object;
 use crate::model::Model;
-use crate::save::{Companions, Staged, write_file, write_tensors};
+use crate::save::{Companions, Staged, interrupted_save, write_file, write_tensors};
 use crate::{Error, ModelConfig, Result};
 
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -29,6 +29,13 @@ pub(super) struct AdapterFolder {
 impl AdapterFolder {
     pub(super) fn open(dir: &Path, device: Device) -> Result<Self> {
         let (config_path, tensors_path) = (dir.join(ADAPTER_CONFIG), dir.join(TENSORS));
+        if let Some(before) = interrupted_save(dir) {
+            let before = before.display();
+            let why = format!(
+                "a save of this folder was interrupted; what it held is whole in {before}: rename that, or save again"
+            );
+            return Err(Error::adapter(dir, why));
+        }
         if !config_path.exists() {
             let why = if dir.is_dir() {
                 format!("is no adapter: it holds no {ADAPTER_CONFIG}")

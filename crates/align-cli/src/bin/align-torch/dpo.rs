@@ -15,6 +15,7 @@ use crate::{
     model::{self, Folder},
     rows::Rows,
     train::{Method, Setup},
+    tuning::Tuning,
 };
 
 /// Direct preference optimisation.
@@ -74,6 +75,10 @@ impl Dpo<'_> {
     /// Loads the reference: `--ref-model`, or the model as it was before the first step.
     fn load_reference(&self, setup: &Setup<'_>, given: Option<&Path>) -> Result<Model> {
         match given {
+            // Below an adapter the base is there already.
+            Some(folder) if folder == setup.base && !matches!(setup.tuning, Tuning::Full) => {
+                setup.policy.base().map_err(failure::of)
+            }
             Some(folder) => model::load(folder, &setup.reference),
             None => setup.tuning.beginning(setup.policy, setup.base, setup.continued, &setup.reference),
         }

@@ -120,7 +120,7 @@ impl Memory {
             ("activations", per_token * pass_tokens * threads),
         ];
         if estimate.casts > 0 {
-            parts.push(("weights in bf16", estimate.casts * threads));
+            parts.push(("weights of a pass", estimate.casts * threads));
         }
         if let Some(reference) = reference {
             parts.push(("reference", reference.weights));

@@ -46,10 +46,13 @@ pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
     let waiting = prompts.get(kept..).unwrap_or_default();
     let tokens: Vec<_> = waiting.iter().map(|group| group.prompt.clone()).collect();
     let mut sampler = sampler(&model, &folder.tokenizer)?.with_threads(flags.machine.threads());
-    if device == Device::Cpu && model.options().compute != Kind::Float {
-        talk::say(
-            "sampling in bfloat16 with the forward pass of training; the faster sampling engine is float32",
-        );
+    if device == Device::Cpu && matches!(sampler, AutoGenerator::Tensor(_)) {
+        let why = "with the forward pass of training; the faster engine, for Llama-like models, is float32";
+        match (model.options().compute, flags.machine.load_in_4bit) {
+            (Kind::Float, false) => {}
+            (Kind::Float, true) => talk::say(&format!("sampling over 4-bit weights {why}")),
+            _ => talk::say(&format!("sampling in bfloat16 {why}")),
+        }
     }
     let mut next = waiting.iter();
     let mut written = Ok(());
@@ -121,9 +124,10 @@ pub fn draw(
     tokenizer: &Tokenizer,
     prompts: &[PromptGroup],
     config: &SamplingConfig,
+    threads: usize,
 ) -> Result<Vec<PromptGroup>> {
     let tokens: Vec<_> = prompts.iter().map(|group| group.prompt.clone()).collect();
-    let drawn = sampler(model, tokenizer)?.generate_from(0, &tokens, config, 0);
+    let drawn = sampler(model, tokenizer)?.with_threads(threads).generate_from(0, &tokens, config, 0);
     drawn.map_err(|error| refused(error, prompts))
 }
 

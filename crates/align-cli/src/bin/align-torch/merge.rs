@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use align_cli::{Error, Result, args::MergeArgs, talk};
+use align_core::tch::Kind;
 use align_lm::{FrozenStorage, LoadOptions, SaveDtype};
 use serde_json::json;
 
@@ -13,8 +14,8 @@ pub fn run(flags: &MergeArgs) -> Result<()> {
     must_be_new(&flags.output)?;
     let adapter = flags.machine.adapter.as_deref();
     // The sum is rounded once, when it is saved.
-    let options =
-        LoadOptions { frozen: storage(flags.machine.load_in_4bit), ..model::frozen(&flags.machine, device) };
+    let (frozen, compute) = (storage(flags.machine.load_in_4bit), Kind::Float);
+    let options = LoadOptions { frozen, compute, ..model::frozen(&flags.machine, device) };
     let mut model = model::load_adapted(&flags.model, adapter, &options)?;
     model.merge_adapter().map_err(failure::of)?;
     model.save_with_tokenizer(&flags.output, SaveDtype::Source, &flags.model).map_err(failure::of)?;

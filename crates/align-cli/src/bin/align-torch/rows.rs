@@ -205,7 +205,11 @@ fn tell(report: &DataReport) {
         talk::warn(&format!("{path}: {bad} of {rows} rows are bad and were skipped{first}"));
     }
     count(report.cut, "rows were cut to --max-length or --max-prompt-length", None);
-    count(report.dropped_no_room, "rows were dropped: their prompt leaves no room for an answer", None);
+    count(
+        report.dropped_no_room,
+        "rows were dropped: the limits leave nothing of an answer to train on",
+        None,
+    );
     let merged = &report.merged_boundary;
     count(merged.count, "answers begin inside the last token of the prompt", merged.example.as_ref());
     let endless = &report.without_eos;

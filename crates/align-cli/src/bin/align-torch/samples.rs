@@ -17,6 +17,7 @@ const TOKENS: usize = 32;
 pub struct Samples {
     prompts: Vec<PromptGroup>,
     file: std::path::PathBuf,
+    threads: usize,
 }
 
 impl Samples {
@@ -25,7 +26,7 @@ impl Samples {
     ///
     /// # Errors
     /// Rows on a disk that fails.
-    pub fn new(count: usize, rows: &Rows, context: usize, run: &Path) -> Result<Self> {
+    pub fn new(count: usize, rows: &Rows, context: usize, run: &Path, threads: usize) -> Result<Self> {
         let source = if rows.eval.is_empty() { &rows.train } else { &rows.eval };
         let mut prompts = Vec::with_capacity(count);
         let mut groups = source.iter();
@@ -37,7 +38,7 @@ impl Samples {
                 prompts.push(PromptGroup { completions: Vec::new(), ..group.into_owned() });
             }
         }
-        Ok(Self { prompts, file: run.join("completions.jsonl") })
+        Ok(Self { prompts, file: run.join("completions.jsonl"), threads })
     }
 
     /// Writes the greedy answers of the model after `step` steps behind those of earlier steps; what the file holds
@@ -52,7 +53,7 @@ impl Samples {
             return Ok(());
         }
         let config = SamplingConfig { max_new_tokens: TOKENS, greedy: true, ..SamplingConfig::default() };
-        let answered = generate::draw(model, tokenizer, &self.prompts, &config)?;
+        let answered = generate::draw(model, tokenizer, &self.prompts, &config, self.threads)?;
         let mut text = earlier(&self.file, step);
         for (prompt, answers) in self.prompts.iter().zip(&answered) {
             let source = prompt.source.as_ref();

@@ -115,7 +115,8 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     // Weights of no use are refused before anything is written.
     rows.source(train.batch.batch_size, train.seed, 1)?;
     let mut folders = tuning.folders(base);
-    folders.extend(method.reference(base));
+    let reference = method.reference(base).filter(|reference| !folders.contains(reference));
+    folders.extend(reference);
     let inputs = inputs::fingerprint(&rows, &folders)?;
     let checkpoint = match &opened {
         Some((_, Some(checkpoint))) => Some(checkpoint.model_dir()),
@@ -146,7 +147,8 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     let environment =
         Environment::collect(env!("CARGO_PKG_VERSION"), doctor::libtorch(), named, config.threads);
     run.write_environment(&environment).map_err(failure::of)?;
-    let samples = Samples::new(train.watch.samples, &rows, folder.config.context_length(), output)?;
+    let samples =
+        Samples::new(train.watch.samples, &rows, folder.config.context_length(), output, config.threads)?;
     if start.is_none() {
         samples.write(&policy, &folder.tokenizer, 0)?;
     }
@@ -262,11 +264,11 @@ fn finished(train: &TrainArgs, output: &Path, summary: &Map<String, Value>) -> R
     let shown =
         ["loss", "eval/loss", "rewards/accuracies", "eval/rewards/accuracies", "eval/rewards/margins"];
     let parts: Vec<_> = shown.iter().filter_map(|key| Some(format!("{key} {:.4}", number(key)?))).collect();
-    let dtype = summary.get("model_dtype").and_then(Value::as_str).unwrap_or_default();
-    talk::say(&format!(
-        "done: {}; the model is in {} ({dtype}, as --model)",
-        parts.join(", "),
-        output.join("model").display()
-    ));
+    let place = output.join("model").display().to_string();
+    let saved = match summary.get("model_dtype").and_then(Value::as_str) {
+        Some(dtype) => format!("the model is in {place} ({dtype}, as --model)"),
+        None => format!("the adapter is in {place}"),
+    };
+    talk::say(&format!("done: {}; {saved}", parts.join(", ")));
     Ok(())
 }
