@@ -63,7 +63,7 @@ fn masks_mark_the_words_of_the_assistant() {
         let tokenizer = Tokenizer::from_folder(dir.path()).unwrap();
         let text = |ids: &[u32]| tokenizer.decode(ids, true).unwrap().trim().to_owned();
         let known = |words: &&str| text(&tokenizer.encode(words, false).unwrap()) == **words;
-        if tokenizer.eos_token().is_none() || !said.iter().all(|words| known(&words)) {
+        if tokenizer.eos_token().is_none() || !said.iter().all(known) {
             continue;
         }
         let file = common::write(dir.path(), "rows.jsonl", format!("{row}\n"));
