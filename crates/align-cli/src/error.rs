@@ -133,7 +133,11 @@ impl From<align_types::Error> for Error {
             align_types::Error::Config { key, value, expected } => {
                 Self::usage(format!("--{key} {value}: expected {}", as_flags(expected)), [])
             }
-            align_types::Error::Exclusive { .. } => Self::usage(error.to_string(), []),
+            align_types::Error::Exclusive { first, second, why } => {
+                let flag =
+                    |name: &str| if name.contains(' ') { name.to_owned() } else { format!("--{name}") };
+                Self::usage(format!("{} and {} exclude each other: {why}", flag(first), flag(second)), [])
+            }
             other => Self::data(other.to_string(), []),
         }
     }
