@@ -90,7 +90,8 @@ const CASES: &[Case] = &[
     Case { name: "orpo", line: "dpo pairs --loss-type orpo", except: AVERAGES },
     case("kto", "kto labels"),
     case("kto, weighted", "kto labels --desirable-weight 1.5 --undesirable-weight 0.5"),
-    case("kto, five rows", "kto praise"),
+    case("kto, mostly praise", "kto praise"),
+    case("kto, mostly praise, beta 1", "kto praise --beta 1"),
     case("apo_zero_unpaired", "kto labels --loss-type apo_zero_unpaired"),
 ];
 

@@ -184,7 +184,7 @@ fn logged_rewards_are_those_of_the_loss() {
             assert_close(&[value], &[expected], 1e-12 * expected.max(1.0));
         }
     }
-    assert_eq!(compared, 10, "the losses of rewards, and two of them with options");
+    assert_eq!(compared, 11, "nine losses of rewards, and one of them with two options");
 
     for (label, name) in [(true, "rewards/chosen"), (false, "rewards/rejected")] {
         let groups = [labelled(vec![1], vec![3, 0, 5], label)];
