@@ -56,8 +56,8 @@ pub struct Opened {
 
 /// The folder of one run, locked against other processes while this value lives.
 ///
-/// It holds `config.toml`, `environment.json`, `metrics.jsonl`, `checkpoints/step-N/` and, when the run is
-/// finished, `model/` and `summary.json`. Every file and folder is written beside, synced and renamed, so that
+/// It holds `config.toml`, `environment.json`, `metrics.jsonl`, event files for TensorBoard, `checkpoints/step-N/`
+/// and, when the run is finished, `model/` and `summary.json`. Every file and folder is written beside, synced and renamed, so that
 /// after a kill at any moment the folder can be resumed.
 #[derive(Debug)]
 pub struct RunFolder {

@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
-use align_cli::{Error, Result, args::DpoArgs};
-use align_core::{CausalLm, Objective, PackedBatch, align_types::PromptGroup, no_grad};
+use align_cli::{Error, Result, args::DpoArgs, health};
+use align_core::{
+    CausalLm, Objective, PackedBatch,
+    align_types::{HealthCheck, PromptGroup},
+    no_grad,
+};
 use align_data::Kind;
 use align_lm::{Model, ModelConfig};
 use align_losses::{Dpo as DpoObjective, Reference};
@@ -68,6 +72,10 @@ impl Method for Dpo<'_> {
         let objective = DpoObjective::new(config, reference).map_err(failure::of)?;
         let at_reference = method.ref_model.is_none() && setup.tuning.begins_at_rest(setup.policy);
         Ok(Box::new(if at_reference { objective.starting_at_reference() } else { objective }))
+    }
+
+    fn health(&self) -> Vec<HealthCheck> {
+        health::dpo(&self.0.dpo_config())
     }
 }
 
