@@ -126,6 +126,8 @@ pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
             let free = DpoConfig { reference_free: true, ..DpoConfig::default() };
             [dpo(&DpoConfig::default()), dpo(&free)].concat()
         }
+        Place::Kto => kto(&KtoConfig::default(), 2),
+        Place::Una => una(&UnaConfig::default()),
         _ => Vec::new(),
     };
     let common = shared();
@@ -170,7 +172,8 @@ fn displaced_without_reference() -> HealthCheck {
 
 const DISPLACED: &str = "the chosen answers become unlikely too, only less so than the rejected ones, and probability \
                          goes to answers that nobody rated (likelihood displacement); common, and harmful when it goes \
-                         on: read some samples, lower --learning-rate, raise --beta, or train on the chosen answers too";
+                         on: read some samples, lower --learning-rate, raise --beta, or add the likelihood of the chosen \
+                         answers (--loss-type sft)";
 
 fn forgotten(beta: f64) -> HealthCheck {
     let falls = |metric, of| Move::falls(metric).by_share(FORGOTTEN, of, Some(("β", beta)));
