@@ -88,6 +88,19 @@ impl Error {
         }
     }
 
+    /// Adds a hint behind those that are there.
+    #[must_use]
+    pub fn with_hint(mut self, hint: String) -> Self {
+        if let Self::Usage { hints, .. }
+        | Self::Environment { hints, .. }
+        | Self::Data { hints, .. }
+        | Self::Interrupted { hints, .. } = &mut self
+        {
+            hints.push(hint);
+        }
+        self
+    }
+
     /// Keeps the hints that `keep` accepts.
     #[must_use]
     pub(crate) fn retain_hints(mut self, keep: impl Fn(&str) -> bool) -> Self {

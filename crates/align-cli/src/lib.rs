@@ -8,6 +8,7 @@ pub mod args;
 mod config_file;
 mod error;
 pub mod front;
+pub mod health;
 mod launch;
 pub mod manual;
 pub mod metrics;

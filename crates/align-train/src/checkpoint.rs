@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, Error, Result, files};
+use crate::{BoxError, Error, Health, Result, files};
 
 const STATE: &str = "trainer.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -25,7 +25,7 @@ pub struct Best {
 }
 
 /// A float64 as a string that reads back to the same bits.
-mod exact {
+pub(crate) mod exact {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -96,6 +96,9 @@ pub struct TrainerState {
     /// What the objective carries from step to step; strings for the same reason as in [`Best`].
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact::list")]
     pub objective: Vec<f64>,
+    /// What the health checks said and count.
+    #[serde(default)]
+    pub health: Health,
     /// Wall time so far.
     pub wall_time: WallTime,
     /// The files of the checkpoint and their sizes, by which a torn copy is known.
@@ -119,6 +122,7 @@ impl TrainerState {
             tokens: 0,
             best: None,
             objective: Vec::new(),
+            health: Health::default(),
             wall_time: WallTime::default(),
             files: Vec::new(),
         }
