@@ -21,6 +21,6 @@ pub use chart::{Chart, Curve, Form, Legend, chart};
 pub use escape::escape;
 pub use frame::swatch;
 pub use histogram::{Bins, Distribution, Histogram, histogram};
-pub use page::{page, table};
+pub use page::{figure_card, page, table};
 pub use scale::{Axis, Scale, number};
 pub use series::{moving_mean, thin};

@@ -37,3 +37,12 @@ pub fn table(class: &str, head: &[String], rows: impl Iterator<Item = Vec<String
     }
     text + "</tbody>\n</table>\n"
 }
+
+/// Writes a figure with its heading above and its explanation, which is HTML already, below.
+pub fn figure_card(class: &str, title: &str, drawing: &str, note: &str) -> String {
+    format!(
+        "<figure class=\"{}\">\n<figcaption>{}</figcaption>\n{drawing}\n{note}</figure>\n",
+        escape(class),
+        escape(title)
+    )
+}

@@ -6,6 +6,7 @@ mod logprobs;
 mod lora;
 mod merge;
 mod model;
+mod report;
 mod sft;
 mod train;
 mod values;
@@ -20,12 +21,12 @@ pub use logprobs::LogprobsArgs;
 pub use lora::LoraArgs;
 pub use merge::MergeArgs;
 pub use model::{DeviceName, Dtype, ModelArgs};
+pub use report::ReportArgs;
 pub use sft::{AggregationName, SftArgs, TrainOnName};
 pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationName};
 
 /// Commands that are promised but not written yet.
-pub(crate) const NOT_YET: &[&str] =
-    &["reward", "kto", "una", "ppo", "rest", "cgpo", "eval", "report", "score"];
+pub(crate) const NOT_YET: &[&str] = &["reward", "kto", "una", "ppo", "rest", "cgpo", "eval", "score"];
 
 /// Flags that are promised but not written yet, without their dashes.
 pub(crate) const FLAGS_NOT_YET: &[&str] = &[
@@ -112,6 +113,8 @@ pub enum Command {
     Dpo(DpoArgs),
     /// Add an adapter to the weights of its base
     Merge(MergeArgs),
+    /// Show runs on one HTML page: curves, distributions, samples, configuration
+    Report(ReportArgs),
     /// Write a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -119,7 +122,7 @@ pub enum Command {
 impl Command {
     /// Says whether the command needs libtorch.
     pub fn needs_torch(&self) -> bool {
-        !matches!(self, Self::Data(_) | Self::Completions(_))
+        !matches!(self, Self::Data(_) | Self::Report(_) | Self::Completions(_))
     }
 }
 

@@ -1,4 +1,4 @@
-use align_report::table;
+use align_report::{figure_card, table};
 
 use super::{Report, citation, escape, figure::Figure, figure_text, svg, weight_text};
 use crate::{
@@ -116,24 +116,17 @@ fn data_table(part: &Table) -> String {
 }
 
 fn figure(figure: &Figure) -> String {
+    let note = |text: &str| format!("<p>{}</p>\n", escape(text));
     match figure {
-        Figure::Lines(chart) => format!(
-            "<figure>\n<figcaption>{}</figcaption>\n{}\n<p>{}</p>\n</figure>\n",
-            escape(&chart.title),
-            svg::line_chart(chart),
-            escape(&chart.note)
-        ),
+        Figure::Lines(chart) => figure_card("", &chart.title, &svg::line_chart(chart), &note(&chart.note)),
         Figure::Grids(grids) => {
             let cells: String = grids
                 .grids
                 .iter()
                 .map(|g| format!("<div><h3>{}</h3>{}</div>\n", escape(&g.title), svg::grid(g)))
                 .collect();
-            format!(
-                "<figure class=\"full\">\n<figcaption>{}</figcaption>\n<div class=\"grids\">\n{cells}</div>\n<p>{}</p>\n</figure>\n",
-                escape(&grids.title),
-                escape(&grids.note)
-            )
+            let drawing = format!("<div class=\"grids\">\n{cells}</div>");
+            figure_card("full", &grids.title, &drawing, &note(&grids.note))
         }
     }
 }
