@@ -419,6 +419,14 @@ pub const METRICS: &[Metric] = &[
     ),
 ];
 
+/// Finds what a number of `metrics.jsonl` means in the runs of a command (`dpo`, for example), or in those of another
+/// where that command's own table lacks it.
+pub fn definition(command: &str, name: &str) -> Option<&'static Metric> {
+    let named = || METRICS.iter().filter(|metric| metric.place != Place::Summary && is_named(metric, name));
+    let own = format!("`align {command}`");
+    named().find(|metric| metric.place.title().contains(&own)).or_else(|| named().next())
+}
+
 /// Lists the names that `--keep-best` takes for a training command, which is found at `places`.
 pub fn held_out(places: &[Place]) -> Vec<&'static str> {
     let held_out = |metric: &&Metric| {

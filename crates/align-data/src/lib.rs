@@ -62,7 +62,7 @@ pub use load::{
 pub use mix::MixedRows;
 pub use order::{ShuffledRows, hold_out};
 pub use reader::{Row, RowReader};
-pub use report::{BadRow, Counted, DataReport, FileReport, LengthStats, Lengths};
+pub use report::{BadRow, Counted, DataReport, FileReport, LengthBins, LengthStats, Lengths};
 pub use rows::Rows;
 pub use store::RowStore;
 pub use template::{ChatTemplate, RenderOptions, Rendered};

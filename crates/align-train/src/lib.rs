@@ -20,6 +20,7 @@ mod coupled;
 mod engine;
 mod environment;
 mod error;
+mod eval_rows;
 mod events;
 mod files;
 mod fingerprint;

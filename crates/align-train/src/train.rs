@@ -18,7 +18,7 @@ use crate::pace::Pace;
 use crate::progress::{Position, Progress, Silent};
 use crate::{
     BatchReport, BoxError, Checkpoint, Compute, Engine, Error, EventsFile, MetricsFile, Result, RunFolder,
-    SavedStep, Unit, environment, fingerprint, learning_rate,
+    SavedStep, Unit, environment, eval_rows, fingerprint, learning_rate,
 };
 
 /// Everything a run is made of.
@@ -215,6 +215,7 @@ impl<'a> Run<'a> {
         }
         // A resumed run may have nothing left to do but this.
         self.save()?;
+        self.write_eval_rows()?;
         if let Some(hook) = self.hooks.before_finish {
             hook(self.state.step).map_err(|error| Error::before_finish(self.folder.path(), error))?;
         }
@@ -380,6 +381,22 @@ impl<'a> Run<'a> {
         }
         self.save()?;
         Ok(Outcome::Interrupted { step, checkpoint: Some(self.checkpoints.folder_of(step)) })
+    }
+
+    /// Writes what each held-out row gives with the final weights. Rows that cannot be evaluated were reported when
+    /// the run came to its last step, and do not keep it from being finished.
+    fn write_eval_rows(&mut self) -> Result<()> {
+        let Some(eval) = &self.eval else { return Ok(()) };
+        let began = Instant::now();
+        let lines = self.engine.evaluate_rows(eval, self.state.step);
+        self.pace.eval(began);
+        match lines {
+            Ok(lines) => eval_rows::write(self.folder.path(), &lines),
+            Err(error) => {
+                self.hooks.progress.warn(&format!("{} is not written: {error}", eval_rows::FILE));
+                Ok(())
+            }
+        }
     }
 
     fn finish(&mut self) -> Result<Outcome> {
