@@ -41,6 +41,12 @@ A run folder holds `config.toml`, `environment.json`, `metrics.jsonl` ([definiti
 same numbers (`tensorboard --logdir FOLDER`), `completions.jsonl` (samples before and after), `checkpoints/step-N/`,
 `model/` (a Hugging Face folder) and `summary.json`.
 
+What `--precompute-ref-log-probs` computes is kept in `$XDG_CACHE_HOME/align/ref-log-probs`, or
+`~/.cache/align/ref-log-probs`, for the next run with the same reference (its weights and adapter), chat template, limits
+of length, `--dtype`, `--micro-batch-tokens` and rows; every run says how many rows it found and how many it computed.
+Damaged files there are computed again with a warning, and all of it can be deleted at any time. Where nothing can be
+written, nothing is kept.
+
 `align` itself links no libtorch. For tensor work it becomes `align-torch`, which must lie beside it.
 ";
 

@@ -39,6 +39,7 @@ mod schedule;
 mod settings;
 mod totals;
 mod train;
+mod weights_file;
 
 pub use adamw::{AdamW, Update};
 pub use checkpoint::{Best, Checkpoint, SaveModel, TrainerState, WallTime};

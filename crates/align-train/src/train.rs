@@ -10,7 +10,7 @@ use align_core::align_types::{
 use align_core::{CausalLm, Objective};
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Best, Checkpoints, SaveModel, TrainerState};
+use crate::checkpoint::{Best, Checkpoints, SaveModel, TrainerState, Writers};
 use crate::engine::EvalBatch;
 use crate::health::Seen;
 use crate::keep_best::KeepBest;
@@ -365,8 +365,14 @@ impl<'a> Run<'a> {
         self.state.wall_time = self.pace.wall_time();
         self.state.weights_fingerprint = fingerprint::of_weights(self.engine.parameters())?;
         self.state.objective = self.engine.objective().map(|objective| objective.state()).unwrap_or_default();
-        let optimizer = self.engine.optimizer();
-        self.checkpoints.write(&self.state, self.hooks.save_model, &|path| optimizer.save(path))?;
+        self.state.objective_fingerprint = self.engine.objective_fingerprint()?;
+        let engine = &self.engine;
+        let writers = Writers {
+            model: self.hooks.save_model,
+            optimizer: &|path| engine.optimizer().save(path),
+            objective: &|path| engine.save_objective_weights(path),
+        };
+        self.checkpoints.write(&self.state, writers)?;
         self.saved = true;
         let best = self.state.best.as_ref().map(|best| best.step);
         self.checkpoints.prune(self.state.step, self.config.keep_checkpoints, best)?;
@@ -449,7 +455,31 @@ fn continue_from(
     }
     engine.load_optimizer(&checkpoint.optimizer_file())?;
     engine.restore_objective(&state.objective)?;
+    restore_weights_of_the_objective(checkpoint, engine)?;
     Ok(state)
+}
+
+fn restore_weights_of_the_objective(checkpoint: &Checkpoint, engine: &mut Engine) -> Result<()> {
+    let path = checkpoint.objective_file();
+    let saved = &checkpoint.state.objective_fingerprint;
+    let own = engine.objective_fingerprint()?;
+    if saved.is_empty() != own.is_empty() {
+        let has = |fingerprint: &str| if fingerprint.is_empty() { "has none" } else { "has some" };
+        let why = format!(
+            "the objective keeps weights beside the model's or it does not: the checkpoint {}, this run {}",
+            has(saved),
+            has(&own)
+        );
+        return Err(Error::checkpoint(&checkpoint.folder, why));
+    }
+    if saved.is_empty() {
+        return Ok(());
+    }
+    engine.load_objective_weights(&path)?;
+    if engine.objective_fingerprint()? == *saved {
+        return Ok(());
+    }
+    Err(Error::checkpoint(&path, "its weights are not those that the run saved; take an older checkpoint"))
 }
 
 fn every(n: u64, step: u64) -> bool {

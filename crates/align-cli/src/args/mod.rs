@@ -43,10 +43,6 @@ pub(crate) const FLAGS_NOT_YET: &[&str] = &[
     "reward-url",
     "normalize",
     "reference",
-    // Moving references.
-    "sync-ref-model",
-    "ref-model-mixup-alpha",
-    "ref-model-sync-steps",
     // Policy gradients.
     "critic-learning-rate",
     "kl-coef",

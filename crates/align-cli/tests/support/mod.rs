@@ -1,5 +1,7 @@
 //! Runs the programs as a user does.
 
+pub mod kills;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -82,7 +84,8 @@ pub fn command(folder: &Path, arguments: &str) -> Command {
             None => command.arg(word),
         };
     }
-    command.env("NO_COLOR", "1").stdin(Stdio::null());
+    // What runs keep for each other stays in the test's own folder.
+    command.env("NO_COLOR", "1").env("XDG_CACHE_HOME", folder.join("cache")).stdin(Stdio::null());
     command
 }
 
@@ -157,6 +160,29 @@ pub fn write_demonstrations(folder: &Path, name: &str, rows: usize) -> PathBuf {
         })
         .collect();
     write(folder, name, lines)
+}
+
+/// Writes answers with a thumb up (a full stop at the end) or down, by turns.
+pub fn write_thumbs(folder: &Path, name: &str, rows: usize) -> PathBuf {
+    let line = |row: usize| {
+        let (up, more) = (row % 2 == 0, " and more".repeat(row % 3));
+        let end = if up { "." } else { "" };
+        format!(
+            "{{\"prompt\": \"What is thing {row}?\", \"completion\": \" Thing {row} it is{more}{end}\", \"label\": {up}}}\n"
+        )
+    };
+    write(folder, name, (0..rows).map(line).collect::<String>())
+}
+
+/// Writes answers with scores from 0 to 1.
+pub fn write_scores(folder: &Path, name: &str, rows: usize) -> PathBuf {
+    let line = |row: usize| {
+        let score = (row % 5) as f64 / 4.0;
+        format!(
+            "{{\"prompt\": \"Rate me {row}:\", \"completion\": \" number {row} of all\", \"score\": {score}}}\n"
+        )
+    };
+    write(folder, name, (0..rows).map(line).collect::<String>())
 }
 
 /// Reads a file of one JSON object per line.

@@ -16,6 +16,7 @@ mod model;
 mod notices;
 mod origin;
 mod output;
+mod precompute;
 mod progress;
 mod reference;
 mod rows;

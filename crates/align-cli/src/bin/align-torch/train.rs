@@ -76,6 +76,10 @@ pub trait Method {
 
 /// What an objective is made from.
 pub struct Setup<'a> {
+    /// The flags of every training command.
+    pub train: &'a TrainArgs,
+    /// What else is in the folder of `--model`.
+    pub folder: &'a model::Folder,
     /// The model that is trained.
     pub policy: &'a Model,
     /// What is trained of it.
@@ -147,6 +151,8 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     let companions = Companions::read(base).map_err(failure::of)?;
     let config = train.train_config();
     let setup = Setup {
+        train,
+        folder: &folder,
         policy: &policy,
         tuning: &tuning,
         base,
