@@ -5,7 +5,7 @@
 //! * [`CausalLm`], [`CachedLm`] and [`Objective`] are the seams between models, losses and the training loop;
 //!   [`ScoreModel`] and [`ValueModel`] those of reward models and critics.
 //! * [`Coupling`] is how a loss whose rows depend on each other sees the whole batch however it is cut.
-//! * [`kl`] and [`stats`] hold the estimators that every algorithm needs.
+//! * [`kl`] and [`stats`] hold the estimators that every algorithm needs, [`intervals`] what a figure is worth.
 //!
 //! A model from another project that only knows padded `[B, T]` input is served by [`PaddedBatch`].
 //!
@@ -14,6 +14,7 @@
 mod coupled;
 mod error;
 mod grad;
+pub mod intervals;
 pub mod kl;
 mod logprobs;
 mod model;
