@@ -154,11 +154,13 @@ impl Program {
     }
 
     fn refuse(&self, row: &str, line: &[u8], why: &str) -> Error {
-        let shown: String = String::from_utf8_lossy(line).chars().take(120).collect();
+        // What a terminal would obey is shown as what it is not.
+        let harmless = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        let shown: String = String::from_utf8_lossy(line).trim_end().chars().take(120).map(harmless).collect();
         Error::Answer {
             row: row.to_owned(),
             command: self.command.clone(),
-            answer: format!("`{}`", shown.trim_end()),
+            answer: format!("`{shown}`"),
             why: why.to_owned(),
         }
     }

@@ -25,6 +25,7 @@ pub fn run(argv: &[OsString]) -> Result<()> {
         | Command::Dpo(_)
         | Command::Logprobs(_)
         | Command::Generate(_)
+        | Command::Eval(_)
         | Command::Merge(_) => Err(launch::become_torch(arguments)),
     }
 }

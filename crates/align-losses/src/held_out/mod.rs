@@ -200,8 +200,9 @@ fn terms(output: &LossOutput, count: usize) -> Result<Vec<f64>> {
     let mut sums = vec![0.0; count];
     for component in &output.components {
         let terms = values(&component.terms)?;
-        if terms.len() != count {
-            let why = format!("{} has no term per item; measure it as a likelihood", component.name);
+        // A likelihood is averaged over tokens.
+        if terms.len() != count || component.denominator != count as f64 {
+            let why = format!("{} is no average over pairs; measure it as a likelihood", component.name);
             return Err(Error::input("loss of held-out rows", why));
         }
         sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += component.weight * term);
