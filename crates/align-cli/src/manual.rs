@@ -38,7 +38,8 @@ lists, switches are `true` or `false`. A flag wins over the file, and unknown ke
 relative to the folder the program is started in. A run folder's `config.toml` is such a file.
 
 A run folder holds `config.toml`, `environment.json`, `metrics.jsonl` ([definitions](metrics.md)), `completions.jsonl`
-(samples before and after), `checkpoints/step-N/`, `model/` (a Hugging Face folder) and `summary.json`.
+(samples before and after), `eval.jsonl` (the same numbers for each of the first 1000 held-out rows, with the final
+weights), `checkpoints/step-N/`, `model/` (a Hugging Face folder) and `summary.json`. `align report` shows it all on a page.
 
 `align` itself links no libtorch. For tensor work it becomes `align-torch`, which must lie beside it.
 ";
