@@ -1,7 +1,7 @@
 //! Curves of all runs laid over each other, one drawing per metric.
 
 use align_report::{
-    Axis, Chart, Curve, Form, Legend, Scale, chart, escape, figure::Point, figure_card, moving_mean,
+    Axis, Chart, Curve, Form, Legend, Scale, chart, escape, figure::Point, figure_card, mean_around,
 };
 
 use super::{
@@ -13,6 +13,8 @@ use super::{
 const RAW: usize = 6;
 /// The moving mean goes over one in so many logged steps.
 const SHARE: usize = 20;
+/// Points at which the mean of a long run is drawn, about.
+const DRAWN: usize = 600;
 /// Letters of a run's name beside its curve.
 const LABEL: usize = 18;
 
@@ -207,9 +209,7 @@ impl Source<'_> {
         if !points.is_empty() {
             let window = window(self.run);
             let smooth = window > 1 && points.len() > window;
-            let values: Vec<f64> = points.iter().map(|point| point.1).collect();
-            let means = if smooth { moving_mean(&values, window) } else { values };
-            let mean: Vec<(f64, f64)> = points.iter().map(|point| point.0).zip(means).collect();
+            let mean = if smooth { means(points, window) } else { points.to_vec() };
             if smooth && raw {
                 faint.push(curve("", self.name, style, Form::Faint, points));
             }
@@ -233,6 +233,18 @@ impl Source<'_> {
             lines.push(curve(&label, &format!("{HELD_OUT}{}", self.name), style, Form::Marks, held_out));
         }
     }
+}
+
+/// The moving mean of a curve at not many more than [`DRAWN`] of its points: it is smooth between them, and a long run
+/// need not be averaged at every step. Gaps are kept.
+fn means(points: &[(f64, f64)], window: usize) -> Vec<(f64, f64)> {
+    let values: Vec<f64> = points.iter().map(|point| point.1).collect();
+    let every = points.len().div_ceil(DRAWN).max(1);
+    let drawn = |index: usize, value: f64| {
+        index.is_multiple_of(every) || index + 1 == values.len() || !value.is_finite()
+    };
+    let indices = points.iter().enumerate().filter(|(index, point)| drawn(*index, point.1));
+    indices.filter_map(|(index, point)| Some((point.0, mean_around(&values, index, window)?))).collect()
 }
 
 /// Shortens the names of runs for the room beside curves, and keeps them apart.
