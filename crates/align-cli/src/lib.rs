@@ -9,6 +9,7 @@ pub mod cache;
 mod config_file;
 mod error;
 pub mod front;
+pub mod health;
 mod launch;
 pub mod manual;
 pub mod metrics;

@@ -37,8 +37,9 @@ Flags of training commands are also keys of the TOML file given with `--config`,
 lists, switches are `true` or `false`. A flag wins over the file, and unknown keys are refused. Paths in the file are
 relative to the folder the program is started in. A run folder's `config.toml` is such a file.
 
-A run folder holds `config.toml`, `environment.json`, `metrics.jsonl` ([definitions](metrics.md)), `completions.jsonl`
-(samples before and after), `checkpoints/step-N/`, `model/` (a Hugging Face folder) and `summary.json`.
+A run folder holds `config.toml`, `environment.json`, `metrics.jsonl` ([definitions](metrics.md)), event files with the
+same numbers (`tensorboard --logdir FOLDER`), `completions.jsonl` (samples before and after), `checkpoints/step-N/`,
+`model/` (a Hugging Face folder) and `summary.json`.
 
 What `--precompute-ref-log-probs` computes is kept in `$XDG_CACHE_HOME/align/ref-log-probs`, or
 `~/.cache/align/ref-log-probs`, for the next run with the same reference (its weights and adapter), chat template, limits

@@ -120,6 +120,17 @@ fn check(command: &Command) -> Result<()> {
             };
             config.validate().map_err(data_config)
         }
+        Command::Eval(eval) => {
+            eval.check()?;
+            check_threads(&eval.machine)?;
+            at_least_one("micro-batch-tokens", eval.micro_batch_tokens)?;
+            let config = align_data::DataConfig {
+                max_length: eval.max_length,
+                columns: args::columns(&eval.columns),
+                ..Default::default()
+            };
+            config.validate().map_err(data_config)
+        }
         Command::Merge(merge) => check_threads(&merge.machine),
         Command::Data(args::DataCommand::Check(check)) => check_columns(&check.columns),
         Command::Doctor(_) | Command::Completions(_) => Ok(()),

@@ -189,8 +189,8 @@ mod tests {
             ("align dpo --batch-size -1", "--batch-size -1: expected a whole number", "align dpo --help"),
             ("align dpo --kl-coef 0.1", "--kl-coef is not in this version yet", "align dpo --help"),
             (
-                "align generate --reward-model r",
-                "--reward-model is not in this version yet",
+                "align generate --reward-url r",
+                "--reward-url is not in this version yet",
                 "generate --help",
             ),
             ("align dpo --loss-type ipo", "--loss-type ipo: there is no such choice", "choices: sigmoid"),

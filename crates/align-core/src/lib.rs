@@ -6,7 +6,8 @@
 //!   [`ScoreModel`] and [`ValueModel`] those of reward models and critics.
 //! * [`Coupling`] is how a loss whose rows depend on each other sees the whole batch however it is cut.
 //! * [`mix_weights`] is every average of weights.
-//! * [`kl`] and [`stats`] hold the estimators that every algorithm needs.
+//! * [`kl`] and [`stats`] hold the estimators that every algorithm needs, [`intervals`] what a figure is worth.
+//! * [`evaluation`] turns numbers of held-out rows and of samples into win rates, accuracies and divergences.
 //!
 //! A model from another project that only knows padded `[B, T]` input is served by [`PaddedBatch`].
 //!
@@ -15,7 +16,9 @@
 mod averages;
 mod coupled;
 mod error;
+pub mod evaluation;
 mod grad;
+pub mod intervals;
 pub mod kl;
 mod logprobs;
 mod model;

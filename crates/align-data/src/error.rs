@@ -46,6 +46,14 @@ pub enum Error {
         /// The nearest format, what is missing, and what to do.
         hint: String,
     },
+    /// A prompt with an answer that is to be scored cannot become token ids.
+    #[error("{item}: {why}")]
+    Item {
+        /// The row, or the position of the item.
+        item: String,
+        /// What is wrong.
+        why: String,
+    },
     /// Rows cannot be used, and the configuration says to refuse then.
     #[error("{}", bad_rows(shown, *count, *rows))]
     BadRows {

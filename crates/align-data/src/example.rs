@@ -1,6 +1,8 @@
 //! From the columns of a row to a prompt and its answers, still as text or messages.
 
-use align_types::{Columns, Source};
+use std::path::PathBuf;
+
+use align_types::{Columns, RewardItem, Source};
 use serde_json::{Value, json};
 
 use crate::{
@@ -46,6 +48,26 @@ pub(crate) struct Example {
 }
 
 impl Example {
+    /// Takes a prompt with an answer that is to be scored; unlike an answer to learn from it may be empty.
+    pub(crate) fn of_item(item: &RewardItem<'_>) -> Self {
+        let text = || item.completion.to_owned();
+        let (prompt, answer) = match item.messages {
+            Some(messages) => {
+                let turn = json!({"role": "assistant", "content": text()});
+                (Content::Messages(messages.to_vec()), Content::Messages(vec![turn]))
+            }
+            None => (Content::Text(item.prompt.to_owned()), Content::Text(text())),
+        };
+        Self {
+            prompt: Some(prompt),
+            answers: vec![Answer::new("completion", answer)],
+            tools: None,
+            template_kwargs: Columns::new(),
+            columns: Columns::new(),
+            source: item.source.cloned().unwrap_or_else(|| Source { file: PathBuf::new(), row: 0 }),
+        }
+    }
+
     /// Understands a row of a known layout that is read as `kind`; `chat` says whether there is a chat template to
     /// write turns with.
     pub(crate) fn parse(row: Row, format: Format, kind: Kind, chat: bool) -> Result<Self, String> {

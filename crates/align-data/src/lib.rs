@@ -58,13 +58,14 @@ pub use doctor::{
 pub use error::{Error, Result};
 pub use format::{Format, Kind, Misfit, detect, nearest};
 pub use load::{
-    load_language, load_pairs, load_prompts, load_rankings, load_rows, load_scored, load_unpaired, store_rows,
+    TextPrompt, encode_item, load_language, load_pairs, load_prompts, load_rankings, load_rows, load_scored,
+    load_text_prompts, load_unpaired, store_rows,
 };
 pub use mix::MixedRows;
 pub use order::{ShuffledRows, hold_out};
 pub use reader::{Row, RowReader};
 pub use reference_cache::{Lookup, ReferenceCache};
-pub use report::{BadRow, Counted, DataReport, FileReport, LengthStats, Lengths};
+pub use report::{BadRow, Counted, DataReport, FileReport, LengthBins, LengthStats, Lengths};
 pub use rows::Rows;
 pub use store::RowStore;
 pub use template::{ChatTemplate, RenderOptions, Rendered};

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use align_types::PromptGroup;
+use align_types::{PromptGroup, RewardItem};
 
 use crate::{
-    ChatTemplate, DataConfig, DataReport, Error, Kind, Result, RowStore, Tokenizer,
+    ChatTemplate, DataConfig, DataReport, Error, Kind, Result, RowStore, Tokenizer, TrainOn,
+    example::{Content, Example},
     loader::{Loader, Sink},
     store::StoreWriter,
     tokenise::{Encoded, Encoder},
@@ -98,6 +99,61 @@ pub fn load_prompts(
     load_rows(files, &[Kind::Prompt], tokenizer, template, config)
 }
 
+/// A prompt as token ids, and as the data has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextPrompt {
+    /// Its tokens, without completions, and the row's other columns.
+    pub group: PromptGroup,
+    /// The text; `None` for a conversation.
+    pub text: Option<String>,
+    /// The messages of a conversation.
+    pub messages: Option<Vec<serde_json::Value>>,
+}
+
+/// Reads prompts as [`load_prompts`] does and keeps their text, for whoever reads the answers to them.
+///
+/// # Errors
+/// As [`load_rows`].
+pub fn load_text_prompts(
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    config: &DataConfig,
+) -> Result<(Vec<TextPrompt>, DataReport)> {
+    let mut kept = vec![];
+    let report = load_into(&mut kept, files, &[Kind::Prompt], tokenizer, template, config)?;
+    Ok((kept, report))
+}
+
+/// Makes token ids of a prompt with one answer, as a row with the two would be read: for a reward model with a tokenizer
+/// and a template of its own. The answer may be empty.
+///
+/// ```
+/// use align_data::{SpecialTokens, Tokenizer, encode_item};
+/// use align_types::{Columns, RewardItem};
+///
+/// let special = SpecialTokens { eos: Some("</s>".into()), ..Default::default() };
+/// let tokenizer = Tokenizer::train_byte_level(&["2 + 2 = 4"], 300, &special)?;
+/// let columns = Columns::new();
+/// let item = RewardItem { prompt: "2 + 2 =", messages: None, completion: " 4", columns: &columns, source: None };
+/// let group = encode_item(&item, 0, &tokenizer, None)?;
+/// assert_eq!(tokenizer.decode(&group.completions[0].token_ids, false)?, " 4</s>");
+/// # Ok::<(), align_data::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Item`] names the item: a conversation without a template, an answer that adds no token.
+pub fn encode_item(
+    item: &RewardItem<'_>,
+    index: usize,
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+) -> Result<PromptGroup> {
+    let encoder = Encoder { tokenizer, template, train_on: TrainOn::All };
+    let why = |why| Error::Item { item: item.describe(index), why };
+    encoder.encode(Example::of_item(item)).map(|encoded| encoded.group).map_err(why)
+}
+
 /// Reads rows of the wanted kinds and tokenises them, in the files' order.
 ///
 /// The layout of a file is that of its first row that has one; a later row of another layout is bad. Plain
@@ -164,6 +220,18 @@ fn load_into(
 impl Sink for Vec<PromptGroup> {
     fn push(&mut self, row: Encoded) -> Result<()> {
         Vec::push(self, row.group);
+        Ok(())
+    }
+}
+
+impl Sink for Vec<TextPrompt> {
+    fn push(&mut self, row: Encoded) -> Result<()> {
+        let (text, messages) = match row.prompt {
+            Some(Content::Text(text)) => (Some(text), None),
+            Some(Content::Messages(messages)) => (None, Some(messages)),
+            None => (None, None),
+        };
+        Vec::push(self, TextPrompt { group: row.group, text, messages });
         Ok(())
     }
 }

@@ -12,6 +12,8 @@ use crate::{
 /// A row as token ids, and what is worth telling of it.
 pub(crate) struct Encoded {
     pub group: PromptGroup,
+    /// The prompt before it became tokens.
+    pub prompt: Option<Content>,
     /// Whether the row is one text without a prompt of its own.
     pub language: bool,
     /// The end of the prompt that the answer's tokens replace, where they do.
@@ -67,7 +69,7 @@ impl Encoder<'_> {
         };
         let group =
             PromptGroup { prompt, completions, source: Some(example.source), columns: example.columns };
-        Ok(Encoded { group, language, merged, without_eos })
+        Ok(Encoded { group, prompt: example.prompt, language, merged, without_eos })
     }
 
     /// The tokens of a prompt alone, with the generation prompt where there are turns.

@@ -5,6 +5,8 @@
 //! owns no optimiser and knows no device. [`Sft`], [`Dpo`], [`Kto`] and [`Una`] put the functions behind
 //! [`align_core::Objective`], the seam that a training loop takes.
 //!
+//! [`held_out`] is how these losses and their metrics are read off rows that were not trained on.
+//!
 //! Formulas are cited at each function; golden vectors and the numbers of a Python program in `fixtures/losses`
 //! pin them.
 
@@ -15,6 +17,7 @@ struct Readme;
 mod config;
 mod dpo;
 mod error;
+mod held_out;
 mod kto;
 mod moving;
 mod reference;
@@ -27,6 +30,7 @@ pub use config::{
 };
 pub use dpo::{Dpo, DpoInputs, PairLengths, dpo_loss, length_desensitised_sums, policy_weights};
 pub use error::{Error, Result};
+pub use held_out::{AnswerLogProbs, HeldOut, HeldOutItem, HeldOutMethod, held_out};
 pub use kto::{BcoBatch, Kto, KtoInputs, RunningMean, bco_loss, kto_baseline, kto_loss};
 pub use moving::MovingReference;
 pub use reference::Reference;

@@ -103,6 +103,7 @@ impl Error {
             Self::Usage { .. } => 2,
             Self::Plan { .. } | Self::NonFinite { .. } | Self::Worker => 1,
             Self::Train(align_train::Error::NonFinite { .. }) => 1,
+            Self::Core(align_core::Error::NonFinite { .. }) => 1,
             Self::Io { .. } | Self::Core(_) | Self::Train(_) | Self::Sampling(_) => 3,
             Self::Damaged { .. } | Self::Input { .. } | Self::Data(_) | Self::Model(_) => 4,
             Self::Interrupted => 130,

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, Error, Result, files};
+use crate::{BoxError, Error, Health, Result, files};
 
 const STATE: &str = "trainer.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -26,7 +26,7 @@ pub struct Best {
 }
 
 /// A float64 as a string that reads back to the same bits.
-mod exact {
+pub(crate) mod exact {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -97,6 +97,9 @@ pub struct TrainerState {
     /// What the objective carries from step to step; strings for the same reason as in [`Best`].
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact::list")]
     pub objective: Vec<f64>,
+    /// What the health checks said and count.
+    #[serde(default)]
+    pub health: Health,
     /// Stands for the weights that the objective keeps beside the policy's; empty where it keeps none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub objective_fingerprint: String,
@@ -123,6 +126,7 @@ impl TrainerState {
             tokens: 0,
             best: None,
             objective: Vec::new(),
+            health: Health::default(),
             objective_fingerprint: String::new(),
             wall_time: WallTime::default(),
             files: Vec::new(),

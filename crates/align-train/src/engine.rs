@@ -67,9 +67,9 @@ pub struct BatchReport {
 
 /// Held-out rows, arranged once.
 pub struct EvalBatch {
-    parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
     denominators: Vec<f64>,
-    survey: Option<Survey>,
+    pub(crate) survey: Option<Survey>,
 }
 
 impl Engine {

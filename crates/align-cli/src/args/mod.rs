@@ -1,6 +1,7 @@
 //! The flags of every command, one file per command.
 
 mod dpo;
+mod eval;
 mod generate;
 mod kto;
 mod logprobs;
@@ -8,6 +9,7 @@ mod lora;
 mod merge;
 mod model;
 mod reference;
+mod report;
 mod sft;
 mod train;
 mod una;
@@ -18,29 +20,27 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 pub use dpo::DpoArgs;
-pub use generate::GenerateArgs;
+pub use eval::{EvalArgs, HeldOutArgs, Measure, MethodName, RewardArgs};
+pub use generate::{GenerateArgs, SamplingArgs};
 pub use kto::KtoArgs;
 pub use logprobs::LogprobsArgs;
 pub use lora::LoraArgs;
 pub use merge::MergeArgs;
 pub use model::{DeviceName, Dtype, ModelArgs};
 pub use reference::ReferenceArgs;
+pub use report::ReportArgs;
 pub use sft::{AggregationName, SftArgs, TrainOnName};
 pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationName};
 pub use una::UnaArgs;
 
 /// Commands that are promised but not written yet.
-pub(crate) const NOT_YET: &[&str] = &["reward", "ppo", "rest", "cgpo", "eval", "report", "score"];
+pub(crate) const NOT_YET: &[&str] = &["reward", "ppo", "rest", "cgpo", "score"];
 
 /// Flags that are promised but not written yet, without their dashes.
 pub(crate) const FLAGS_NOT_YET: &[&str] = &[
     // Rewards.
-    "reward-model",
-    "reward",
-    "reward-command",
     "reward-url",
     "normalize",
-    "reference",
     // Policy gradients.
     "critic-learning-rate",
     "kl-coef",
@@ -105,8 +105,12 @@ pub enum Command {
     Kto(KtoArgs),
     /// Train on pairs, thumbs and scores together with one implicit reward
     Una(UnaArgs),
+    /// Measure a model: held-out loss, rewards, win rate, divergence from a reference
+    Eval(EvalArgs),
     /// Add an adapter to the weights of its base
     Merge(MergeArgs),
+    /// Show runs on one HTML page: curves, distributions, samples, configuration
+    Report(ReportArgs),
     /// Write a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -114,7 +118,7 @@ pub enum Command {
 impl Command {
     /// Says whether the command needs libtorch.
     pub fn needs_torch(&self) -> bool {
-        !matches!(self, Self::Data(_) | Self::Completions(_))
+        !matches!(self, Self::Data(_) | Self::Report(_) | Self::Completions(_))
     }
 }
 

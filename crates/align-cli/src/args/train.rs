@@ -173,6 +173,15 @@ pub enum BadRowsName {
     Skip,
 }
 
+impl From<BadRowsName> for BadRows {
+    fn from(name: BadRowsName) -> Self {
+        match name {
+            BadRowsName::Refuse => Self::Refuse,
+            BadRowsName::Skip => Self::Skip,
+        }
+    }
+}
+
 /// Values of `--truncation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TruncationName {
@@ -252,10 +261,7 @@ impl TrainArgs {
                 TruncationName::KeepEnd => Truncation::KeepEnd,
                 TruncationName::Error => Truncation::Error,
             },
-            bad_rows: match self.rows.bad_rows {
-                BadRowsName::Refuse => BadRows::Refuse,
-                BadRowsName::Skip => BadRows::Skip,
-            },
+            bad_rows: self.rows.bad_rows.into(),
             columns: super::columns(&self.rows.columns),
             ..DataConfig::default()
         }

@@ -207,3 +207,20 @@ pub fn tree(folder: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// Makes the vector of a token of a copied model NaN, so that rows with the token, and no others, have no loss.
+pub fn poison_token(model: &Path, token: &str) {
+    let read = |bytes: &[u8]| -> serde_json::Value { serde_json::from_slice(bytes).unwrap() };
+    let tokenizer = read(&std::fs::read(model.join("tokenizer.json")).unwrap());
+    let row = tokenizer["model"]["vocab"][token].as_u64().unwrap() as usize;
+    let path = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = read(&bytes[8..8 + length]);
+    let embedding = &header["model.embed_tokens.weight"];
+    let width = embedding["shape"][1].as_u64().unwrap() as usize;
+    assert_eq!(embedding["dtype"], "F32");
+    let start = 8 + length + embedding["data_offsets"][0].as_u64().unwrap() as usize + 4 * width * row;
+    bytes[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
+}

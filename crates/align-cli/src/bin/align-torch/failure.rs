@@ -1,5 +1,7 @@
 //! Errors of the other crates as errors of the program: which exit code, which hints.
 
+use std::path::Path;
+
 use align_cli::Error;
 
 /// Turns an error into the program's own.
@@ -113,7 +115,14 @@ impl Failure for align_train::Error {
             Train::Rows { rows, source } => {
                 source.failed().with_message(|message| format!("rows {}: {message}", rows.join(", ")))
             }
-            Train::Step { source, .. } => source.failed().with_message(|_| text),
+            Train::Step { source, saved, .. } => {
+                let bad_number = matches!(*source, Train::NonFinite { .. });
+                let failed = source.failed().with_message(|_| text);
+                match saved.filter(|_| bad_number) {
+                    Some(saved) => failed.with_hint(start_from(&saved.folder.join("model"))),
+                    None => failed,
+                }
+            }
             Train::InputsMismatch { .. } => Error::usage(
                 text,
                 ["a new run goes into another --output-dir; --overwrite would delete this one".to_owned()],
@@ -127,6 +136,12 @@ impl Failure for align_train::Error {
             _ => Error::data(text, []),
         }
     }
+}
+
+/// A run that was stopped cannot go on with other rows or another rate; a new one can begin with its weights.
+fn start_from(model: &Path) -> String {
+    let flag = if model.join("adapter_config.json").exists() { "adapter" } else { "model" };
+    format!("to go on with other settings or rows, start a new run with --{flag} {}", model.display())
 }
 
 fn is_out_of_memory(message: &str) -> bool {

@@ -87,7 +87,7 @@ pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Data`] with the row.
-fn check_room(prompts: &[PromptGroup], context: usize) -> Result<()> {
+pub fn check_room(prompts: &[PromptGroup], context: usize) -> Result<()> {
     match prompts.iter().enumerate().find(|(_, group)| group.prompt.len() >= context) {
         None => Ok(()),
         Some((index, group)) => Err(Error::data(
@@ -102,13 +102,16 @@ fn check_room(prompts: &[PromptGroup], context: usize) -> Result<()> {
 }
 
 /// Chooses the sampler of a model and gives it the tokenizer's end tokens and text.
-fn sampler<'a>(model: &'a Model, tokenizer: &'a Tokenizer) -> Result<AutoGenerator<'a>> {
+///
+/// # Errors
+/// A failure of libtorch.
+pub fn sampler<'a>(model: &'a Model, tokenizer: &'a Tokenizer) -> Result<AutoGenerator<'a>> {
     let sampler = auto_generator(model, tokenizer.eos_ids().to_vec()).map_err(failure::of)?;
     Ok(sampler.with_decoder(|ids| Ok(tokenizer.decode(ids, true)?)))
 }
 
 /// Names the row that an error of sampling is about.
-fn refused(error: align_rollout::Error, prompts: &[PromptGroup]) -> Error {
+pub fn refused(error: align_rollout::Error, prompts: &[PromptGroup]) -> Error {
     match error.prompt().and_then(|index| Some((index, prompts.get(index)?))) {
         Some((index, group)) => Error::data(format!("{}: {error}", group.describe(index)), []),
         None => failure::of(error),

@@ -70,7 +70,7 @@ pub fn run(flags: &LogprobsArgs, settings: &toml::Table) -> Result<()> {
 }
 
 /// Nothing is cut unless that is asked for, so the limit of a row that is too long is the model's context.
-fn refused(error: align_data::Error) -> Error {
+pub fn refused(error: align_data::Error) -> Error {
     let limit = match &error {
         align_data::Error::TooLong { limit, .. } => Some(*limit),
         _ => None,

@@ -4,6 +4,7 @@ mod computer;
 mod doctor;
 mod dpo;
 mod dry_run;
+mod eval;
 mod failure;
 mod feedback;
 mod generate;
@@ -51,6 +52,7 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Doctor(doctor) => doctor::run(doctor),
         Command::Logprobs(logprobs) => logprobs::run(logprobs, &settings.resolved),
         Command::Generate(generate) => generate::run(generate, &settings.resolved),
+        Command::Eval(eval) => eval::run(eval, &settings.resolved),
         Command::Merge(merge) => merge::run(merge),
         Command::Sft(sft) => train::run(&sft.train, &settings.resolved, &sft::Sft(sft)),
         Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),

@@ -53,6 +53,17 @@ impl Origin {
         Ok(Self { settings: map, inputs })
     }
 
+    /// Adds a folder that the command reads beside the model.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a file that cannot be read.
+    pub fn with_folder(mut self, name: &str, folder: &Path) -> Result<Self> {
+        let files = model_files(folder)?;
+        self.settings.insert(format!("{name}_sha256"), json!(digest(&files)?));
+        self.inputs.extend(files);
+        Ok(self)
+    }
+
     /// Reads what was written by [`Self::text`]; `None` where there is no such file.
     ///
     /// # Errors

@@ -192,7 +192,7 @@ fn parts(files: &[PathBuf], report: &DataReport, weights: impl Iterator<Item = f
 }
 
 /// Says what happened to rows, if anything did.
-fn tell(report: &DataReport) {
+pub fn tell(report: &DataReport) {
     let files: Vec<_> = report.files.iter().map(|file| file.path.display().to_string()).collect();
     let files = files.join(", ");
     let count = |count: usize, what: &str, example: Option<&String>| {

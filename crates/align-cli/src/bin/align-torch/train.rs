@@ -5,9 +5,9 @@ use std::path::Path;
 use align_cli::{
     Error, Result,
     args::{ReferenceArgs, TrainArgs},
-    talk,
+    health, talk,
 };
-use align_core::Objective;
+use align_core::{Objective, align_types::HealthCheck};
 use align_data::{DataConfig, Kind};
 use align_lm::{Companions, LoadOptions, Model, SaveDtype};
 use align_train::{
@@ -67,6 +67,11 @@ pub trait Method {
     /// # Errors
     /// A reference that cannot be loaded.
     fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>>;
+
+    /// Returns what is watched over while it trains.
+    fn health(&self) -> Vec<HealthCheck> {
+        health::shared()
+    }
 }
 
 /// What an objective is made from.
@@ -208,6 +213,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     hooks.save_final = Some(&save_final);
     hooks.before_finish = Some(&sample);
     hooks.stop = stop;
+    hooks.checks = method.health();
     hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
     match align_train::train(job, hooks).map_err(failure::of)? {
         Outcome::Interrupted { step, checkpoint } => Err(interrupted(step, checkpoint.as_deref())),

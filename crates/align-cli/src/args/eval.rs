@@ -1,0 +1,245 @@
+use std::path::PathBuf;
+
+use align_types::config::{DpoConfig, KtoConfig, UnaConfig};
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::{BadRowsName, ModelArgs, SamplingArgs, values};
+use crate::{Error, Result};
+
+/// `align eval`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is measured follows from rows and flags: the loss of the rows' answers (held-out), the divergence from --reference over
+sampled answers (kl), rewards of sampled answers and their win rate against those of --reference (rewards). --measure chooses.
+Every figure has a 95 % interval, bootstrapped over prompts.
+
+Examples:
+  align eval --model runs/dpo/model --reference models/sft --data held-out.jsonl --measure held-out
+  align eval --model runs/dpo/model --reference models/sft --data prompts.jsonl --reward-model models/reward
+  align eval --model models/sft --data prompts.jsonl --reward rule:length --reward-command 'python3 score.py'")]
+pub struct EvalArgs {
+    /// Model: a Hugging Face folder
+    #[arg(long, value_name = "DIR", required = true, value_hint = ValueHint::DirPath)]
+    pub model: PathBuf,
+    /// The model it is compared with: reference policy of the losses and of the divergence, opponent of the win rate
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub reference: Option<PathBuf>,
+    /// Held-out rows, or prompts
+    #[arg(long, value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    pub data: PathBuf,
+    /// What to measure (repeatable) [default: all that rows and flags allow]
+    #[arg(long, value_enum, value_name = "CHOICE")]
+    pub measure: Vec<Measure>,
+    /// File for the numbers of every row, as JSON lines; an existing one is replaced when all is done
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// What is done about rows that cannot be used
+    #[arg(long, value_enum, value_name = "CHOICE", default_value = "refuse")]
+    pub bad_rows: BadRowsName,
+    /// Names of columns: prompt=question,completion=answer
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = values::column)]
+    pub columns: Vec<String>,
+    /// Cut rows to this many tokens [default: nothing is cut]
+    #[arg(long, value_name = "N", value_parser = values::size, allow_hyphen_values = true)]
+    pub max_length: Option<usize>,
+    /// Sample for the first N prompts only [default: for all]
+    #[arg(long, value_name = "N", value_parser = values::size, allow_hyphen_values = true)]
+    pub max_prompts: Option<usize>,
+    /// Most tokens of one forward pass; never changes the result
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = values::size, allow_hyphen_values = true)]
+    pub micro_batch_tokens: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub held_out: HeldOutArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub rewards: RewardArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: SamplingArgs,
+    /// What every command with a model has.
+    #[command(flatten)]
+    pub machine: ModelArgs,
+}
+
+/// Values of `--measure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Measure {
+    /// Loss, accuracy and margins of the answers in the rows
+    HeldOut,
+    /// Divergence from the reference over sampled answers
+    Kl,
+    /// Rewards of sampled answers; with a reference the win rate
+    Rewards,
+}
+
+/// Values of `--method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MethodName {
+    /// By the rows: pairs dpo, labels kto, scores una, everything else sft
+    Auto,
+    /// Negative log-likelihood; of pairs that of the chosen answer
+    Sft,
+    /// The sigmoid loss of pairs
+    Dpo,
+    /// KTO, its baseline taken over all rows
+    Kto,
+    /// The squared error of UNA
+    Una,
+}
+
+/// The loss of held-out rows.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Held-out rows")]
+pub struct HeldOutArgs {
+    /// The loss
+    #[arg(long, value_enum, value_name = "CHOICE", default_value = "auto")]
+    pub method: MethodName,
+    /// Strength of the pull to the reference [default: that of the method: dpo 0.1, kto 0.1, una 0.03]
+    #[arg(long, value_name = "X", value_parser = values::number, allow_hyphen_values = true)]
+    pub beta: Option<f64>,
+    /// Score that becomes 0 (una)
+    #[arg(long, value_name = "X", value_parser = values::number, allow_hyphen_values = true)]
+    pub score_min: Option<f64>,
+    /// Score that becomes 1 (una)
+    #[arg(long, value_name = "X", value_parser = values::number, allow_hyphen_values = true)]
+    pub score_max: Option<f64>,
+}
+
+/// Where rewards come from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Rewards")]
+pub struct RewardArgs {
+    /// Reward model (repeatable): a folder of AutoModelForSequenceClassification with one label, with a tokenizer and a
+    /// template of its own
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub reward_model: Vec<PathBuf>,
+    /// Rule (repeatable): rule:length, rule:length=N, rule:contains=TEXT, rule:regex=PATTERN
+    #[arg(long, value_name = "rule:NAME[=ARG]", value_parser = parse_rule)]
+    pub reward: Vec<String>,
+    /// Program (repeatable) that reads {"id","prompt","completion","row"} per line and answers {"id","reward"} per line;
+    /// null abstains
+    #[arg(long, value_name = "PROGRAM ARGS", value_parser = parse_command)]
+    pub reward_command: Vec<String>,
+    /// Weights of the rewards, which are added up: first those of --reward-model, then --reward, then --reward-command
+    /// [default: 1 each]
+    #[arg(long, value_name = "X", value_delimiter = ',', value_parser = values::number, allow_hyphen_values = true)]
+    pub reward_weights: Vec<f64>,
+    /// Longest wait for one answer of a program, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = values::number, allow_hyphen_values = true)]
+    pub reward_timeout: f64,
+}
+
+fn parse_rule(text: &str) -> Result<String, String> {
+    align_rules::rule(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn parse_command(text: &str) -> Result<String, String> {
+    align_rules::Program::check(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+impl RewardArgs {
+    /// Counts the rewards.
+    pub fn count(&self) -> usize {
+        self.reward_model.len() + self.reward.len() + self.reward_command.len()
+    }
+
+    fn check(&self) -> Result<()> {
+        let count = self.count();
+        let weights = &self.reward_weights;
+        if !weights.is_empty() && weights.len() != count {
+            let message = format!("--reward-weights has {} numbers for {count} rewards", weights.len());
+            return Err(Error::usage(message, ["give one for each, or none".to_owned()]));
+        }
+        if weights.iter().any(|weight| !weight.is_finite()) {
+            return Err(Error::usage("--reward-weights: expected finite numbers", []));
+        }
+        let seconds = self.reward_timeout;
+        if !(seconds > 0.0 && seconds <= 1e6) {
+            return Err(Error::usage(
+                format!("--reward-timeout {seconds}: expected seconds above 0 and at most a million"),
+                [],
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl HeldOutArgs {
+    /// Makes the configuration of the DPO loss.
+    pub fn dpo_config(&self) -> DpoConfig {
+        let default = DpoConfig::default();
+        DpoConfig { beta: self.beta.unwrap_or(default.beta), ..default }
+    }
+
+    /// Makes the configuration of the KTO loss.
+    pub fn kto_config(&self) -> KtoConfig {
+        let default = KtoConfig::default();
+        KtoConfig { beta: self.beta.unwrap_or(default.beta), ..default }
+    }
+
+    /// Makes the configuration of the UNA loss.
+    pub fn una_config(&self) -> UnaConfig {
+        let default = UnaConfig::default();
+        let beta = self.beta.unwrap_or(default.beta);
+        UnaConfig { beta, score_min: self.score_min, score_max: self.score_max, ..default }
+    }
+}
+
+impl EvalArgs {
+    /// Says whether something is to be measured: asked for, or nothing else was.
+    pub fn wants(&self, measure: Measure) -> bool {
+        self.measure.is_empty() || self.measure.contains(&measure)
+    }
+
+    /// Says whether something is asked for by name.
+    pub fn insists(&self, measure: Measure) -> bool {
+        self.measure.contains(&measure)
+    }
+
+    /// Says why samples under these flags are none of the model's own distribution, if they are none: their divergence
+    /// would be another model's.
+    pub fn off_policy(&self) -> Option<&'static str> {
+        let sampling = &self.sampling;
+        let changes = [
+            (sampling.greedy, "--greedy"),
+            (sampling.top_p < 1.0, "--top-p"),
+            (sampling.top_k > 0, "--top-k"),
+            (sampling.min_p > 0.0, "--min-p"),
+            (sampling.repetition_penalty != 1.0, "--repetition-penalty"),
+        ];
+        changes.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
+    }
+
+    /// Checks ranges, and that something is left to measure.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the flags.
+    pub fn check(&self) -> Result<()> {
+        self.sampling.check()?;
+        self.rewards.check()?;
+        self.held_out.dpo_config().validate()?;
+        self.held_out.una_config().validate()?;
+        let rewards = self.rewards.count() > 0;
+        let needs = |measure, given: bool, name: &str, flag: &str| {
+            let missing = self.insists(measure) && !given;
+            let message = || format!("--measure {name} needs {flag}");
+            if missing { Err(Error::usage(message(), [])) } else { Ok(()) }
+        };
+        needs(Measure::Kl, self.reference.is_some(), "kl", "--reference DIR")?;
+        needs(Measure::Rewards, rewards, "rewards", "--reward-model, --reward or --reward-command")?;
+        if let (true, Some(flag)) = (self.insists(Measure::Kl), self.off_policy()) {
+            let why = "the divergence is estimated from samples of the model itself";
+            return Err(Error::usage(format!("--measure kl and {flag} exclude each other: {why}"), []));
+        }
+        if self.max_prompts == Some(0) {
+            return Err(Error::usage("--max-prompts 0: expected at least 1", []));
+        }
+        let unpaired = !matches!(self.held_out.method, MethodName::Auto | MethodName::Sft) && self.reference.is_none();
+        if unpaired {
+            let message = "the loss compares with a reference policy: --reference DIR is missing";
+            return Err(Error::usage(message, ["--method sft needs none".to_owned()]));
+        }
+        Ok(())
+    }
+}

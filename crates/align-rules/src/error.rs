@@ -1,0 +1,116 @@
+use std::time::Duration;
+
+/// What can go wrong with a reward of text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no rule of that name.
+    #[error("{name}: there is no such rule; the rules are {known}")]
+    UnknownRule {
+        /// The name that was given.
+        name: String,
+        /// The names that there are, with commas between them.
+        known: String,
+    },
+    /// The argument of a rule is missing, or does not fit.
+    #[error("rule:{rule}: {why}")]
+    Argument {
+        /// The rule.
+        rule: String,
+        /// What is wrong, and what would be accepted.
+        why: String,
+    },
+    /// The weights of a sum do not fit its rewards.
+    #[error("reward weights: {why}")]
+    Weights {
+        /// What is wrong.
+        why: String,
+    },
+    /// The command line of a program cannot be taken apart.
+    #[error("reward command `{command}`: {why}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A program cannot be started.
+    #[error("cannot start the reward command `{command}`: {source}")]
+    Start {
+        /// The command line.
+        command: String,
+        /// The answer of the operating system.
+        source: std::io::Error,
+    },
+    /// A program answered something that is no reward.
+    #[error("{row}: the reward command `{command}` answered {answer}: {why}")]
+    Answer {
+        /// The row that was asked for.
+        row: String,
+        /// The command line.
+        command: String,
+        /// The line that came, shortened.
+        answer: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A program ended before it had answered.
+    #[error("{row}: the reward command `{command}` ended ({status}) without an answer; it must answer every line it reads")]
+    Ended {
+        /// The row that was asked for.
+        row: String,
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: String,
+    },
+    /// A program took too long.
+    #[error("{row}: no answer of the reward command `{command}` within {} s", limit.as_secs_f64())]
+    Late {
+        /// The row that was asked for.
+        row: String,
+        /// The command line.
+        command: String,
+        /// The time limit of an answer.
+        limit: Duration,
+    },
+    /// A reward gave a number that is none.
+    #[error("{row}: the reward {reward} is {value}; a reward is a finite number, or abstains")]
+    NonFinite {
+        /// The row.
+        row: String,
+        /// The reward.
+        reward: String,
+        /// The value.
+        value: f64,
+    },
+    /// A reward gave another number of values than it was asked for.
+    #[error("the reward {reward} gave {got} values for {expected} completions")]
+    Count {
+        /// The reward.
+        reward: String,
+        /// How many were asked for.
+        expected: usize,
+        /// How many came.
+        got: usize,
+    },
+}
+
+/// The result of this crate's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<Error> for align_types::Error {
+    fn from(error: Error) -> Self {
+        Self::Seam { what: "reward".into(), why: error.to_string(), source: Some(Box::new(error)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    fn is_portable<T: Send + Sync + 'static>() {}
+
+    #[test]
+    fn errors_cross_threads() {
+        is_portable::<super::Error>();
+    }
+}

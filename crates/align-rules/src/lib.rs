@@ -1,0 +1,36 @@
+//! Rewards of text without a model: rules by name, programs that score, and weighted sums of them.
+//!
+//! * [`rule`] finds a rule by its name in the registry [`RULES`] and makes it a
+//!   [`Reward`](align_types::Reward);
+//! * [`Program`] asks a child process;
+//! * [`WeightedSum`] adds rewards up.
+//!
+//! A reward gives every completion one finite number, or abstains. An abstention is never a 0.
+//!
+//! ```
+//! use align_rules::rule;
+//! use align_types::{Columns, Reward, RewardItem};
+//!
+//! let mut polite = rule("rule:contains=please")?;
+//! let columns = Columns::new();
+//! let item = |completion| RewardItem { prompt: "Pass the salt", messages: None, completion, columns: &columns, source: None };
+//! assert_eq!(polite.score(&[item("Now, please."), item("Now.")])?, [Some(1.0), Some(0.0)]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod error;
+mod program;
+mod registry;
+mod rules;
+mod sum;
+mod words;
+
+pub use error::{Error, Result};
+pub use program::{Program, TIME_LIMIT};
+pub use registry::{Argument, RULES, RuleEntry, rule};
+pub use rules::{Contains, Length, Matches, Rule, RuleReward};
+pub use sum::WeightedSum;
