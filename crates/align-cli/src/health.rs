@@ -69,6 +69,10 @@ pub fn dpo(config: &DpoConfig) -> Vec<HealthCheck> {
 pub fn kto(config: &KtoConfig, batch_size: usize) -> Vec<HealthCheck> {
     let mut checks = shared();
     checks.push(forgotten(config.beta));
+    // The loss of bco has a gradient however wrong an answer is.
+    if config.loss_type != KtoLossType::Bco {
+        checks.push(saturated("rewards/chosen", -SATURATED));
+    }
     if config.loss_type == KtoLossType::Kto {
         checks.push(far("kl"));
         if batch_size > 1 {

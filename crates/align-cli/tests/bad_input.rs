@@ -83,7 +83,7 @@ fn nan_in_a_later_step_stops_after_a_checkpoint_and_names_the_rows() {
         let other = flags.replace("1e-4", "1e-5");
         align(folder, &line(method, &format!("{other} --resume"))).refused(
             2,
-            &["was started with another configuration", "learning_rate (0.0001 in the run, 1e-5 now)"],
+            &["was started with another configuration", "learning_rate (0.0001 in the run, 0.00001 now)"],
         );
 
         // What the hint says works: a new run from the checkpoint's model, without the row.
