@@ -137,21 +137,47 @@ fn groups(runs: &[Run]) -> Vec<Group> {
     groups
 }
 
-/// Draws the metrics of a group: over each other for one run, beside each other on the same ordinate for several.
-fn cards(runs: &[Run], group: &Group) -> String {
-    if runs.len() == 1 {
-        return card(runs, &group.names, &group.title(), None);
-    }
-    let all = drawing(runs, &group.names, &group.title());
-    let shared = if group.names.len() > 1 { all.own_y() } else { None };
-    group.names.iter().map(|name| card(runs, std::slice::from_ref(name), name, shared)).collect()
+/// Which rows a drawing is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    Training,
+    HeldOut,
+    Both,
 }
 
-fn card(runs: &[Run], names: &[String], title: &str, y: Option<Axis>) -> String {
-    let drawing = Chart { y, ..drawing(runs, names, title) };
+/// Draws the metrics of a group: over each other for one run, beside each other on the same ordinate for several. Of many
+/// runs training and held-out rows are drawn apart.
+fn cards(runs: &[Run], group: &Group) -> String {
+    if runs.len() == 1 {
+        return card(runs, &group.names, &group.title(), Rows::Both, None);
+    }
+    let all = drawing(runs, &group.names, &group.title(), Rows::Both);
+    let shared = if group.names.len() > 1 { all.own_y() } else { None };
+    let apart = runs.len() > RAW;
+    let of = |name: &String| {
+        let known = |name: &str| runs.iter().any(|run| !run.metrics.points(name).is_empty());
+        let held_out = format!("{HELD_OUT}{name}");
+        let one = std::slice::from_ref(name);
+        match (known(name), known(&held_out)) {
+            (true, true) if apart => {
+                card(runs, one, name, Rows::Training, shared)
+                    + &card(runs, one, &held_out, Rows::HeldOut, shared)
+            }
+            _ => card(runs, one, name, Rows::Both, shared),
+        }
+    };
+    group.names.iter().map(of).collect()
+}
+
+fn card(runs: &[Run], names: &[String], title: &str, rows: Rows, y: Option<Axis>) -> String {
+    let drawing = Chart { y, ..drawing(runs, names, title, rows) };
     let svg = chart(&drawing);
     let logarithmic = y.or_else(|| drawing.own_y()).is_some_and(|axis| axis.scale() == Scale::Log);
     let mut note: String = names.iter().map(|name| definition::html(runs, name)).collect();
+    if rows == Rows::HeldOut {
+        // The definition stands beside it, below the drawing of training rows.
+        note = "<p>The same over held-out rows, after the step's update.</p>\n".to_owned();
+    }
     if logarithmic {
         note += "<p>The ordinate is logarithmic.</p>\n";
     }
@@ -161,13 +187,13 @@ fn card(runs: &[Run], names: &[String], title: &str, y: Option<Axis>) -> String 
     figure_card("", title, &svg, &note)
 }
 
-fn drawing(runs: &[Run], names: &[String], title: &str) -> Chart {
+fn drawing(runs: &[Run], names: &[String], title: &str, rows: Rows) -> Chart {
     let mut faint = Vec::new();
     let mut lines = Vec::new();
     let labels = labels(runs);
     for (place, (run, label)) in runs.iter().zip(&labels).enumerate() {
         for (index, name) in names.iter().enumerate() {
-            let source = Source { run, name, label, alone: runs.len() == 1, several: names.len() > 1 };
+            let source = Source { run, name, label, rows, alone: runs.len() == 1, several: names.len() > 1 };
             let style = if source.alone { index } else { place };
             source.draw(style, names.len(), runs.len() <= RAW, &mut faint, &mut lines);
         }
@@ -189,6 +215,7 @@ struct Source<'a> {
     run: &'a Run,
     name: &'a str,
     label: &'a str,
+    rows: Rows,
     /// Whether it is the only run: curves are then named by what they show.
     alone: bool,
     /// Whether other metrics share the drawing.
@@ -197,8 +224,12 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn draw(&self, style: usize, styles: usize, raw: bool, faint: &mut Vec<Curve>, lines: &mut Vec<Curve>) {
-        let points = self.run.metrics.points(self.name);
-        let held_out = self.run.metrics.points(&format!("{HELD_OUT}{}", self.name));
+        let of = |name: &str, left_out| match self.rows == left_out {
+            true => Default::default(),
+            false => self.run.metrics.points(name),
+        };
+        let points = of(self.name, Rows::HeldOut);
+        let held_out = of(&format!("{HELD_OUT}{}", self.name), Rows::Training);
         let curve = |label: &str, what: &str, style, form, points: &[(f64, f64)]| Curve {
             name: format!("{}: {what}", self.run.name),
             label: label.to_owned(),

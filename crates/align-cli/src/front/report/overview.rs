@@ -196,7 +196,7 @@ fn figures(runs: &[Run]) -> String {
 
 fn steps(run: &Run) -> String {
     match (run.state, run.total) {
-        (State::Finished, _) => run.metrics.step.to_string(),
+        (State::Finished, _) => number(run.metrics.step as f64),
         (state, total) => {
             let of = total.map(|total| format!(" of {total}")).unwrap_or_default();
             let word = if state == State::Running { "running" } else { "stopped" };
