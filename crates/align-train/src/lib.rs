@@ -22,6 +22,7 @@ mod environment;
 mod error;
 mod files;
 mod fingerprint;
+mod gradients;
 mod keep_best;
 mod meter;
 mod metrics;
