@@ -25,6 +25,8 @@ pub fn run(argv: &[OsString]) -> Result<()> {
         | Command::Dpo(_)
         | Command::Logprobs(_)
         | Command::Generate(_)
+        | Command::Kto(_)
+        | Command::Una(_)
         | Command::Merge(_) => Err(launch::become_torch(arguments)),
     }
 }
