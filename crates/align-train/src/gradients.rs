@@ -34,15 +34,15 @@ fn add(merged: &mut [Option<Tensor>], list: &[Option<Tensor>], threads: usize) -
         match (sum, gradient) {
             (_, None) => {}
             (sum @ None, Some(gradient)) => *sum = Some(gradient.shallow_clone()),
-            (Some(sum), Some(gradient)) if [&*sum, gradient].into_iter().all(is_plain_f32) => {
+            (Some(sum), Some(gradient)) if !(is_plain_f32(sum) && is_plain_f32(gradient)) => {
+                let _ = sum.f_add_(gradient)?;
+            }
+            (Some(sum), Some(gradient)) => {
                 // SAFETY: gradients of one parameter each, which only a backward pass writes, and none runs here. They
                 // belong to leaves of different threads, so the two do not overlap.
                 let (sum, gradient) = unsafe { (f32_slice_mut(sum)?, f32_slice(gradient)?) };
                 numbers += sum.len();
                 chunks.extend(sum.chunks_mut(CHUNK).zip(gradient.chunks(CHUNK)));
-            }
-            (Some(sum), Some(gradient)) => {
-                let _ = sum.f_add_(gradient)?;
             }
         }
     }
