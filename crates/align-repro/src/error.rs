@@ -75,6 +75,9 @@ pub enum Error {
     /// Sampling failed.
     #[error(transparent)]
     Sampling(#[from] align_core::align_types::Error),
+    /// The sampling engine failed.
+    #[error(transparent)]
+    Rollout(#[from] align_rollout::Error),
 }
 
 /// The result of a reproduction's operations.
@@ -103,7 +106,7 @@ impl Error {
             Self::Usage { .. } => 2,
             Self::Plan { .. } | Self::NonFinite { .. } | Self::Worker => 1,
             Self::Train(align_train::Error::NonFinite { .. }) => 1,
-            Self::Io { .. } | Self::Core(_) | Self::Train(_) | Self::Sampling(_) => 3,
+            Self::Io { .. } | Self::Core(_) | Self::Train(_) | Self::Sampling(_) | Self::Rollout(_) => 3,
             Self::Damaged { .. } | Self::Input { .. } | Self::Data(_) | Self::Model(_) => 4,
             Self::Interrupted => 130,
         }
