@@ -103,10 +103,11 @@ impl Error {
     /// 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Rollout(_) => 3,
             Self::Usage { .. } => 2,
             Self::Plan { .. } | Self::NonFinite { .. } | Self::Worker => 1,
             Self::Train(align_train::Error::NonFinite { .. }) => 1,
-            Self::Io { .. } | Self::Core(_) | Self::Train(_) | Self::Sampling(_) | Self::Rollout(_) => 3,
+            Self::Io { .. } | Self::Core(_) | Self::Train(_) | Self::Sampling(_) => 3,
             Self::Damaged { .. } | Self::Input { .. } | Self::Data(_) | Self::Model(_) => 4,
             Self::Interrupted => 130,
         }
