@@ -137,6 +137,8 @@ pub struct Work {
     pub responses: usize,
     /// Flat tokens that went forward and backward.
     pub tokens: usize,
+    /// Mean over updates of KTO's baseline z0; 0 for the others.
+    pub baseline: f64,
 }
 
 impl Job {
@@ -165,6 +167,9 @@ impl Job {
                 engine.objective().map_or(Ok(()), |objective| objective.check_first_step(&first))?;
             }
             work.tokens += report.tokens;
+            let baseline =
+                report.metrics.iter().find(|(name, _)| name == "kl").map_or(0.0, |(_, value)| *value);
+            work.baseline += (baseline - work.baseline) / (step + 1) as f64;
             // The rate of step s + 1: with warm-up, step 0 has the rate 0 and would be no update.
             engine.apply(learning_rate(&optimizer, step + 1, self.steps + 1))?;
             work.updates += 1;

@@ -196,7 +196,10 @@ impl Runs<'_> {
             let (up, down) = run.labels;
             let labels = if up + down == 0 { "–".to_owned() } else { format!("{up} / {down}") };
             let numbers = [run.paths.len(), run.work.updates as usize, run.work.responses, run.work.tokens];
-            Some([name.clone()].into_iter().chain(numbers.map(|n| n.to_string())).chain([labels]).collect())
+            let baseline =
+                if up + down == 0 { "–".to_owned() } else { format!("{:.3}", run.work.baseline) };
+            let numbers = numbers.map(|n| n.to_string());
+            Some([name.clone()].into_iter().chain(numbers).chain([labels, baseline]).collect())
         };
         let head = [
             "arm",
@@ -211,7 +214,7 @@ impl Runs<'_> {
             head: head.map(str::to_owned).to_vec(),
             rows: self.arms.iter().filter_map(row).collect(),
             note: "Of the first seed, for one setting of the grid. KTO adds two forward passes without gradient over \
-                   mismatched rows, of policy and reference; no other arm does. Repeated answers count each time."
+                   mismatched rows, of policy and reference, for its z0; no other arm does. Repeated answers count each time."
                 .into(),
         }
     }
