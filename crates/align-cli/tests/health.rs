@@ -146,7 +146,7 @@ fn a_baseline_that_is_always_zero_is_said_at_the_end() {
 fn labelled_answers_saturate_too() {
     let temporary = tempfile::tempdir().unwrap();
     write_thumbs(temporary.path());
-    let arguments = "kto --data {thumbs.jsonl} --max-steps 40 --learning-rate 0.1 --undesirable-weight 30";
+    let arguments = "kto --data {thumbs.jsonl} --max-steps 60 --learning-rate 0.1 --lr-scheduler constant --undesirable-weight 30";
     let (checks, answer) = spoken(temporary.path(), arguments);
     assert!(checks.contains(&"saturated".to_owned()), "{checks:?}: {}", answer.stderr);
 }
