@@ -48,6 +48,8 @@ struct Method {
 const METHODS: &[Method] = &[
     Method { name: "sft", rows: "demonstrations.jsonl", rate: 2e-5 },
     Method { name: "dpo", rows: "pairs.jsonl", rate: 1e-6 },
+    Method { name: "kto", rows: "pairs.jsonl", rate: 1e-6 },
+    Method { name: "una", rows: "pairs.jsonl", rate: 1e-6 },
 ];
 
 fn train(folder: &Path, method: &str, rows: &str, run: &str, more: &str) -> String {
@@ -132,4 +134,43 @@ fn a_machine_without_a_network_trains_and_samples() {
     // A name of a model hub is no folder; it is said at once and not looked for.
     let line = "dpo --model someone/a-model --data {pairs.jsonl} --output-dir {never}";
     alone(&mut command(folder, line)).refused(4, &["someone/a-model"]);
+}
+
+/// Batches of one answer and a last batch of odd size: KTO trains, every step has a finite loss, and the size of the
+/// last batch is its own denominator.
+#[test]
+fn kto_trains_with_odd_batches_and_batches_of_one() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let row = |i: usize| {
+        let words = ["blue", "grey and low", "green"][i % 3];
+        format!(
+            "{{\"prompt\": \"The sky, seen {i} times, is\", \"completion\": \" {words}.\", \"label\": {}}}\n",
+            i % 2 == 0
+        )
+    };
+    write(folder, "labels.jsonl", (0..5).map(row).collect::<String>());
+    for loss in ["kto", "bco", "apo_zero_unpaired"] {
+        for batch in [1, 2, 3] {
+            let run = format!("{loss}-{batch}");
+            let more = format!("--loss-type {loss} --batch-size {batch} --epochs 2 --learning-rate 1e-3");
+            align(folder, &train(folder, "kto", "labels.jsonl", &run, &more)).ok();
+            let lines = json_lines(&folder.join(&run).join("metrics.jsonl"));
+            assert_eq!(lines.len(), 2 * 5usize.div_ceil(batch), "{run}");
+            for line in &lines {
+                for key in ["loss", "grad_norm"] {
+                    let number = line[key].as_f64();
+                    assert!(number.is_some_and(|n| n.is_finite() && n > 0.0), "{run}: {line}");
+                }
+            }
+            // Policy and reference are equal: 1 - σ(0) for each answer, ln 2 for each class of BCO.
+            let first = lines[0]["loss"].as_f64().unwrap();
+            if loss != "bco" {
+                assert!((first - 0.5).abs() < 1e-6, "{run}: {first}");
+            }
+            if loss == "kto" && batch == 1 {
+                assert!(lines.iter().all(|line| line["kl"] == 0.0), "a row alone has no mismatched pair");
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod support;
 use align_data::ShuffledRows;
 use align_testkit::fixture;
 use align_types::PromptGroup;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use support::{align, json_lines, tiny_llama};
 
 /// Relative difference that is allowed.
@@ -27,15 +27,35 @@ const fn case(name: &'static str, line: &'static str) -> Case {
     Case { name, line, except: &[] }
 }
 
-/// A loss that looks at the policy alone has no implicit rewards: β log π is logged under names of its own.
-const SFT: &[(&str, &str)] =
-    &[("rewards/", "TRL computes a reference for rewards that the loss does not see")];
+/// A loss of the policy alone has no implicit reward: `align` logs β log π under `reference_free/`.
+const SFT: &[(&str, &str)] = &[("rewards/", "TRL runs a reference for rewards that the loss does not see")];
 
-const AVERAGES: &[(&str, &str)] = &[
+const NLL: (&str, &str) = ("nll_loss", "a summand of the loss, which is compared");
+
+const CPO: &[(&str, &str)] = &[NLL];
+
+const AVERAGES: &[(&str, &str)] =
+    &[("logps/", "TRL logs averages per token under this name, `align` always sums"), NLL];
+
+const ORPO: &[(&str, &str)] = &[
     ("logps/", "TRL logs averages per token under this name, `align` always sums"),
-    ("nll_loss", "part of the loss, which is compared"),
-    ("log_odds_chosen", "part of the loss, which is compared"),
+    ("log_odds_chosen", "an inner number of the loss, which is compared"),
+    NLL,
 ];
+
+/// TRL's ORPO averages the likelihood over prompt and answer, `align` over the answer as the paper has it: other losses
+/// and other updates. The odds do not see the difference, nor do rewards before the first update; `orpo` of the
+/// fixture is TRL's trainer with the likelihood of the answer.
+const ORPO_OF_TRL: &[(&str, &str)] = &[
+    ("loss", "averages over prompts too"),
+    ("grad_norm", "averages over prompts too"),
+    ("logps/", "averages per token"),
+    ("log_odds_chosen", "an inner number of the loss"),
+    NLL,
+];
+
+/// KTO has no pairs, so that no margin or accuracy of a pair is logged.
+const LABELS: &[(&str, &str)] = &[("rewards/margins", "the difference of two numbers that are compared")];
 
 const CASES: &[Case] = &[
     case("sigmoid", "dpo pairs"),
@@ -87,15 +107,18 @@ const CASES: &[Case] = &[
         line: "dpo pairs --loss-type simpo --loss-type sft --loss-weights 1 --loss-weights 0.5",
         except: AVERAGES,
     },
-    Case { name: "orpo", line: "dpo pairs --loss-type orpo", except: AVERAGES },
-    case("kto", "kto labels"),
-    case("kto, weighted", "kto labels --desirable-weight 1.5 --undesirable-weight 0.5"),
-    case("kto, mostly praise", "kto praise"),
-    case("kto, mostly praise, beta 1", "kto praise --beta 1"),
-    case("apo_zero_unpaired", "kto labels --loss-type apo_zero_unpaired"),
+    Case { name: "orpo", line: "dpo pairs --loss-type orpo", except: ORPO },
+    Case { name: "orpo of trl", line: "dpo pairs --loss-type orpo", except: ORPO_OF_TRL },
+    Case { name: "kto", line: "kto labels", except: LABELS },
+    Case {
+        name: "kto, weighted",
+        line: "kto labels --desirable-weight 1.5 --undesirable-weight 0.5",
+        except: LABELS,
+    },
+    Case { name: "kto, mostly praise", line: "kto praise", except: LABELS },
+    Case { name: "kto, mostly praise, beta 1", line: "kto praise --beta 1", except: LABELS },
+    Case { name: "apo_zero_unpaired", line: "kto labels --loss-type apo_zero_unpaired", except: LABELS },
 ];
-
-const CPO: &[(&str, &str)] = &[("nll_loss", "part of the loss, which is compared")];
 
 /// The batches of three epochs of `rows` rows, as a run with seed 0 takes them.
 fn orders(rows: usize) -> Vec<Vec<usize>> {
@@ -113,6 +136,84 @@ fn the_orders_that_trl_was_given_are_those_of_our_runs() {
             &ours, orders_of_trl,
             "write these orders of {rows} rows into fixtures/trl/three_steps.py"
         );
+    }
+}
+
+/// A difference of a run from the fixture.
+fn differences(case: &Case, run: &Value, fixture: &Value) -> Vec<String> {
+    let (mut found, mut compared) = (Vec::new(), 0);
+    let steps = fixture["cases"][case.name]["steps"].as_array().unwrap();
+    let run = run.as_array().unwrap();
+    assert_eq!(run.len(), steps.len(), "{}", case.name);
+    for (ours, theirs) in run.iter().zip(steps) {
+        // Rewards after an update that is not the same are not comparable.
+        let updated = ours["step"] != 1 && case.except.iter().any(|(key, _)| *key == "loss");
+        for (key, value) in theirs.as_object().unwrap() {
+            let left_out = case.except.iter().any(|(except, _)| key.starts_with(except));
+            if left_out || (updated && key != "learning_rate") {
+                continue;
+            }
+            let free = key.replace("rewards/", "reference_free/");
+            let number = ours.get(key).or(ours.get(&free)).and_then(Value::as_f64);
+            let trl = value.as_f64().unwrap();
+            compared += 1;
+            // The floor is for zeros: margins before the first update are exactly 0 in both programs.
+            if number.is_none_or(|number| (number - trl).abs() > (TOLERANCE * trl.abs()).max(1e-6)) {
+                found.push(format!(
+                    "{}, step {}: {key} is {number:?}, TRL has {trl}",
+                    case.name, ours["step"]
+                ));
+            }
+        }
+    }
+    assert!(compared >= 9, "{}: {compared} numbers are compared", case.name);
+    found
+}
+
+#[test]
+fn three_full_batch_steps_follow_trl() {
+    let fixture_of_trl = read();
+    let settings = &fixture_of_trl["settings"];
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let mut found = Vec::new();
+    for (index, case) in CASES.iter().enumerate() {
+        let (command, rest) = case.line.split_once(' ').unwrap();
+        let (rows, flags) = rest.split_once(' ').unwrap_or((rest, ""));
+        let rows = fixture(&format!("trl/{rows}.jsonl"));
+        let count = std::fs::read_to_string(&rows).unwrap().lines().count();
+        let line = format!(
+            "{command} --model {} --data {} --output-dir {{{index}}} --batch-size {count} --max-steps {} \
+             --learning-rate {} --max-grad-norm {} --lr-scheduler {} --log-every 1 --samples 0 --save-every 0 \
+             --threads 1 {flags}",
+            tiny_llama().display(),
+            rows.display(),
+            settings["steps"],
+            settings["learning_rate"],
+            settings["max_grad_norm"],
+            settings["lr_scheduler"].as_str().unwrap(),
+        );
+        align(folder, &line).ok();
+        let run = json_lines(&folder.join(index.to_string()).join("metrics.jsonl"));
+        found.extend(differences(case, &run.into(), &fixture_of_trl));
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// A case that the fixture has and no run follows, or a deviation without effect, would be a hole in the comparison.
+#[test]
+fn every_case_of_the_fixture_is_followed() {
+    let fixture = read();
+    let of_trl: Vec<&str> = fixture["cases"].as_object().unwrap().keys().map(String::as_str).collect();
+    let ours: Vec<&str> = CASES.iter().map(|case| case.name).collect();
+    assert_eq!(ours, of_trl);
+    for case in CASES {
+        let steps = fixture["cases"][case.name]["steps"].as_array().unwrap();
+        for (key, why) in case.except {
+            let logged =
+                steps.iter().any(|step| step.as_object().unwrap().keys().any(|k| k.starts_with(key)));
+            assert!(logged && !why.is_empty(), "{}: TRL logs no {key}", case.name);
+        }
     }
 }
 

@@ -86,23 +86,37 @@ impl Proof {
     }
 }
 
+/// Columns of the page's text.
+const WIDTH: usize = 120;
+
+const INTRODUCTION: &str = "\
+Ways in which training programs of this kind were silently wrong, and the tests here that fail when one of them comes \
+back. `cargo xtask test conformance` builds the tests once, runs exactly these and prints a line per hazard. They are \
+part of `cargo xtask test` too, which runs every test and needs no second pass.";
+
+const SOURCE: &str = "\
+Made from `xtask/src/conformance/table.rs`. A test keeps the page fresh (`ALIGN_BLESS=1 cargo test --release -p xtask \
+--test tidy` writes it anew) and checks that every test it names exists.";
+
+const BESIDE: &str = "\
+Two tests beside the hazards look at whole runs. `crates/align-cli/tests/trl.rs` follows TRL 1.16 through three \
+full-batch steps of every offline loss that it has, and names what is not compared with the reason; \
+`fixtures/trl/three_steps.py` makes the numbers. `crates/align-cli/tests/learning.rs` shows that the methods learn a rule \
+on words they have not seen under new prompts, and do not learn it from shuffled labels.";
+
 /// Writes the page of the documentation.
 pub fn page() -> String {
-    let mut page = String::from(
-        "# Conformance\n\n\
-         Ways in which training programs of this kind were silently wrong, and the tests here that fail when one of \
-         them\ncomes back. `cargo xtask test conformance` builds the tests once, runs exactly these and prints a line \
-         per hazard;\nthey are part of `cargo xtask test` too, which runs all tests and needs no second pass. Made from \
-         `xtask/src/conformance/table.rs`;\na test keeps the page fresh (`ALIGN_BLESS=1 cargo test --release -p xtask \
-         --test tidy` writes it anew) and checks that\nevery named test exists.\n",
-    );
+    let mut page = String::from("# Conformance\n");
+    for paragraph in [INTRODUCTION, SOURCE, BESIDE] {
+        page += &paragraph_of(paragraph);
+    }
     for (index, hazard) in HAZARDS.iter().enumerate() {
         // Writing to a String cannot fail.
-        let _ = write!(page, "\n## {}. {}\n\n{}", index + 1, capital(hazard.title), hazard.harm);
-        if !hazard.peers.is_empty() {
-            let _ = write!(page, " Seen in {}.", hazard.peers);
-        }
-        page.push_str("\n\n");
+        let _ = writeln!(page, "\n## {}. {}", index + 1, capital(hazard.title));
+        let seen =
+            if hazard.peers.is_empty() { String::new() } else { format!(" Seen in {}.", hazard.peers) };
+        page += &paragraph_of(&format!("{}{seen}", hazard.harm));
+        page.push('\n');
         for entry in hazard.tests {
             if let Some(Proof { package, file, name }) = Proof::parse(entry) {
                 let _ = writeln!(page, "* `{package}`, `{file}`: `{name}`");
@@ -114,6 +128,23 @@ pub fn page() -> String {
         }
     }
     page
+}
+
+/// An empty line and the text, broken at [`WIDTH`] columns.
+fn paragraph_of(text: &str) -> String {
+    let (mut paragraph, mut column) = (String::from("\n"), 0);
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        let separator = match column {
+            0 => "",
+            _ if column + 1 + length > WIDTH => "\n",
+            _ => " ",
+        };
+        column = if separator == " " { column + 1 + length } else { length };
+        paragraph.push_str(separator);
+        paragraph.push_str(word);
+    }
+    paragraph + "\n"
 }
 
 fn capital(text: &str) -> String {
@@ -266,6 +297,15 @@ mod tests {
             assert_eq!(proof.paths(), paths, "{entry}");
         }
         assert_eq!(Proof::parse("align-x tests/cut.rs"), None);
+    }
+
+    #[test]
+    fn paragraphs_are_broken_between_words() {
+        let text = "word ".repeat(60);
+        let paragraph = paragraph_of(&text);
+        assert!(paragraph.lines().all(|line| line.chars().count() <= WIDTH && !line.ends_with(' ')));
+        assert_eq!(paragraph.split_whitespace().count(), 60);
+        assert_eq!(paragraph_of("one two"), "\none two\n");
     }
 
     #[test]
