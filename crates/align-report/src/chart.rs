@@ -18,7 +18,7 @@ const MARKS: usize = 40;
 /// The least distance of two names beside their curves.
 const LABEL_LINE: f64 = 13.0;
 /// The width of a letter, for the room that names need.
-const LETTER: f64 = 7.3;
+const LETTER: f64 = 7.8;
 
 /// How a curve is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,16 @@ pub struct Chart {
 impl Chart {
     /// Chooses the ordinate that the chart's points need; `None` when none is finite.
     pub fn own_y(&self) -> Option<Axis> {
-        Axis::fitting(self.points().flat_map(|p| [p.y, p.low, p.high]))
+        Axis::fitting(self.ordinates())
+    }
+
+    /// As [`Self::own_y`], but never logarithmic.
+    pub fn linear_y(&self) -> Option<Axis> {
+        Axis::linear(self.ordinates())
+    }
+
+    fn ordinates(&self) -> impl Iterator<Item = f64> {
+        self.points().flat_map(|p| [p.y, p.low, p.high])
     }
 
     fn points(&self) -> impl Iterator<Item = &Point> {

@@ -34,10 +34,16 @@ impl Axis {
     /// begins at 0 where the values are not far above it, so that shares and rates can be compared by height.
     pub fn fitting(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let (low, high) = range(values)?;
-        if low > 0.0 && (high / low).log10() > DECADES {
-            let air = (high / low).powf(0.03);
+        if low > 0.0 && high.log10() - low.log10() > DECADES {
+            let air = 10f64.powf(0.03 * (high.log10() - low.log10()));
             return Some(Self { low: low / air, high: high * air, scale: Scale::Log });
         }
+        Self::linear([low, high])
+    }
+
+    /// As [`Self::fitting`], but never logarithmic: for what adds up, as time does.
+    pub fn linear(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let (low, high) = range(values)?;
         // Values that differ in rounding only are one value; its axis must not show the rounding.
         let magnitude = low.abs().max(high.abs());
         if high - low <= 1e-9 * magnitude {
@@ -56,11 +62,12 @@ impl Axis {
 
     /// Maps a number to its place, 0 at the low end and 1 at the high end.
     pub fn place(&self, value: f64) -> f64 {
+        let value = value.clamp(-LARGEST, LARGEST);
         match self.scale {
             Scale::Linear => (value - self.low) / (self.high - self.low).max(f64::MIN_POSITIVE),
             Scale::Log => {
-                let value = value.max(f64::MIN_POSITIVE);
-                (value / self.low).ln() / (self.high / self.low).ln().max(f64::MIN_POSITIVE)
+                let low = self.low.ln();
+                (value.max(f64::MIN_POSITIVE).ln() - low) / (self.high.ln() - low).max(f64::MIN_POSITIVE)
             }
         }
     }
@@ -84,8 +91,12 @@ impl Axis {
     }
 }
 
+/// Numbers beyond this have differences that are infinite, and are drawn as if they were this.
+const LARGEST: f64 = 1e300;
+
 fn range(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
-    values.into_iter().filter(|v| v.is_finite()).fold(None, |range, v| match range {
+    let finite = values.into_iter().filter(|v| v.is_finite()).map(|v| v.clamp(-LARGEST, LARGEST));
+    finite.fold(None, |range, v| match range {
         None => Some((v, v)),
         Some((low, high)) => Some((low.min(v), high.max(v))),
     })
@@ -239,6 +250,24 @@ mod tests {
             assert!(axis.ticks(5).len() >= 2, "{value}");
         }
         assert!(Axis::fitting([f64::NAN, f64::INFINITY]).is_none());
+    }
+
+    #[test]
+    fn the_largest_and_the_least_numbers_have_places() {
+        let extremes = [f64::MAX, f64::MIN, f64::MIN_POSITIVE, 5e-324, 0.0, -1.0];
+        for a in extremes {
+            for b in extremes {
+                let axis = Axis::fitting([a, b]).unwrap();
+                for value in [a, b] {
+                    assert!(axis.place(value).is_finite(), "{value} between {a} and {b}");
+                }
+                let ticks = axis.ticks(5);
+                assert!(
+                    ticks.len() < 13 && ticks.iter().all(|(tick, _)| axis.place(*tick).is_finite()),
+                    "{a} {b}"
+                );
+            }
+        }
     }
 
     proptest! {

@@ -21,6 +21,8 @@ const LABEL: usize = 18;
 /// What shows how a run does its work rather than what it learns.
 const MACHINE: [&str; 7] =
     ["grad_norm", "learning_rate", "tokens_per_second", "_per_second", "peak_rss_mb", "tokens", "time"];
+/// What has no noise that a mean would take away, and adds up or is planned: its ordinate is never logarithmic.
+const EXACT: [&str; 4] = ["learning_rate", "peak_rss_mb", "tokens", "time"];
 /// What is looked at first, in this order.
 const FIRST: [&str; 5] = ["loss", "margins", "accuracies", "rewards/", "logps/"];
 /// Ends of the names of metrics that come in pairs and share their axes.
@@ -170,9 +172,12 @@ fn cards(runs: &[Run], group: &Group) -> String {
 }
 
 fn card(runs: &[Run], names: &[String], title: &str, rows: Rows, y: Option<Axis>) -> String {
-    let drawing = Chart { y, ..drawing(runs, names, title, rows) };
+    let mut drawing = Chart { y, ..drawing(runs, names, title, rows) };
+    if names.iter().all(|name| EXACT.contains(&name.as_str())) {
+        drawing.y = drawing.linear_y();
+    }
     let svg = chart(&drawing);
-    let logarithmic = y.or_else(|| drawing.own_y()).is_some_and(|axis| axis.scale() == Scale::Log);
+    let logarithmic = drawing.y.or_else(|| drawing.own_y()).is_some_and(|axis| axis.scale() == Scale::Log);
     let mut note: String = names.iter().map(|name| definition::html(runs, name)).collect();
     if rows == Rows::HeldOut {
         // The definition stands beside it, below the drawing of training rows.
@@ -239,7 +244,7 @@ impl Source<'_> {
         };
         if !points.is_empty() {
             let window = window(self.run);
-            let smooth = window > 1 && points.len() > window;
+            let smooth = window > 1 && points.len() > window && !EXACT.contains(&self.name);
             let mean = if smooth { means(points, window) } else { points.to_vec() };
             if smooth && raw {
                 faint.push(curve("", self.name, style, Form::Faint, points));

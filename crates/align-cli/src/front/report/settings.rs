@@ -57,12 +57,7 @@ pub(super) fn differing(runs: &[Run]) -> Vec<(String, Vec<String>)> {
 }
 
 fn differences(runs: &[Run]) -> String {
-    comparison(
-        runs,
-        "key",
-        &differing(runs),
-        "All runs have the same configuration, but for the folder they write.",
-    )
+    comparison(runs, &differing(runs), "All runs have the same configuration, but for the folder they write.")
 }
 
 fn environment_differences(runs: &[Run]) -> String {
@@ -73,11 +68,11 @@ fn environment_differences(runs: &[Run]) -> String {
         .map(|key| ((*key).to_owned(), runs.iter().map(|run| value(run, key)).collect::<Vec<_>>()));
     let differing: Vec<_> =
         rows.filter(|(_, values)| values.iter().any(|v| Some(v) != values.first())).collect();
-    comparison(runs, "what", &differing, "All runs had the same environment.")
+    comparison(runs, &differing, "All runs had the same environment.")
 }
 
 /// Writes a table with a row for each run and a column for each thing in which they differ.
-fn comparison(runs: &[Run], _what: &str, rows: &[(String, Vec<String>)], none: &str) -> String {
+fn comparison(runs: &[Run], rows: &[(String, Vec<String>)], none: &str) -> String {
     if rows.is_empty() {
         return format!("<p>{none}</p>\n");
     }
