@@ -3,7 +3,9 @@
 //! A check that speaks without cause teaches people to read none. So bounds are wide, means are compared and not single
 //! steps, and the loop asks that a change is six standard errors of the two means or more.
 
-use align_types::config::{DpoConfig, DpoLossType, KtoConfig, KtoLossType, UnaConfig, UnaLossType};
+use align_types::config::{
+    DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, UnaConfig, UnaLossType,
+};
 use align_types::{HealthCheck, Move, Rule};
 
 use crate::metrics::Place;
@@ -51,11 +53,13 @@ pub fn dpo(config: &DpoConfig) -> Vec<HealthCheck> {
         checks.push(separated("reference_free/accuracies"));
         checks.push(displaced_without_reference());
     }
+    // Only of these is the gradient a function of rewards/margins that vanishes for large ones.
     let vanishes = |loss: DpoLossType| {
         use DpoLossType::{Discopop, ExoPair, Hinge, Sigmoid};
         matches!(loss, Sigmoid | Hinge | ExoPair | Discopop)
     };
-    if config.uses_reference() && config.losses().all(|(loss, _)| vanishes(loss)) {
+    let of_margins = config.uses_reference() && config.f_divergence_type == FDivergence::ReverseKl;
+    if of_margins && config.losses().all(|(loss, _)| vanishes(loss)) {
         checks.push(saturated("rewards/margins", f64::NEG_INFINITY));
     }
     checks
@@ -65,6 +69,10 @@ pub fn dpo(config: &DpoConfig) -> Vec<HealthCheck> {
 pub fn kto(config: &KtoConfig, batch_size: usize) -> Vec<HealthCheck> {
     let mut checks = shared();
     checks.push(forgotten(config.beta));
+    // The loss of bco has a gradient however wrong an answer is.
+    if config.loss_type != KtoLossType::Bco {
+        checks.push(saturated("rewards/chosen", -SATURATED));
+    }
     if config.loss_type == KtoLossType::Kto {
         checks.push(far("kl"));
         if batch_size > 1 {

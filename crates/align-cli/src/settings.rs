@@ -133,7 +133,7 @@ fn check(command: &Command) -> Result<()> {
         }
         Command::Merge(merge) => check_threads(&merge.machine),
         Command::Data(args::DataCommand::Check(check)) => check_columns(&check.columns),
-        Command::Doctor(_) | Command::Completions(_) => Ok(()),
+        Command::Doctor(_) | Command::Report(_) | Command::Completions(_) => Ok(()),
     }
 }
 

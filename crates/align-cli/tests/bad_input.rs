@@ -62,7 +62,7 @@ fn nan_in_a_later_step_stops_after_a_checkpoint_and_names_the_rows() {
         poison_token(&copy_of_tiny_llama(folder, "model"), "~");
         // The order of rows follows from the seed: with this one the sixth row is not in the first batch.
         let flags =
-            "--model {model} --batch-size 2 --save-every 0 --log-every 1 --learning-rate 1e-4 --seed 1";
+            "--model {model} --batch-size 2 --save-every 0 --log-every 1 --learning-rate 1e-4 --seed 3";
         let stopped = align(folder, &line(method, flags)).refused(4, &["is not finite", "rows.jsonl:6"]);
         let step: u64 =
             stopped.stderr.split_once("error: step ").unwrap().1.split(':').next().unwrap().parse().unwrap();
@@ -83,7 +83,7 @@ fn nan_in_a_later_step_stops_after_a_checkpoint_and_names_the_rows() {
         let other = flags.replace("1e-4", "1e-5");
         align(folder, &line(method, &format!("{other} --resume"))).refused(
             2,
-            &["was started with another configuration", "learning_rate (0.0001 in the run, 1e-5 now)"],
+            &["was started with another configuration", "learning_rate (0.0001 in the run, 0.00001 now)"],
         );
 
         // What the hint says works: a new run from the checkpoint's model, without the row.
@@ -176,9 +176,16 @@ fn rows_of_mixed_kinds() {
     refused(folder, "kto", "", &["rows.jsonl:3"]);
     let mut pairs_first = mixed;
     pairs_first.rotate_left(2);
-    write_rows(folder, "rows.jsonl", pairs_first);
-    refused(folder, "dpo", "", &["rows.jsonl:2"]);
-    align(folder, &line("una", "")).ok();
+    write_rows(folder, "rows.jsonl", pairs_first.clone());
+    for method in ["dpo", "una"] {
+        refused(folder, method, "", &["rows.jsonl:2", "row 1 is preference"]);
+    }
+    // `una` takes a file of each kind.
+    let [pair, scored, up, down] = pairs_first;
+    write_rows(folder, "rows.jsonl", [pair]);
+    write_rows(folder, "scores.jsonl", [scored]);
+    write_rows(folder, "labels.jsonl", [up, down]);
+    align(folder, &line("una", "--data {scores.jsonl} --data {labels.jsonl}")).ok();
 }
 
 /// An infinite gradient has no direction, and neither has a β of 0 a pull.

@@ -9,8 +9,8 @@ use std::process::Command;
 
 use support::{Answer, align, write};
 
-const COMMANDS: [&str; 8] =
-    ["doctor", "data", "data check", "logprobs", "generate", "sft", "dpo", "completions"];
+const COMMANDS: [&str; 9] =
+    ["doctor", "data", "data check", "logprobs", "generate", "sft", "dpo", "report", "completions"];
 
 /// Copies `align` alone into an empty folder, and runs it there with an empty environment.
 struct Alone(tempfile::TempDir);

@@ -128,9 +128,10 @@ impl Cached {
 
     fn line(&self, more: &str) -> String {
         self.runs.set(self.runs.get() + 1);
+        let threads = if more.contains("--threads") { "" } else { "--threads 1" };
         format!(
             "{} --model {{model}} --data {{rows.jsonl}} --output-dir {{run{}}} --max-steps 2 --batch-size 4 \
-             --learning-rate 1e-3 --samples 0 --threads 1 --precompute-ref-log-probs {more}",
+             --learning-rate 1e-3 --samples 0 --precompute-ref-log-probs {threads} {more}",
             self.method,
             self.runs.get()
         )
@@ -200,7 +201,7 @@ fn another_key_is_computed() {
     cached.counts("--truncation keep-end", 0, 8);
     cached.counts("--dtype bf16", 0, 8);
     // What does not decide them does not count.
-    cached.counts("--beta 0.5 --learning-rate 1e-4 --seed 3 --threads 2", 8, 0);
+    cached.counts("--beta 0.5 --weight-decay 0.5 --seed 3 --threads 2", 8, 0);
     let rows = cached.path("rows.jsonl");
     let text = fs::read_to_string(&rows).unwrap();
     fs::write(&rows, text.replacen("river", "sea", 1)).unwrap();

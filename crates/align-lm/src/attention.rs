@@ -154,6 +154,33 @@ impl Group {
         Self { span: span.clone(), split: !span.is_causal() && saved >= scores_per_call * calls }
     }
 
+    /// Rows of the prompt that predict nothing: all but its last.
+    fn silent(&self) -> usize {
+        self.span.prompt_len.saturating_sub(1)
+    }
+
+    /// As [`Self::pieces`] without the rows that predict nothing.
+    fn tail_pieces(&self) -> Vec<i64> {
+        let mut pieces = self.pieces();
+        if let Some(first) = pieces.first_mut() {
+            *first -= self.silent() as i64;
+        }
+        pieces
+    }
+
+    /// As [`Self::masks`] without the rows that predict nothing.
+    fn tail_masks(&self, scores: &Scores, device: Device) -> Result<Vec<Option<Tensor>>> {
+        let mut masks = self.masks(scores, device)?;
+        let silent = self.silent();
+        let (Some(first), true) = (masks.first_mut(), silent > 0) else { return Ok(masks) };
+        let rows: Vec<i64> = (0..self.pieces().first().copied().unwrap_or(0)).collect();
+        *first = Some(match first {
+            Some(mask) => mask.f_narrow(-2, silent as i64, (rows.len() - silent) as i64)?,
+            None => mask(scores, rows.get(silent..).unwrap_or_default(), &rows, None, device)?,
+        });
+        Ok(masks)
+    }
+
     /// The number of rows of each piece the stream is cut into.
     fn pieces(&self) -> Vec<i64> {
         let span = &self.span;
@@ -212,8 +239,19 @@ pub(crate) struct PackedAttention {
     groups: Vec<Group>,
     pieces: Vec<i64>,
     device: Device,
-    /// The masks of every call, for each window that a layer asked for: made once, used by all layers.
-    masks: BTreeMap<Option<usize>, Vec<Option<Tensor>>>,
+    /// The masks of every call, for each window that a layer asked for, of all queries and of those of the tail: made
+    /// once, used by all layers.
+    masks: BTreeMap<(Option<usize>, bool), Vec<Option<Tensor>>>,
+}
+
+/// The same for a layer whose queries are the rows of a [`crate::tail::Tail`] alone; keys and values are those of all
+/// rows.
+pub(crate) struct TailAttention<'a>(pub(crate) &'a mut PackedAttention);
+
+impl Attention for TailAttention<'_> {
+    fn attend(&mut self, _: usize, rows: &Qkv, scores: &Scores) -> Result<Tensor> {
+        self.0.attend_groups(rows, scores, true)
+    }
 }
 
 impl PackedAttention {
@@ -230,33 +268,29 @@ impl PackedAttention {
         Self { groups, pieces, device, masks: BTreeMap::new() }
     }
 
-    /// Cuts the stream into pieces with a single operation: the backward pass of each `narrow` would add a zero
-    /// tensor as large as the whole stream.
-    fn cut(&self, x: &Tensor) -> Result<std::vec::IntoIter<Tensor>> {
-        Ok(x.f_split_with_sizes(&self.pieces, 0)?.into_iter())
-    }
-
-    fn make_masks(&mut self, scores: &Scores) -> Result<()> {
-        if !self.masks.contains_key(&scores.window) {
+    fn make_masks(&mut self, scores: &Scores, tail: bool) -> Result<()> {
+        if !self.masks.contains_key(&(scores.window, tail)) {
             let mut masks = Vec::with_capacity(self.pieces.len());
             for group in &self.groups {
-                masks.extend(group.masks(scores, self.device)?);
+                masks.extend(match tail {
+                    true => group.tail_masks(scores, self.device)?,
+                    false => group.masks(scores, self.device)?,
+                });
             }
-            self.masks.insert(scores.window, masks);
+            self.masks.insert((scores.window, tail), masks);
         }
         Ok(())
     }
-}
 
-impl Attention for PackedAttention {
-    fn attend(&mut self, _: usize, rows: &Qkv, scores: &Scores) -> Result<Tensor> {
-        self.make_masks(scores)?;
+    fn attend_groups(&mut self, rows: &Qkv, scores: &Scores, tail: bool) -> Result<Tensor> {
+        self.make_masks(scores, tail)?;
+        let tail_pieces: Vec<i64> = self.groups.iter().flat_map(Group::tail_pieces).collect();
         let mut pieces = Pieces {
-            queries: self.cut(&rows.queries)?,
-            keys: self.cut(&rows.keys)?,
-            values: self.cut(&rows.values)?,
+            queries: cut(&rows.queries, if tail { &tail_pieces } else { &self.pieces })?,
+            keys: cut(&rows.keys, &self.pieces)?,
+            values: cut(&rows.values, &self.pieces)?,
         };
-        let mut masks = self.masks.get(&scores.window).into_iter().flatten().map(Option::as_ref);
+        let mut masks = self.masks.get(&(scores.window, tail)).into_iter().flatten().map(Option::as_ref);
         let mut out = Vec::with_capacity(self.pieces.len());
         for group in &self.groups {
             let first = pieces.take()?;
@@ -271,6 +305,18 @@ impl Attention for PackedAttention {
         }
         Ok(Tensor::f_cat(&out, 0)?)
     }
+}
+
+impl Attention for PackedAttention {
+    fn attend(&mut self, _: usize, rows: &Qkv, scores: &Scores) -> Result<Tensor> {
+        self.attend_groups(rows, scores, false)
+    }
+}
+
+/// Cuts rows into pieces with a single operation: the backward pass of each `narrow` would add a zero tensor as large as
+/// the whole stream.
+fn cut(x: &Tensor, pieces: &[i64]) -> Result<std::vec::IntoIter<Tensor>> {
+    Ok(x.f_split_with_sizes(pieces, 0)?.into_iter())
 }
 
 struct Pieces {
@@ -336,6 +382,28 @@ mod tests {
         assert_eq!(bias.size(), [1, 2, 5, 5]);
         let last = Vec::<f32>::try_from(bias.reshape([2, 5, 5]).get(1).get(4)).unwrap();
         assert_eq!(last, [-1.5, -1.0, f32::NEG_INFINITY, -0.5, 0.0]);
+    }
+
+    /// The prompt of 3 keeps its last row, which sees the prompt; the answers' rows see what they always do.
+    #[test]
+    fn the_tail_begins_with_the_last_row_of_the_prompt() {
+        let seen = |lens: &[usize]| {
+            let group = group(3, lens);
+            let masks = group.tail_masks(&Scores::default(), Device::Cpu).unwrap();
+            let mask = masks[0].as_ref().unwrap().squeeze();
+            (group.tail_pieces(), Vec::<Vec<bool>>::try_from(mask).unwrap())
+        };
+        let (pieces, mask) = seen(&[1, 1]);
+        assert_eq!(pieces, [3]);
+        let expected = [
+            [true, true, true, false, false],
+            [true, true, true, true, false],
+            [true, true, true, false, true],
+        ];
+        assert_eq!(mask, expected);
+        let (pieces, mask) = seen(&[2]);
+        assert_eq!(pieces, [3]);
+        assert_eq!(mask, [[true, true, true, false, false], [true, true, true, true, false], [true; 5]]);
     }
 
     #[test]

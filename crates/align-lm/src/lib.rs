@@ -41,6 +41,7 @@ mod recompute;
 mod rope;
 mod save;
 mod sizes;
+mod tail;
 mod transformer;
 mod value;
 mod value_head;

@@ -10,6 +10,7 @@ use crate::attention::PackedAttention;
 use crate::checkpoint::Checkpoint;
 use crate::config::{ModelConfig, Output};
 use crate::recompute::{Rows, Segment, Tape};
+use crate::tail::Tail;
 use crate::transformer::Transformer;
 use crate::weights::{Builder, Existing, Plan, RandomInit, SCORE, Source, Weight};
 use crate::{Error, Result};
@@ -326,19 +327,42 @@ impl Model {
     /// # Errors
     /// As [`CausalLm::logits`].
     pub fn hidden_states(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
-        batch.check_vocabulary(self.vocab_size())?;
-        self.check_context(batch)?;
-        let ids = PackedBatch::index_tensor(batch.ids(), self.options.device)?;
-        let positions = PackedBatch::index_tensor(batch.positions(), self.options.device)?;
+        let (ids, positions) = self.stream(batch)?;
         self.enter(batch);
         let mut attention = PackedAttention::new(batch, self.options.device);
-        if !(self.options.recomputes() && self.is_trained() && records_gradients()?) {
+        if !self.records_blocks()? {
             return self.decoder.hidden(&ids, &positions, &mut attention);
         }
         let rows = Rows { batch: batch.clone(), ids, positions };
         let (hidden, segment) = Segment::record(&self.decoder, rows, attention)?;
         self.tape.push(segment);
         Ok(hidden)
+    }
+
+    /// Checks a batch and returns its tokens and their positions, `[T]` each.
+    fn stream(&self, batch: &PackedBatch) -> align_core::Result<(Tensor, Tensor)> {
+        batch.check_vocabulary(self.vocab_size())?;
+        self.check_context(batch)?;
+        let tensor = |list: &[i64]| PackedBatch::index_tensor(list, self.options.device);
+        Ok((tensor(batch.ids())?, tensor(batch.positions())?))
+    }
+
+    /// Says whether a forward pass keeps the inputs of blocks instead of what is inside them.
+    fn records_blocks(&self) -> align_core::Result<bool> {
+        Ok(self.options.recomputes() && self.is_trained() && records_gradients()?)
+    }
+
+    /// Computes the hidden states of the rows that predict, `[N, H]`.
+    fn predicting_states(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
+        // Dropout of an adapter is drawn for all rows, and so are the blocks that are computed again.
+        if self.adapter.is_some() || self.records_blocks()? {
+            return predicting(&self.hidden_states(batch)?, batch);
+        }
+        let (ids, positions) = self.stream(batch)?;
+        let tail = Tail::new(batch, self.options.device)?;
+        let mut attention = PackedAttention::new(batch, self.options.device);
+        let hidden = self.decoder.hidden_tail(&ids, &positions, &mut attention, &tail)?;
+        Ok(hidden.f_index_select(0, &tail.predict)?)
     }
 
     /// Tells an adapter which rows its layers will see next.
@@ -354,8 +378,7 @@ impl Model {
 
     /// Computes the logits of a batch from the hidden states of all of its rows.
     pub(crate) fn logits_of(&self, hidden: &Tensor, batch: &PackedBatch) -> align_core::Result<Tensor> {
-        let rows = PackedBatch::index_tensor(batch.predict_rows(), hidden.device())?;
-        self.decoder.head(&hidden.f_index_select(0, &rows)?)
+        self.decoder.head(&predicting(hidden, batch)?)
     }
 
     fn check_context(&self, batch: &PackedBatch) -> align_core::Result<()> {
@@ -375,6 +398,11 @@ impl Model {
             ),
         ))
     }
+}
+
+/// Takes the rows that predict out of those of the whole stream.
+fn predicting(hidden: &Tensor, batch: &PackedBatch) -> align_core::Result<Tensor> {
+    Ok(hidden.f_index_select(0, &PackedBatch::index_tensor(batch.predict_rows(), hidden.device())?)?)
 }
 
 /// Ends of the names of tensors that old checkpoints store although they follow from the configuration: frequencies of
@@ -427,7 +455,7 @@ impl CausalLm for Model {
         if batch.groups().is_empty() {
             return Ok(Tensor::f_zeros([0, self.vocab_size() as i64], (Kind::Float, self.options.device))?);
         }
-        self.logits_of(&self.hidden_states(batch)?, batch)
+        self.decoder.head(&self.predicting_states(batch)?)
     }
 
     fn parameters(&self) -> Vec<Parameter> {

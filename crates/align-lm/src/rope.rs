@@ -5,6 +5,7 @@ use align_core::{
 use serde_json::{Map, Value, json};
 
 use crate::keys::Keys;
+use crate::tail::select;
 
 /// How rotary position embeddings are stretched beyond the length of pre-training.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -244,6 +245,11 @@ fn scaled(frequency: f32, scaling: &RopeScaling) -> f32 {
 }
 
 impl Rotation {
+    /// The rotation of some of the rows; of all if none are named.
+    pub(crate) fn of_rows(&self, rows: Option<&Tensor>) -> Result<Self> {
+        Ok(Self { cos: select(&self.cos, rows)?, sin: select(&self.sin, rows)?, pairs: self.pairs })
+    }
+
     /// Rotates queries or keys, `[T, heads, D]`, D ≥ W.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let last = |x: &Tensor| x.size().last().copied().unwrap_or(0);

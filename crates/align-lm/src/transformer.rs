@@ -3,7 +3,7 @@ use align_core::{
     tch::{Device, Kind, Tensor},
 };
 
-use crate::attention::{Attention, Qkv, Scores};
+use crate::attention::{Attention, PackedAttention, Qkv, Scores, TailAttention};
 use crate::config::Output;
 use crate::keys::Keys;
 use crate::linear::Linear;
@@ -11,6 +11,7 @@ use crate::matrix::widened;
 use crate::norm::{Norm, NormKind};
 use crate::rope::{Rope, Rotation};
 use crate::sizes::Sizes;
+use crate::tail::{Tail, select};
 use crate::weights::{Builder, Role};
 
 /// A decoder as all families have it: embeddings, blocks of attention and a feed-forward layer around a residual
@@ -39,6 +40,26 @@ impl Transformer {
             x = block.forward(&x, &rotations, index, attention)?;
         }
         self.norm.forward(&x)
+    }
+
+    /// As [`Self::hidden`] for the rows of a tail alone, `[K, H]`.
+    pub(crate) fn hidden_tail(
+        &self,
+        ids: &Tensor,
+        positions: &Tensor,
+        attention: &mut PackedAttention,
+        tail: &Tail,
+    ) -> Result<Tensor> {
+        let rotations = self.rotations(positions)?;
+        let mut x = self.embedding.forward(ids, positions)?;
+        let Some((last, blocks)) = self.blocks.split_last() else {
+            return self.norm.forward(&select(&x, Some(&tail.rows))?);
+        };
+        for (index, block) in blocks.iter().enumerate() {
+            x = block.forward(&x, &rotations, index, attention)?;
+        }
+        let attention = &mut TailAttention(attention);
+        self.norm.forward(&last.forward_rows(&x, &rotations, blocks.len(), attention, Some(&tail.rows))?)
     }
 
     /// Computes the rotations of rows at positions `[T]`.
@@ -224,13 +245,26 @@ impl Block {
         index: usize,
         attention: &mut dyn Attention,
     ) -> Result<Tensor> {
+        self.forward_rows(x, rotations, index, attention, None)
+    }
+
+    /// As [`Self::forward`] of some of the rows, which see all of them; `attention` knows which.
+    fn forward_rows(
+        &self,
+        x: &Tensor,
+        rotations: &[Rotation],
+        index: usize,
+        attention: &mut dyn Attention,
+        rows: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let normed = self.attention_norm.forward(x)?;
-        let mut attended = self.attention.forward(&normed, rotations, index, attention)?;
+        let mut attended = self.attention.forward(&normed, rotations, index, attention, rows)?;
         if let Some(norms) = &self.post_norms {
             attended = norms.attention.forward(&attended)?;
         }
+        let x = select(x, rows)?;
         let stream = x.f_add(&attended)?;
-        let read = if self.parallel { x } else { &stream };
+        let read = if self.parallel { &x } else { &stream };
         let mut added = self.mlp.forward(&self.mlp_norm.forward(read)?)?;
         if let Some(norms) = &self.post_norms {
             added = norms.mlp.forward(&added)?;
@@ -334,8 +368,9 @@ impl SelfAttention {
         rotations: &[Rotation],
         layer: usize,
         attention: &mut dyn Attention,
+        queries: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let mut rows = self.project(x)?;
+        let mut rows = self.project(x, queries)?;
         if let Some((query, key)) = &self.head_norms {
             rows.queries = query.forward(&rows.queries)?;
             rows.keys = key.forward(&rows.keys)?;
@@ -343,7 +378,7 @@ impl SelfAttention {
         if let Some(index) = self.rope {
             let rotation =
                 rotations.get(index).ok_or_else(|| Error::input("attention", "no such rotary embedding"))?;
-            rows.queries = rotation.apply(&rows.queries)?;
+            rows.queries = rotation.of_rows(queries)?.apply(&rows.queries)?;
             rows.keys = rotation.apply(&rows.keys)?;
         }
         let attended = attention.attend(layer, &rows, &self.scores)?;
@@ -364,22 +399,27 @@ impl SelfAttention {
         }
     }
 
-    fn project(&self, x: &Tensor) -> Result<Qkv> {
+    /// Computes keys and values of all rows, queries of some.
+    fn project(&self, x: &Tensor, rows: Option<&Tensor>) -> Result<Qkv> {
         let (heads, keys, size) = (self.heads, self.key_value_heads, self.head_dim);
-        match &self.projection {
-            Projection::Separate { query, key, value } => Ok(Qkv {
-                queries: query.forward(x)?.f_view([-1, heads, size])?,
-                keys: key.forward(x)?.f_view([-1, keys, size])?,
-                values: value.forward(x)?.f_view([-1, keys, size])?,
-            }),
+        let mut all = match &self.projection {
+            Projection::Separate { query, key, value } => {
+                return Ok(Qkv {
+                    queries: query.forward(&select(x, rows)?)?.f_view([-1, heads, size])?,
+                    keys: key.forward(x)?.f_view([-1, keys, size])?,
+                    values: value.forward(x)?.f_view([-1, keys, size])?,
+                });
+            }
             Projection::Fused(linear) => {
                 let all = linear.forward(x)?.f_view([-1, heads + 2 * keys, size])?;
-                three(all.f_split_with_sizes([heads, keys, keys], 1)?)
+                three(all.f_split_with_sizes([heads, keys, keys], 1)?)?
             }
             Projection::FusedByHead(linear) => {
-                three(linear.forward(x)?.f_view([-1, heads, 3, size])?.f_unbind(2)?)
+                three(linear.forward(x)?.f_view([-1, heads, 3, size])?.f_unbind(2)?)?
             }
-        }
+        };
+        all.queries = select(&all.queries, rows)?;
+        Ok(all)
     }
 }
 

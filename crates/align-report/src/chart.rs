@@ -18,7 +18,7 @@ const MARKS: usize = 40;
 /// The least distance of two names beside their curves.
 const LABEL_LINE: f64 = 13.0;
 /// The width of a letter, for the room that names need.
-const LETTER: f64 = 6.4;
+const LETTER: f64 = 7.3;
 
 /// How a curve is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,4 +23,4 @@ pub use frame::swatch;
 pub use histogram::{Bins, Distribution, Histogram, histogram};
 pub use page::{figure_card, page, table};
 pub use scale::{Axis, Scale, number};
-pub use series::{moving_mean, thin};
+pub use series::{mean_around, thin};

@@ -1,25 +1,21 @@
 //! Long curves made short without losing what the eye would see.
 
-/// Averages every value with its neighbours: `window` values around it, fewer at the ends and never lopsided.
+/// Averages the values around an index: `window` of them, fewer at the ends and never lopsided; `None` beyond the end.
 ///
 /// A value that is not finite stays as it is and is left out of its neighbours' means.
 ///
 /// ```
-/// assert_eq!(align_report::moving_mean(&[1.0, 2.0, 6.0], 3), [1.0, 3.0, 6.0]);
+/// let values = [1.0, 2.0, 6.0];
+/// let means: Vec<f64> = (0..3).filter_map(|index| align_report::mean_around(&values, index, 3)).collect();
+/// assert_eq!(means, [1.0, 3.0, 6.0]);
 /// ```
-pub fn moving_mean(values: &[f64], window: usize) -> Vec<f64> {
-    // Sums of a long run of values of very different size would lose digits if they were carried along; a window is
-    // short enough to be added anew.
-    let half = window.max(1) / 2;
-    let last = values.len().saturating_sub(1);
-    let mean = |index: usize, value: f64| {
-        let reach = half.min(index).min(last - index);
-        let around = values.get(index - reach..=index + reach).unwrap_or_default();
-        let finite = around.iter().filter(|v| v.is_finite());
-        let (sum, count) = finite.fold((0.0, 0.0), |(sum, count), v| (sum + v, count + 1.0));
-        if value.is_finite() { sum / count } else { value }
-    };
-    values.iter().enumerate().map(|(index, value)| mean(index, *value)).collect()
+pub fn mean_around(values: &[f64], index: usize, window: usize) -> Option<f64> {
+    let value = *values.get(index)?;
+    let reach = (window.max(1) / 2).min(index).min(values.len() - 1 - index);
+    let around = values.get(index - reach..=index + reach).unwrap_or_default();
+    let finite = around.iter().filter(|v| v.is_finite());
+    let (sum, count) = finite.fold((0.0, 0.0), |(sum, count), v| (sum + v, count + 1.0));
+    Some(if value.is_finite() { sum / count } else { value })
 }
 
 /// Keeps at most about `2 * buckets` of the points, given as (x, y) in the order of x: the lowest and the highest of
@@ -55,6 +51,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn moving_mean(values: &[f64], window: usize) -> Vec<f64> {
+        (0..=values.len()).filter_map(|index| mean_around(values, index, window)).collect()
+    }
 
     #[test]
     fn gaps_stay_gaps() {

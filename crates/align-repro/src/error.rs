@@ -75,6 +75,9 @@ pub enum Error {
     /// Sampling failed.
     #[error(transparent)]
     Sampling(#[from] align_core::align_types::Error),
+    /// The sampling engine failed.
+    #[error(transparent)]
+    Rollout(#[from] align_rollout::Error),
 }
 
 /// The result of a reproduction's operations.
@@ -100,6 +103,7 @@ impl Error {
     /// 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Rollout(_) => 3,
             Self::Usage { .. } => 2,
             Self::Plan { .. } | Self::NonFinite { .. } | Self::Worker => 1,
             Self::Train(align_train::Error::NonFinite { .. }) => 1,

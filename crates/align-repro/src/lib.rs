@@ -13,12 +13,15 @@ mod environment;
 mod error;
 pub mod experiment;
 pub mod interval;
+pub mod kto;
 pub mod outcome;
 pub mod progress;
 pub mod report;
 pub mod runner;
 pub mod store;
 pub mod study;
+pub mod style;
+pub mod una;
 pub mod verdict;
 
 pub use environment::Environment;

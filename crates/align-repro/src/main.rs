@@ -13,11 +13,14 @@ use align_repro::{
     Environment, Error, Result,
     dpo_vs_ppo::{self, DpoVsPpo, Options},
     experiment::{Experiment, Size},
+    kto,
     outcome::Outcome,
     report::{self, Report},
     runner::{RunOptions, run_units},
     store::{Store, pretty},
     study::Study,
+    style::study::{self as style, StyleStudy, Texts},
+    una,
 };
 use clap::Parser;
 
@@ -43,6 +46,9 @@ struct Cli {
     /// The first seed of the illustration, for tuning on seeds that are not reported
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     first_seed: u64,
+    /// Another plan, for tuning on seeds that are not reported (kto and una)
+    #[arg(long, value_name = "FILE", hide = true)]
+    plan: Option<PathBuf>,
     /// Only these arms (and what they need), separated by commas
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     arms: Vec<String>,
@@ -78,16 +84,37 @@ fn main() -> ExitCode {
     }
 }
 
+/// The experiments on generated style, which are plans of one study.
+const STYLE: [Texts; 2] = [kto::TEXTS, una::TEXTS];
+
 fn run(cli: &Cli) -> Result<bool> {
     if cli.list {
-        print(&report::listing(&Experiment::from_plan(dpo_vs_ppo::NAME, dpo_vs_ppo::PLAN)?))?;
-        return Ok(true);
+        return list();
     }
     let name = cli.name.as_deref().unwrap_or_default();
-    if name != dpo_vs_ppo::NAME {
-        return Err(Error::usage(name, format!("no such experiment; there is {}", dpo_vs_ppo::NAME)));
-    }
     let size = if cli.quick { Size::Quick } else { Size::Full };
+    if let Some(texts) = STYLE.into_iter().find(|texts| texts.name == name) {
+        let given = [("--data", !cli.data.is_empty()), ("--model", cli.model.is_some())];
+        if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
+            return Err(Error::usage(flag, format!("{name} makes its own data and model")));
+        }
+        let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e));
+        let options = style::Options {
+            size: Some(size),
+            seeds: cli.seeds,
+            first_seed: cli.first_seed,
+            arms: cli.arms.clone(),
+            plan: cli.plan.as_ref().map(read).transpose()?,
+            ..Default::default()
+        };
+        let study = StyleStudy::new(texts, options)?;
+        return reproduce(&study, size, cli, study.plan());
+    }
+    if name != dpo_vs_ppo::NAME {
+        let known: Vec<&str> = STYLE.iter().map(|texts| texts.name).collect();
+        let why = format!("no such experiment; there are {}, {}", dpo_vs_ppo::NAME, known.join(", "));
+        return Err(Error::usage(name, why));
+    }
     let study = DpoVsPpo::new(Options {
         size: Some(size),
         seeds: cli.seeds,
@@ -97,18 +124,29 @@ fn run(cli: &Cli) -> Result<bool> {
         model: cli.model.clone(),
         ..Default::default()
     })?;
-    let out = cli.out.clone().unwrap_or_else(|| PathBuf::from("target/reproduce").join(name));
-    reproduce(&study, size, &Store::open(&out, &study.inputs()?, cli.resume)?)
+    reproduce(&study, size, cli, dpo_vs_ppo::PLAN)
 }
 
-fn reproduce(study: &dyn Study, size: Size, store: &Store) -> Result<bool> {
+fn list() -> Result<bool> {
+    print(&report::listing(&Experiment::from_plan(dpo_vs_ppo::NAME, dpo_vs_ppo::PLAN)?))?;
+    for texts in STYLE {
+        print("\n")?;
+        print(&report::listing(&Experiment::from_plan(texts.name, texts.plan)?))?;
+    }
+    Ok(true)
+}
+
+fn reproduce(study: &dyn Study, size: Size, cli: &Cli, plan: &str) -> Result<bool> {
+    let name = &study.experiment().name;
+    let out = cli.out.clone().unwrap_or_else(|| PathBuf::from("target/reproduce").join(name));
+    let store = Store::open(&out, &study.inputs()?, cli.resume)?;
     stop_on_interrupt()?;
     let started = Instant::now();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let results = run_units(study, &study.units()?, store, RunOptions { workers, stop: &STOP, talk: true })?;
+    let results = run_units(study, &study.units()?, &store, RunOptions { workers, stop: &STOP, talk: true })?;
     let outcome = Outcome::judge(study, size, &results)?;
     let environment = Environment::here(command(), workers, started.elapsed().as_secs_f64());
-    let report = Report { outcome: &outcome, environment: &environment, plan: dpo_vs_ppo::PLAN };
+    let report = Report { outcome: &outcome, environment: &environment, plan };
     store.write("result.json", outcome.to_json()?.as_bytes())?;
     store.write("environment.json", pretty(&environment)?.as_bytes())?;
     store.write("report.md", report::markdown(&report).as_bytes())?;

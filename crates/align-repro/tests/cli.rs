@@ -22,6 +22,7 @@ fn usage_errors_have_code_2_and_name_what_exists() {
     error_of(&["dpo-vs-ppo", "--quick", "--full"], 2);
     error_of(&["dpo-vs-ppo", "--seeds", "0"], 2);
     error_of(&[], 2);
+    assert!(error_of(&["una", "--data", "x.jsonl"], 2).contains("its own data"));
 }
 
 #[test]
@@ -46,7 +47,16 @@ fn the_listing_names_arms_claims_and_controls() {
     let output = align_repro(&["--list"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
-    for word in ["dpo-vs-ppo", "toy-h3-p1-uniform", "h3-p1-end", "pairs-shuffled", "--quick", "--full"] {
+    for word in [
+        "dpo-vs-ppo",
+        "toy-h3-p1-uniform",
+        "h3-p1-end",
+        "pairs-shuffled",
+        "--quick",
+        "--full",
+        "kto-tenth-flat",
+        "offset-spares-qrpo",
+    ] {
         assert!(text.contains(word), "{word} in {text}");
     }
 }

@@ -26,8 +26,26 @@ pub(crate) fn share_out(weights: &[usize], threads: usize) -> Vec<Vec<usize>> {
         .collect()
 }
 
-/// Cuts a row of items into runs of at most `limit` in weight; an item above the limit is a run of its own.
+/// Cuts a row of items into as few runs as there can be of at most `limit` in weight, the heaviest of which is as light
+/// as it can be; an item above the limit is a run of its own.
+///
+/// Even runs take the least memory, and a small rest would cost a whole gradient.
 pub(crate) fn cut(weights: &[usize], limit: usize) -> Vec<Range<usize>> {
+    let fewest = fill(weights, limit).len();
+    let (mut low, mut high) = (0, limit.min(weights.iter().sum()));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if fill(weights, middle).len() <= fewest {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    fill(weights, high)
+}
+
+/// Cuts a row of items into runs of at most `limit` in weight, each as full as it can be.
+fn fill(weights: &[usize], limit: usize) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let (mut start, mut load) = (0, 0);
     for (index, weight) in weights.iter().enumerate() {
@@ -91,6 +109,13 @@ mod tests {
     }
 
     #[test]
+    fn passes_are_about_equal() {
+        assert_eq!(cut(&[4, 4, 4, 1], 12), [0..2, 2..4]);
+        assert_eq!(cut(&[1; 10], 9), [0..5, 5..10]);
+        assert_eq!(cut(&[1; 10], 4096), [0..10]);
+    }
+
+    #[test]
     fn both_threads_work_when_one_pass_would_do() {
         let group = |n| PromptGroup::new(vec![0; n], vec![Completion::new(vec![1])]);
         let parts = arrange(vec![group(1), group(2), group(3)], 2, 1000);
@@ -118,6 +143,7 @@ mod tests {
             prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= heaviest);
             let runs = cut(&weights, limit);
             prop_assert_eq!(runs.iter().cloned().flatten().collect::<Vec<_>>(), (0..weights.len()).collect::<Vec<_>>());
+            prop_assert!(runs.len() <= fill(&weights, limit).len());
             for run in runs {
                 let load: usize = weights[run.clone()].iter().sum();
                 prop_assert!(load <= limit || run.len() == 1);

@@ -12,7 +12,7 @@ use crate::batch::{Part, arrange};
 use crate::clip::{clip_factor, gradient_norm};
 use crate::coupled::{Survey, notes_of};
 use crate::totals::Totals;
-use crate::{Error, Result, fingerprint, parallel, weights_file};
+use crate::{Error, Result, fingerprint, gradients, parallel, weights_file};
 
 /// How a batch is computed; nothing here changes the result beyond rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,23 +284,8 @@ impl Engine {
 
     /// Adds the gradients of the other workers to those of the first, in their order.
     fn merge_gradients(&self, used: usize) -> Result<Vec<Option<Tensor>>> {
-        let _guard = no_grad();
-        let mut merged: Vec<Option<Tensor>> = Vec::new();
-        for worker in self.workers.iter().take(used) {
-            for (index, parameter) in worker.parameters.iter().enumerate() {
-                let gradient = parameter.tensor.f_grad()?;
-                let gradient = gradient.defined().then_some(gradient);
-                match (merged.get_mut(index), gradient) {
-                    (None, gradient) => merged.push(gradient),
-                    (Some(Some(sum)), Some(gradient)) => {
-                        let _ = sum.f_add_(&gradient)?;
-                    }
-                    (Some(sum @ None), gradient) => *sum = gradient,
-                    (Some(Some(_)), None) => {}
-                }
-            }
-        }
-        Ok(merged)
+        let lists = self.workers.iter().take(used).map(Worker::gradients).collect::<Result<Vec<_>>>()?;
+        gradients::merge(lists, self.compute.threads)
     }
 }
 
@@ -308,6 +293,14 @@ impl Worker {
     fn new(model: Box<dyn CausalLm>, objective: Box<dyn Objective>) -> Self {
         let parameters = model.parameters();
         Self { model, objective, parameters }
+    }
+
+    fn gradients(&self) -> Result<Vec<Option<Tensor>>> {
+        let gradient = |parameter: &Parameter| {
+            let gradient = parameter.tensor.f_grad()?;
+            Ok(gradient.defined().then_some(gradient))
+        };
+        self.parameters.iter().map(gradient).collect()
     }
 
     /// Adds the gradient of a part; the first loss that is not finite ends it.

@@ -24,6 +24,7 @@ mod eval_rows;
 mod events;
 mod files;
 mod fingerprint;
+mod gradients;
 mod health;
 mod keep_best;
 mod meter;

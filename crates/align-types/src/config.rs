@@ -304,7 +304,7 @@ impl Default for TrainConfig {
         Self {
             seed: 0,
             batch_size: 8,
-            micro_batch_tokens: 4096,
+            micro_batch_tokens: 1024,
             max_steps: None,
             epochs: 1.0,
             save_every: 100,

@@ -3,6 +3,8 @@
 
 mod commands;
 mod peers;
+mod race;
+mod training;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -26,7 +28,7 @@ pub struct Options {
     filter: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    peers: peers::Options,
+    peers: race::Options,
 }
 
 /// What criterion measured for one bench, in nanoseconds per iteration.
@@ -48,8 +50,8 @@ struct Measure {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::ensure(workspace, &ALL_PROGRAMS)?;
     let metadata = workspace.metadata()?;
-    if let Some(python) = options.peers.python() {
-        return peers::run(workspace, &metadata, &options.peers, python, options.json);
+    if options.peers.are_given() {
+        return race::run(workspace, &metadata, &options.peers, options.json);
     }
     let Some(mut command) = command(workspace, &metadata) else {
         return Err(Error::usage("the workspace has no benches", []));

@@ -1,46 +1,19 @@
-//! Whole commands against what users run today, in alternation.
+//! `align generate` against `transformers.generate`, in alternation.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::median;
-use crate::{Error, Metadata, Result, Workspace, process};
+use super::race::{Options, Race};
+use crate::{Error, Result, process};
 
 /// Model, samples per prompt, and the share of `--peer-samples` that is drawn.
 const CASES: [(&str, usize, f64); 6] =
     [("0.8M", 1, 1.0), ("0.8M", 8, 1.0), ("5M", 1, 1.0), ("5M", 8, 1.0), ("29M", 1, 0.5), ("29M", 8, 0.5)];
-
-/// What runs with the peers, and how much of it.
-#[derive(Debug, Default, clap::Args)]
-pub struct Options {
-    /// Run `align generate` and `transformers.generate` in alternation instead; PYTHON has transformers
-    #[arg(long, value_name = "PYTHON")]
-    peers: Option<PathBuf>,
-    /// Times that each command runs
-    #[arg(long, value_name = "N", default_value = "3", requires = "peers")]
-    rounds: usize,
-    /// Samples that a command draws; half of them with the largest model
-    #[arg(long, value_name = "N", default_value = "128", requires = "peers")]
-    peer_samples: usize,
-    /// Threads of each side; one, because a busy machine tells nothing about two
-    #[arg(long, value_name = "N", default_value = "1", requires = "peers")]
-    peer_threads: usize,
-    /// JSON Lines with a "prompt" in each row; without it the text is made up
-    #[arg(long, value_name = "FILE", requires = "peers")]
-    text: Option<PathBuf>,
-}
-
-impl Options {
-    /// Returns the interpreter when the peers are asked for.
-    pub(super) fn python(&self) -> Option<&Path> {
-        self.peers.as_deref()
-    }
-}
 
 /// What one command took, start and exit included.
 #[derive(Debug, Clone, Copy)]
@@ -82,29 +55,15 @@ impl Case {
 ///
 /// # Errors
 /// A program that is missing or fails, or output that is not understood.
-pub(super) fn run(
-    workspace: &Workspace,
-    metadata: &Metadata,
-    options: &Options,
-    python: &Path,
-    as_json: bool,
-) -> Result<()> {
-    process::run_talking(workspace.cargo("build").args(["--release", "-p", "align-cli"]))?;
-    let bench = Bench {
-        python: python.into(),
-        scripts: workspace.root().join("fixtures/speed"),
-        folder: metadata.target_directory.join("bench-peers"),
-        align: metadata.release_program("", "align"),
-        threads: options.peer_threads,
-    };
-    bench.make_models(options)?;
+pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
+    make_models(race, options)?;
     let mut cases: Vec<Case> = Vec::new();
     for round in 0..options.rounds {
         for (index, (model, samples, share)) in CASES.into_iter().enumerate() {
             let total = (options.peer_samples as f64 * share) as usize;
             let name = format!("{model}, {samples} per prompt");
             eprintln!("round {} of {}: {name}", round + 1, options.rounds);
-            let pair = bench.pair(model, samples, (total / samples).max(1))?;
+            let pair = pair(race, model, samples, (total / samples).max(1))?;
             match cases.get_mut(index) {
                 Some(case) => case.pairs.push(pair),
                 None => cases.push(Case { name, pairs: vec![pair] }),
@@ -118,70 +77,47 @@ pub(super) fn run(
     Ok(())
 }
 
-struct Bench {
-    python: PathBuf,
-    scripts: PathBuf,
-    folder: PathBuf,
-    align: PathBuf,
-    threads: usize,
+fn make_models(race: &Race, options: &Options) -> Result<()> {
+    let mut command = Command::new(&race.python);
+    command.arg(race.scripts.join("make.py")).arg(&race.folder);
+    command.args(["--prompts", &options.peer_samples.to_string()]);
+    if let Some(text) = &options.text {
+        command.arg("--text").arg(text);
+    }
+    process::run_talking(&mut command)
 }
 
-impl Bench {
-    fn make_models(&self, options: &Options) -> Result<()> {
-        let mut command = Command::new(&self.python);
-        command.arg(self.scripts.join("make.py")).arg(&self.folder);
-        command.args(["--prompts", &options.peer_samples.to_string()]);
-        if let Some(text) = &options.text {
-            command.arg("--text").arg(text);
-        }
-        process::run_talking(&mut command)
-    }
-
-    /// Runs ours, then the peer, on the first prompts of a model.
-    fn pair(&self, model: &str, samples: usize, prompts: usize) -> Result<(Usage, Usage)> {
-        let model = self.folder.join(model);
-        let file = self.folder.join("prompts.jsonl");
-        let path = model.join("prompts.jsonl");
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let rows: String = text.split_inclusive('\n').take(prompts).collect();
-        fs::write(&file, rows).map_err(Error::io("write", &file))?;
-        let output = self.folder.join("output.jsonl");
-        let arguments: Vec<OsString> = vec![
-            "--model".into(),
-            model.into(),
-            "--prompts".into(),
-            file.into(),
-            "--output".into(),
-            output.clone().into(),
-            "--num-completions".into(),
-            samples.to_string().into(),
-            "--max-new-tokens".into(),
-            "128".into(),
-            "--threads".into(),
-            self.threads.to_string().into(),
-        ];
-        let ours = [self.align.clone().into(), "generate".into()];
-        let peer = [self.python.clone().into(), self.scripts.join("generate.py").into()];
-        let measure = |program: [OsString; 2]| self.measure(program, &arguments, &output);
-        Ok((measure(ours)?, measure(peer)?))
-    }
-
-    fn measure(&self, program: [OsString; 2], arguments: &[OsString], output: &Path) -> Result<Usage> {
-        let mut command = Command::new(&self.python);
-        command.arg(self.scripts.join("measure.py")).args(program).args(arguments);
-        command.env("RAYON_NUM_THREADS", self.threads.to_string()).stderr(Stdio::null());
-        let shown = process::shown(&command);
-        let ran = command.output().map_err(|source| Error::Start { program: shown.clone(), source })?;
-        process::check(shown.clone(), ran.status)?;
-        let text = fs::read_to_string(output).map_err(Error::io("read", output))?;
-        usage(&ran.stdout, &text)
-            .ok_or_else(|| Error::environment(format!("`{shown}` wrote something else than expected"), []))
-    }
+/// Runs ours, then the peer, on the first prompts of a model.
+fn pair(race: &Race, model: &str, samples: usize, prompts: usize) -> Result<(Usage, Usage)> {
+    let model = race.folder.join(model);
+    let file = race.folder.join("prompts.jsonl");
+    let path = model.join("prompts.jsonl");
+    let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let rows: String = text.split_inclusive('\n').take(prompts).collect();
+    fs::write(&file, rows).map_err(Error::io("write", &file))?;
+    let output = race.folder.join("output.jsonl");
+    let arguments: Vec<OsString> = vec![
+        "--model".into(),
+        model.into(),
+        "--prompts".into(),
+        file.into(),
+        "--output".into(),
+        output.clone().into(),
+        "--num-completions".into(),
+        samples.to_string().into(),
+        "--max-new-tokens".into(),
+        "128".into(),
+        "--threads".into(),
+        race.threads.to_string().into(),
+    ];
+    let measure = |program: [OsString; 2]| {
+        race.measure(None, &program, &arguments, |used| usage(used, &fs::read_to_string(&output).ok()?))
+    };
+    Ok((measure(race.ours("generate"))?, measure(race.peer("generate.py"))?))
 }
 
 /// Reads what `measure.py` printed, and counts the tokens of the rows that the command wrote.
-fn usage(printed: &[u8], rows: &str) -> Option<Usage> {
-    let used: Value = serde_json::from_slice(printed).ok()?;
+fn usage(used: &Value, rows: &str) -> Option<Usage> {
     let number = |key: &str| used.get(key)?.as_f64();
     let mut tokens = 0;
     for row in rows.lines() {
@@ -263,13 +199,13 @@ mod tests {
 
     #[test]
     fn tokens_of_all_completions_are_counted() {
-        let printed = br#"{"wall_s": 2.0, "cpu_s": 1.5, "peak_bytes": 1000}"#;
+        let printed = json!({"wall_s": 2.0, "cpu_s": 1.5, "peak_bytes": 1000});
         let rows =
             "{\"completions\": [{\"token_ids\": [1, 2]}, {\"token_ids\": [3]}]}\n{\"completions\": []}\n";
-        let used = usage(printed, rows).unwrap();
+        let used = usage(&printed, rows).unwrap();
         assert_eq!((used.tokens, used.wall, used.cpu, used.peak_bytes), (3.0, 2.0, 1.5, 1000.0));
-        assert!(usage(b"{}", rows).is_none());
-        assert!(usage(printed, "{\"row\": 1}\n").is_none());
+        assert!(usage(&json!({}), rows).is_none());
+        assert!(usage(&printed, "{\"row\": 1}\n").is_none());
     }
 
     #[test]

@@ -92,8 +92,9 @@ pub struct BatchArgs {
     /// Rows per step (a preference pair is one row)
     #[arg(long, value_name = "N", default_value = "8", value_parser = values::size, allow_hyphen_values = true)]
     pub batch_size: usize,
-    /// Most tokens of one forward pass; never changes the result, a longer row runs alone
-    #[arg(long, value_name = "N", default_value = "4096", value_parser = values::size, allow_hyphen_values = true)]
+    /// Most tokens of one forward pass; never changes the result, a longer row runs alone. More is faster on a GPU, on the
+    /// CPU it only takes memory
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = values::size, allow_hyphen_values = true)]
     pub micro_batch_tokens: usize,
     /// Compute activations again in the backward pass: less memory, about a third more time, the same gradients
     #[arg(long, action = ArgAction::SetTrue)]

@@ -107,17 +107,16 @@ impl Failure for align_train::Error {
                 text,
                 ["delete that checkpoint's folder to continue from the one before".to_owned()],
             ),
-            Train::NonFinite { .. } => Error::data(
-                text,
-                ["lower --learning-rate, or look at these rows; NaN in the weights of --model does it too"
-                    .to_owned()],
-            ),
+            Train::NonFinite { .. } => Error::data(text, [BAD_NUMBER.to_owned()]),
             Train::Rows { rows, source } => {
-                source.failed().with_message(|message| format!("rows {}: {message}", rows.join(", ")))
+                let bad_number = matches!(source, align_core::Error::NonFinite { .. });
+                let failed = source.failed();
+                let failed = failed.with_message(|message| format!("rows {}: {message}", rows.join(", ")));
+                if bad_number { failed.with_hint(BAD_NUMBER.to_owned()) } else { failed }
             }
             Train::Step { source, saved, .. } => {
-                let bad_number = matches!(*source, Train::NonFinite { .. });
                 let failed = source.failed().with_message(|_| text);
+                let bad_number = failed.hints().iter().any(|hint| hint == BAD_NUMBER);
                 match saved.filter(|_| bad_number) {
                     Some(saved) => failed.with_hint(start_from(&saved.folder.join("model"))),
                     None => failed,
@@ -137,6 +136,10 @@ impl Failure for align_train::Error {
         }
     }
 }
+
+/// What to do about a loss or gradient that is no number.
+const BAD_NUMBER: &str =
+    "lower --learning-rate, or look at these rows; NaN in the weights of --model does it too";
 
 /// A run that was stopped cannot go on with other rows or another rate; a new one can begin with its weights.
 fn start_from(model: &Path) -> String {

@@ -1,7 +1,7 @@
 //! Curves of all runs laid over each other, one drawing per metric.
 
 use align_report::{
-    Axis, Chart, Curve, Form, Legend, Scale, chart, escape, figure::Point, figure_card, moving_mean,
+    Axis, Chart, Curve, Form, Legend, Scale, chart, escape, figure::Point, figure_card, mean_around,
 };
 
 use super::{
@@ -13,6 +13,8 @@ use super::{
 const RAW: usize = 6;
 /// The moving mean goes over one in so many logged steps.
 const SHARE: usize = 20;
+/// Points at which the mean of a long run is drawn, about.
+const DRAWN: usize = 600;
 /// Letters of a run's name beside its curve.
 const LABEL: usize = 18;
 
@@ -135,21 +137,47 @@ fn groups(runs: &[Run]) -> Vec<Group> {
     groups
 }
 
-/// Draws the metrics of a group: over each other for one run, beside each other on the same ordinate for several.
-fn cards(runs: &[Run], group: &Group) -> String {
-    if runs.len() == 1 {
-        return card(runs, &group.names, &group.title(), None);
-    }
-    let all = drawing(runs, &group.names, &group.title());
-    let shared = if group.names.len() > 1 { all.own_y() } else { None };
-    group.names.iter().map(|name| card(runs, std::slice::from_ref(name), name, shared)).collect()
+/// Which rows a drawing is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    Training,
+    HeldOut,
+    Both,
 }
 
-fn card(runs: &[Run], names: &[String], title: &str, y: Option<Axis>) -> String {
-    let drawing = Chart { y, ..drawing(runs, names, title) };
+/// Draws the metrics of a group: over each other for one run, beside each other on the same ordinate for several. Of many
+/// runs training and held-out rows are drawn apart.
+fn cards(runs: &[Run], group: &Group) -> String {
+    if runs.len() == 1 {
+        return card(runs, &group.names, &group.title(), Rows::Both, None);
+    }
+    let all = drawing(runs, &group.names, &group.title(), Rows::Both);
+    let shared = if group.names.len() > 1 { all.own_y() } else { None };
+    let apart = runs.len() > RAW;
+    let of = |name: &String| {
+        let known = |name: &str| runs.iter().any(|run| !run.metrics.points(name).is_empty());
+        let held_out = format!("{HELD_OUT}{name}");
+        let one = std::slice::from_ref(name);
+        match (known(name), known(&held_out)) {
+            (true, true) if apart => {
+                card(runs, one, name, Rows::Training, shared)
+                    + &card(runs, one, &held_out, Rows::HeldOut, shared)
+            }
+            _ => card(runs, one, name, Rows::Both, shared),
+        }
+    };
+    group.names.iter().map(of).collect()
+}
+
+fn card(runs: &[Run], names: &[String], title: &str, rows: Rows, y: Option<Axis>) -> String {
+    let drawing = Chart { y, ..drawing(runs, names, title, rows) };
     let svg = chart(&drawing);
     let logarithmic = y.or_else(|| drawing.own_y()).is_some_and(|axis| axis.scale() == Scale::Log);
     let mut note: String = names.iter().map(|name| definition::html(runs, name)).collect();
+    if rows == Rows::HeldOut {
+        // The definition stands beside it, below the drawing of training rows.
+        note = "<p>The same over held-out rows, after the step's update.</p>\n".to_owned();
+    }
     if logarithmic {
         note += "<p>The ordinate is logarithmic.</p>\n";
     }
@@ -159,13 +187,13 @@ fn card(runs: &[Run], names: &[String], title: &str, y: Option<Axis>) -> String 
     figure_card("", title, &svg, &note)
 }
 
-fn drawing(runs: &[Run], names: &[String], title: &str) -> Chart {
+fn drawing(runs: &[Run], names: &[String], title: &str, rows: Rows) -> Chart {
     let mut faint = Vec::new();
     let mut lines = Vec::new();
     let labels = labels(runs);
     for (place, (run, label)) in runs.iter().zip(&labels).enumerate() {
         for (index, name) in names.iter().enumerate() {
-            let source = Source { run, name, label, alone: runs.len() == 1, several: names.len() > 1 };
+            let source = Source { run, name, label, rows, alone: runs.len() == 1, several: names.len() > 1 };
             let style = if source.alone { index } else { place };
             source.draw(style, names.len(), runs.len() <= RAW, &mut faint, &mut lines);
         }
@@ -187,6 +215,7 @@ struct Source<'a> {
     run: &'a Run,
     name: &'a str,
     label: &'a str,
+    rows: Rows,
     /// Whether it is the only run: curves are then named by what they show.
     alone: bool,
     /// Whether other metrics share the drawing.
@@ -195,8 +224,12 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn draw(&self, style: usize, styles: usize, raw: bool, faint: &mut Vec<Curve>, lines: &mut Vec<Curve>) {
-        let points = self.run.metrics.points(self.name);
-        let held_out = self.run.metrics.points(&format!("{HELD_OUT}{}", self.name));
+        let of = |name: &str, left_out| match self.rows == left_out {
+            true => Default::default(),
+            false => self.run.metrics.points(name),
+        };
+        let points = of(self.name, Rows::HeldOut);
+        let held_out = of(&format!("{HELD_OUT}{}", self.name), Rows::Training);
         let curve = |label: &str, what: &str, style, form, points: &[(f64, f64)]| Curve {
             name: format!("{}: {what}", self.run.name),
             label: label.to_owned(),
@@ -207,9 +240,7 @@ impl Source<'_> {
         if !points.is_empty() {
             let window = window(self.run);
             let smooth = window > 1 && points.len() > window;
-            let values: Vec<f64> = points.iter().map(|point| point.1).collect();
-            let means = if smooth { moving_mean(&values, window) } else { values };
-            let mean: Vec<(f64, f64)> = points.iter().map(|point| point.0).zip(means).collect();
+            let mean = if smooth { means(points, window) } else { points.to_vec() };
             if smooth && raw {
                 faint.push(curve("", self.name, style, Form::Faint, points));
             }
@@ -233,6 +264,18 @@ impl Source<'_> {
             lines.push(curve(&label, &format!("{HELD_OUT}{}", self.name), style, Form::Marks, held_out));
         }
     }
+}
+
+/// The moving mean of a curve at not many more than [`DRAWN`] of its points: it is smooth between them, and a long run
+/// need not be averaged at every step. Gaps are kept.
+fn means(points: &[(f64, f64)], window: usize) -> Vec<(f64, f64)> {
+    let values: Vec<f64> = points.iter().map(|point| point.1).collect();
+    let every = points.len().div_ceil(DRAWN).max(1);
+    let drawn = |index: usize, value: f64| {
+        index.is_multiple_of(every) || index + 1 == values.len() || !value.is_finite()
+    };
+    let indices = points.iter().enumerate().filter(|(index, point)| drawn(*index, point.1));
+    indices.filter_map(|(index, point)| Some((point.0, mean_around(&values, index, window)?))).collect()
 }
 
 /// Shortens the names of runs for the room beside curves, and keeps them apart.

@@ -118,15 +118,17 @@ fn compared(runs: &[Run]) -> String {
         .collect();
     let mut text = format!("{}.", states.join(", "));
     let last = |run: &Run, metric: &str| run.metrics.ends(metric).map(|ends| ends.1);
+    // One batch of training rows is too few to rank by.
+    let mut held_out = CRITERIA.iter().filter(|(metric, ..)| metric.starts_with(HELD_OUT));
     let comparable =
-        CRITERIA.iter().find(|(metric, ..)| runs.iter().filter(|r| last(r, metric).is_some()).count() > 1);
+        held_out.find(|(metric, ..)| runs.iter().filter(|run| last(run, metric).is_some()).count() > 1);
     if let Some((metric, more, what)) = comparable {
         let mut ranked: Vec<(&Run, f64)> =
             runs.iter().filter_map(|run| Some((run, last(run, metric)?))).collect();
         ranked.sort_by(|a, b| if *more { b.1.total_cmp(&a.1) } else { a.1.total_cmp(&b.1) });
         if let (Some((best, value)), Some((worst, least))) = (ranked.first(), ranked.last()) {
             text += &format!(
-                " Best last {what}: {} with {}; worst: {} with {}.",
+                " Best last {what}: {} with {}; least good: {} with {}.",
                 best.name,
                 number(*value),
                 worst.name,
@@ -148,43 +150,40 @@ fn about(run: &Run) -> [(&'static str, String); 4] {
     ]
 }
 
+/// Says whether a thing that runs are about is the same in all of them.
+fn is_same(runs: &[Run], index: usize) -> bool {
+    let mut values = runs.iter().map(|run| about(run).into_iter().nth(index));
+    let first = values.next();
+    values.all(|value| Some(value) == first)
+}
+
 /// Says of what is the same in all runs what it is.
 fn common(runs: &[Run]) -> String {
     let Some(first) = runs.first().map(about) else { return String::new() };
-    let same = |index: usize| {
-        let value = |run: &Run| about(run).into_iter().nth(index);
-        runs.iter().all(|run| value(run) == first.get(index).cloned())
-    };
-    let mut text = "<dl class=\"about\">\n".to_owned();
-    for (index, (name, value)) in first.iter().enumerate().filter(|(_, (_, value))| !value.is_empty()) {
-        let shown = if same(index) { escape(value) } else { "<em>differs, see the table</em>".to_owned() };
-        text += &format!("<dt>{name}</dt><dd>{shown}</dd>\n");
-    }
-    text + "</dl>\n"
+    let same =
+        first.iter().enumerate().filter(|(index, (_, value))| !value.is_empty() && is_same(runs, *index));
+    let list: String =
+        same.map(|(_, (name, value))| format!("<dt>{name}</dt><dd>{}</dd>\n", escape(value))).collect();
+    if list.is_empty() { list } else { format!("<dl class=\"about\">\n{list}</dl>\n") }
 }
 
+/// One line per run; what its configuration has of its own stands below its name.
 fn figures(runs: &[Run]) -> String {
     let known = |metric: &str| runs.iter().any(|run| run.metrics.ends(metric).is_some());
     let columns: Vec<_> = FIGURES.iter().filter(|(metric, _)| known(metric)).take(COLUMNS).collect();
-    let differing: Vec<usize> = (0..4)
-        .filter(|index| {
-            let mut values = runs.iter().map(|run| about(run).into_iter().nth(*index));
-            let first = values.next();
-            values.any(|value| Some(value) != first)
-        })
-        .collect();
-    let mut head: Vec<String> = vec!["run".into()];
-    let names = runs.first().map(about);
-    head.extend(differing.iter().filter_map(|index| Some(names.as_ref()?.get(*index)?.0.to_owned())));
-    head.push("steps".into());
+    let mut head: Vec<String> = vec!["run".into(), "steps".into()];
     head.extend(columns.iter().map(|(_, name)| (*name).to_owned()));
     head.extend(["time".into(), "peak memory".into()]);
     let rows = runs.iter().enumerate().map(|(index, run)| {
         let style = if runs.len() > 1 { swatch(index) } else { String::new() };
-        let mut cells = vec![format!("{style}<bdi>{}</bdi>", escape(&run.name))];
-        let own = about(run);
-        cells.extend(differing.iter().filter_map(|index| Some(escape(&own.get(*index)?.1))));
-        cells.push(steps(run));
+        let mut name = format!("{style}<bdi>{}</bdi>", escape(&run.name));
+        let own = about(run).into_iter().enumerate();
+        for (_, (what, value)) in
+            own.filter(|(index, (_, value))| !value.is_empty() && !is_same(runs, *index))
+        {
+            name += &format!("<br><small>{what}: {}</small>", escape(&value));
+        }
+        let mut cells = vec![name, steps(run)];
         cells.extend(columns.iter().map(|(metric, _)| cell(run, metric)));
         let time = run.metrics.ends("time").map(|ends| duration(ends.1));
         let memory = run.summed("peak_rss_mb").or_else(|| Some(run.metrics.ends("peak_rss_mb")?.1));
@@ -197,7 +196,7 @@ fn figures(runs: &[Run]) -> String {
 
 fn steps(run: &Run) -> String {
     match (run.state, run.total) {
-        (State::Finished, _) => run.metrics.step.to_string(),
+        (State::Finished, _) => number(run.metrics.step as f64),
         (state, total) => {
             let of = total.map(|total| format!(" of {total}")).unwrap_or_default();
             let word = if state == State::Running { "running" } else { "stopped" };

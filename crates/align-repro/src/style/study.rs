@@ -1,0 +1,393 @@
+//! The study of an experiment whose arms are lines of its plan: an objective, a form of feedback, what is done
+//! to it.
+
+use std::collections::BTreeMap;
+
+use align_core::align_types::PromptGroup;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    feedback::{self, Form, Recipe, Scramble},
+    policy::{self, PolicySettings, Requests, Worth},
+    show,
+    sweep::{self, ArmResult, Balance, Loss, Sweep, SweepSettings},
+};
+use crate::{
+    Error, Result,
+    experiment::{Arm, Experiment, Size},
+    outcome::Outcome,
+    study::{Findings, Results, Study, Unit, UnitContext},
+};
+
+/// The arm that every other one starts from.
+pub const SFT: &str = "sft";
+
+const MODEL: &str = "model";
+const FEEDBACK: &str = "feedback.json";
+const RESULT: &str = "result.json";
+
+/// An arm, as the plan has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ArmSettings {
+    /// What it minimises.
+    pub loss: Loss,
+    /// What it is told.
+    pub feedback: Form,
+    /// What is done to the feedback.
+    #[serde(default)]
+    pub scramble: Scramble,
+    /// Share of desirable rows that is kept.
+    #[serde(default = "all")]
+    pub keep_desirable: f64,
+    /// Offset of the scores by request, in points of gold.
+    #[serde(default)]
+    pub offset: f64,
+    /// Class weights of KTO.
+    #[serde(default)]
+    pub balance: Balance,
+    /// The arm whose chosen setting it takes; it sweeps the grid itself without one.
+    #[serde(default)]
+    pub like: Option<String>,
+}
+
+fn all() -> f64 {
+    1.0
+}
+
+/// How a figure comes out of the arms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Figure {
+    /// Gold on test requests of one arm minus another, at each one's chosen setting, paired by seed.
+    Best {
+        /// The arm.
+        of: String,
+        /// The other; may be `sft`.
+        minus: String,
+    },
+    /// The same where both policies are at the KL of the plan.
+    Matched {
+        /// The arm.
+        of: String,
+        /// The other.
+        minus: String,
+    },
+    /// Seeds at which the weights of two arms are not the same bits.
+    Bits {
+        /// The arm.
+        of: String,
+        /// The other.
+        minus: String,
+    },
+}
+
+/// The answers that feedback is given on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedbackSettings {
+    /// Answers of each training request, even.
+    pub answers: usize,
+    /// Standard deviation of the noise of a score, in points of gold.
+    pub noise: f64,
+}
+
+/// What a size takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeSettings {
+    /// The policy.
+    pub policy: PolicySettings,
+    /// The answers.
+    pub feedback: FeedbackSettings,
+    /// The grid.
+    pub sweep: SweepSettings,
+}
+
+/// All settings of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Of `--quick`.
+    pub quick: SizeSettings,
+    /// Of the full size.
+    pub full: SizeSettings,
+    /// The arms but for `sft`.
+    pub arms: BTreeMap<String, ArmSettings>,
+    /// The figures of claims and controls.
+    pub figures: BTreeMap<String, Figure>,
+}
+
+/// A deliberate fault. Tests show that each changes the verdict; the program knows only [`Tamper::None`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tamper {
+    /// None.
+    #[default]
+    None,
+    /// Every arm is told the contrary of what it should be told.
+    Reverse,
+    /// What arms are told is drawn by lot.
+    Random,
+    /// UNA on pairs is given other pairs than DPO.
+    OtherPairs,
+}
+
+/// What the user asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The size; full unless told.
+    pub size: Option<Size>,
+    /// Replaces the number of seeds.
+    pub seeds: Option<u64>,
+    /// The first seed: tuning uses seeds that are not reported.
+    pub first_seed: u64,
+    /// Arms to run; all when empty.
+    pub arms: Vec<String>,
+    /// A deliberate fault, for tests.
+    pub tamper: Tamper,
+    /// Replaces the plan, for tuning on seeds that are not reported and for tests; the report prints it.
+    pub plan: Option<String>,
+}
+
+/// What differs between two experiments of this environment besides their plans.
+#[derive(Debug, Clone, Copy)]
+pub struct Texts {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// The plan, fixed before the run.
+    pub plan: &'static str,
+    /// Says in three sentences what the verdicts mean.
+    pub answer: fn(&Outcome) -> Vec<String>,
+    /// Where the experiment departs from the paper.
+    pub deviations: &'static [&'static str],
+}
+
+/// An experiment of this environment, ready to run.
+#[derive(Debug)]
+pub struct StyleStudy {
+    texts: Texts,
+    plan: String,
+    experiment: Experiment,
+    settings: Settings,
+    size: Size,
+    options: Options,
+}
+
+/// What the SFT arm leads to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SftResult {
+    /// On test requests.
+    pub worth: Worth,
+    /// Share of pairs that the noise turns.
+    pub turned: f64,
+    /// Answers with feedback.
+    pub answers: usize,
+    /// Mean and standard deviation of their gold.
+    pub gold: (f64, f64),
+    /// The first test prompt and an answer to it.
+    pub sample: (String, String),
+}
+
+impl StyleStudy {
+    /// Reads the plan and checks the options against it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for arms that do not exist; [`Error::Plan`].
+    pub fn new(texts: Texts, options: Options) -> Result<Self> {
+        let fail = |why: String| Error::Plan { experiment: texts.name.into(), why };
+        let plan = options.plan.clone().unwrap_or_else(|| texts.plan.to_owned());
+        let experiment = Experiment::from_plan(texts.name, &plan)?;
+        experiment.select(&options.arms)?;
+        let settings: Settings =
+            experiment.settings.clone().try_into().map_err(|e: toml::de::Error| fail(e.to_string()))?;
+        for arm in experiment.arms.iter().filter(|arm| arm.name != SFT) {
+            let known = settings
+                .arms
+                .get(&arm.name)
+                .ok_or_else(|| fail(format!("arm {} has no settings", arm.name)))?;
+            if let Some(like) = known.like.as_ref().filter(|like| !arm.needs.contains(like)) {
+                return Err(fail(format!("arm {} is like {like} and does not need it", arm.name)));
+            }
+        }
+        let size = options.size.unwrap_or(Size::Full);
+        Ok(Self { texts, plan, experiment, settings, size, options })
+    }
+
+    /// Returns the settings of the size that is run.
+    pub fn settings(&self) -> &SizeSettings {
+        match self.size {
+            Size::Quick => &self.settings.quick,
+            Size::Full => &self.settings.full,
+        }
+    }
+
+    /// Returns the plan as it is run.
+    pub fn plan(&self) -> &str {
+        &self.plan
+    }
+
+    fn seeds(&self) -> u64 {
+        let planned = self.experiment.sizes.get(&self.size).and_then(|b| b.seeds.get("style")).copied();
+        self.options.seeds.or(planned).unwrap_or(1)
+    }
+
+    fn arms(&self) -> Result<Vec<&Arm>> {
+        self.experiment.select(&self.options.arms)
+    }
+
+    fn prepare(&self, seed: u64, context: &UnitContext<'_>) -> Result<SftResult> {
+        let settings = self.settings();
+        let requests = Requests::split(seed);
+        let model = policy::fine_tune(&settings.policy, &requests, seed, &context.progress)?;
+        let folder = context.folder(SFT, seed);
+        policy::save(&model, &folder.join(MODEL))?;
+        let mut groups = policy::sample(&model, &requests.train, settings.feedback.answers, seed)?;
+        policy::keep_reference(&model, &mut groups)?;
+        feedback::score(&requests.train, &mut groups, settings.feedback.noise, seed);
+        write(&folder.join(FEEDBACK), &groups)?;
+        let gold = |(request, group): (&super::gold::Request, &PromptGroup)| {
+            group.completions.iter().map(|c| request.gold(&c.token_ids)).collect::<Vec<f64>>()
+        };
+        let gold: Vec<f64> = requests.train.iter().zip(&groups).flat_map(gold).collect();
+        let mean = gold.iter().sum::<f64>() / gold.len().max(1) as f64;
+        let variance = gold.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gold.len().max(1) as f64;
+        Ok(SftResult {
+            worth: sweep::measure_on_test(&model, &model, &requests, &settings.sweep, seed)?,
+            turned: feedback::disagreement(&requests.train, &groups),
+            answers: gold.len(),
+            gold: (mean, variance.sqrt()),
+            sample: show::first_sample(&model, &requests)?,
+        })
+    }
+
+    fn train(&self, arm: &str, seed: u64, context: &UnitContext<'_>) -> Result<ArmResult> {
+        let fail =
+            || Error::Plan { experiment: self.texts.name.into(), why: format!("arm {arm} has no settings") };
+        let settings = self.settings.arms.get(arm).ok_or_else(fail)?;
+        let folder = context.folder(SFT, seed);
+        let load = || policy::load(&folder.join(MODEL));
+        let reference = load()?.frozen_copy()?;
+        let scored: Vec<PromptGroup> = read(&folder.join(FEEDBACK))?;
+        let (scramble, loss) = self.broken(settings);
+        let recipe = Recipe {
+            form: settings.feedback,
+            scramble,
+            keep_desirable: settings.keep_desirable,
+            offset: settings.offset,
+            seed,
+        };
+        let sweep = Sweep {
+            settings: &self.settings().sweep,
+            loss,
+            balance: settings.balance,
+            reference: &reference,
+            rows: &recipe.rows(&scored),
+            requests: &Requests::split(seed),
+            seed,
+            progress: &context.progress,
+        };
+        let result = match &settings.like {
+            None => sweep.run(load)?,
+            Some(like) => sweep.run_like(&read(&context.folder(like, seed).join(RESULT))?, load)?,
+        };
+        let folder = context.folder(arm, seed);
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io("make the folder", &folder, e))?;
+        write(&folder.join(RESULT), &result)?;
+        Ok(result)
+    }
+
+    /// The arm's feedback and loss, broken where a test asks for it.
+    fn broken(&self, arm: &ArmSettings) -> (Scramble, Loss) {
+        let scores = matches!(arm.feedback, Form::Scores | Form::ThresholdLabels);
+        match self.options.tamper {
+            Tamper::None => (arm.scramble, arm.loss),
+            Tamper::Reverse => (Scramble::Reverse, arm.loss),
+            Tamper::Random if scores => (Scramble::Permute, arm.loss),
+            Tamper::Random => (Scramble::FlipHalf, arm.loss),
+            Tamper::OtherPairs if arm.feedback == Form::Pairs && arm.loss == Loss::UnaMse => {
+                (Scramble::FlipHalf, arm.loss)
+            }
+            Tamper::OtherPairs => (arm.scramble, arm.loss),
+        }
+    }
+}
+
+fn write<T: Serialize>(path: &std::path::Path, value: &T) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|e| Error::input(path.display().to_string(), e))?;
+    std::fs::write(path, text).map_err(|e| Error::io("write", path, e))
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    serde_json::from_str(&text).map_err(|e| Error::Damaged { path: path.to_owned(), why: e.to_string() })
+}
+
+impl Study for StyleStudy {
+    fn experiment(&self) -> &Experiment {
+        &self.experiment
+    }
+
+    fn units(&self) -> Result<Vec<Unit>> {
+        let mut units: Vec<Unit> = Vec::new();
+        for arm in self.arms()? {
+            let swept = self.settings.arms.get(&arm.name).is_some_and(|a| a.like.is_none());
+            for seed in (0..self.seeds()).map(|index| Some(self.options.first_seed + index)) {
+                let needed = |(_, unit): &(usize, &Unit)| arm.needs.contains(&unit.arm) && unit.seed == seed;
+                let needs = units.iter().enumerate().filter(needed).map(|(index, _)| index).collect();
+                let sweep = &self.settings().sweep;
+                let runs = if swept { sweep.rates.len() * sweep.betas.len() } else { 1 };
+                let cost = (runs * sweep.batch) as f64 * sweep.updates as f64 * 1e-3;
+                units.push(Unit { arm: arm.name.clone(), seed, needs, cost });
+            }
+        }
+        Ok(units)
+    }
+
+    fn ran(&self) -> Vec<(String, u64)> {
+        let arms = self.arms().unwrap_or_default();
+        arms.into_iter().map(|arm| (arm.name.clone(), self.seeds())).collect()
+    }
+
+    fn inputs(&self) -> Result<Value> {
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "plan": self.plan,
+            "size": self.size,
+            "ran": self.ran(),
+            "first_seed": self.options.first_seed,
+        }))
+    }
+
+    fn run(&self, unit: &Unit, context: &UnitContext<'_>) -> Result<Value> {
+        let seed = unit.seed.unwrap_or(0);
+        let value = match unit.arm.as_str() {
+            SFT => serde_json::to_value(self.prepare(seed, context)?),
+            arm => serde_json::to_value(self.train(arm, seed, context)?),
+        };
+        value.map_err(|e| Error::input(unit.id(), e))
+    }
+
+    fn findings(&self, results: &Results) -> Result<Findings> {
+        let mut findings = Findings::default();
+        let sft = results.of::<SftResult>(SFT)?;
+        let mut arms = Vec::new();
+        for arm in self.experiment.arms.iter().filter(|arm| arm.name != SFT) {
+            let runs = results.of::<ArmResult>(&arm.name)?;
+            if !runs.is_empty() {
+                arms.push((arm.name.clone(), runs));
+            }
+        }
+        let runs = show::Runs { sft: &sft, arms: &arms, sweep: &self.settings().sweep };
+        for (id, figure) in &self.settings.figures {
+            findings.evidence.extend(runs.evidence(id, figure)?.map(|evidence| (id.clone(), evidence)));
+        }
+        runs.show(&self.settings.arms, &mut findings)?;
+        findings.deviations.extend(self.texts.deviations.iter().map(ToString::to_string));
+        Ok(findings)
+    }
+
+    fn answer(&self, outcome: &Outcome) -> Vec<String> {
+        (self.texts.answer)(outcome)
+    }
+}
