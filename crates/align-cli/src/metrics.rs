@@ -9,21 +9,31 @@ pub enum Place {
     Training,
     /// `metrics.jsonl` of `align sft`.
     Sft,
-    /// `metrics.jsonl` of `align dpo`.
+    /// `metrics.jsonl` of `align dpo`, `align kto` and `align una`.
+    Offline,
+    /// `metrics.jsonl` of `align dpo` alone.
     Dpo,
+    /// `metrics.jsonl` of `align kto` alone.
+    Kto,
+    /// `metrics.jsonl` of `align una` alone.
+    Una,
     /// `summary.json`.
     Summary,
 }
 
 impl Place {
     /// All places, in the order of the page.
-    pub const ALL: [Self; 4] = [Self::Training, Self::Sft, Self::Dpo, Self::Summary];
+    pub const ALL: [Self; 7] =
+        [Self::Training, Self::Sft, Self::Offline, Self::Dpo, Self::Kto, Self::Una, Self::Summary];
 
     fn title(self) -> &'static str {
         match self {
             Self::Training => "`metrics.jsonl`, every training command",
             Self::Sft => "`metrics.jsonl`, `align sft`",
-            Self::Dpo => "`metrics.jsonl`, `align dpo`",
+            Self::Offline => "`metrics.jsonl`, `align dpo`, `align kto` and `align una`",
+            Self::Dpo => "`metrics.jsonl`, `align dpo` alone",
+            Self::Kto => "`metrics.jsonl`, `align kto` alone",
+            Self::Una => "`metrics.jsonl`, `align una` alone",
             Self::Summary => "`summary.json`",
         }
     }
@@ -140,6 +150,54 @@ pub const METRICS: &[Metric] = &[
         "falling: the model forgets the answers",
     ),
     metric(
+        Place::Offline,
+        "rewards/chosen",
+        "mean of β h over chosen (desirable) answers, h = log π − log π_ref of the whole answer",
+        "nats",
+        "0 at step 1, then around 0 or rising",
+        "strongly negative: the good answers become unlikely too; lower the learning rate or add `--loss-type sft`",
+    ),
+    metric(
+        Place::Offline,
+        "rewards/rejected",
+        "mean of β h over rejected (undesirable) answers",
+        "nats",
+        "0 at step 1, then falls",
+        "rising above rewards/chosen: labels may be swapped",
+    ),
+    metric(
+        Place::Offline,
+        "logps/chosen",
+        "mean of log π over chosen (desirable) answers, summed over the answer's tokens",
+        "nats per answer",
+        "negative, slowly changing",
+        "falling fast: the policy leaves the data",
+    ),
+    metric(
+        Place::Offline,
+        "logps/rejected",
+        "mean of log π over rejected (undesirable) answers, summed over the answer's tokens",
+        "nats per answer",
+        "negative, falls",
+        "rising: labels may be swapped",
+    ),
+    metric(
+        Place::Offline,
+        "rewards/margins",
+        "mean of β (h_chosen − h_rejected) of each pair; in `una` of its pairs, in `kto` absent",
+        "nats",
+        "0 at step 1, then rises",
+        "falling or stuck at 0: nothing is learned",
+    ),
+    metric(
+        Place::Offline,
+        "rewards/accuracies",
+        "share of pairs with a chosen reward strictly above the rejected one; in `una` of its pairs, in `kto` absent",
+        "share, 0 to 1",
+        "0 at step 1 (ties), then above 0.5",
+        "1.0 on training and 0.5 on held-out rows: overfitting",
+    ),
+    metric(
         Place::Dpo,
         "pairs_per_second",
         "pairs / wall seconds since the last logged step",
@@ -149,51 +207,11 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(
         Place::Dpo,
-        "rewards/chosen",
-        "mean of β (log π(chosen) − log π_ref(chosen))",
+        "loss/NAME",
+        "a summand of the loss before its weight, where there are several: each `--loss-type`, and the likelihood in cpo and orpo (`cpo_nll`, `orpo_nll`)",
         "nats",
-        "0 at step 1, then around 0",
-        "strongly negative: the chosen answers become unlikely too; lower the learning rate or add SFT",
-    ),
-    metric(
-        Place::Dpo,
-        "rewards/rejected",
-        "mean of β (log π(rejected) − log π_ref(rejected))",
-        "nats",
-        "0 at step 1, then falls",
-        "rising: labels may be swapped",
-    ),
-    metric(
-        Place::Dpo,
-        "rewards/margins",
-        "mean of rewards/chosen − rewards/rejected of each pair",
-        "nats",
-        "0 at step 1, then rises",
-        "falling or stuck at 0: nothing is learned",
-    ),
-    metric(
-        Place::Dpo,
-        "rewards/accuracies",
-        "share of pairs with a chosen reward strictly above the rejected one",
-        "share, 0 to 1",
-        "0 at step 1 (ties), then above 0.5",
-        "1.0 on training and 0.5 on held-out rows: overfitting",
-    ),
-    metric(
-        Place::Dpo,
-        "logps/chosen",
-        "mean of log π(chosen), summed over the answer's tokens",
-        "nats per answer",
-        "negative, slowly changing",
-        "falling fast: the policy leaves the data",
-    ),
-    metric(
-        Place::Dpo,
-        "logps/rejected",
-        "mean of log π(rejected), summed over the answer's tokens",
-        "nats per answer",
-        "negative, falls",
-        "rising: labels may be swapped",
+        "falls",
+        "one rises while the other falls: weigh them with `--loss-weights`",
     ),
     metric(
         Place::Dpo,
@@ -226,6 +244,86 @@ pub const METRICS: &[Metric] = &[
         "share, 0 to 1",
         "rises above 0.5",
         "as rewards/accuracies",
+    ),
+    metric(
+        Place::Kto,
+        "groups_per_second",
+        "rows / wall seconds since the last logged step",
+        "rows / s",
+        "steady",
+        "as tokens_per_second",
+    ),
+    metric(
+        Place::Kto,
+        "kl",
+        "baseline z0 = max(0, mean of h over answers under the prompt of the next row), of the whole batch; in `apo_zero_unpaired` 0, in `bco` absent",
+        "nats per answer",
+        "0 at step 1, then 0 or small",
+        "large: the policy likes every answer better than its reference, whatever the prompt",
+    ),
+    metric(
+        Place::Kto,
+        "bco/shift",
+        "running mean of β h over all answers, with `--loss-type bco`",
+        "nats",
+        "near 0, slowly changing",
+        "strongly negative: all answers become unlikely",
+    ),
+    metric(
+        Place::Una,
+        "groups_per_second",
+        "rows / wall seconds since the last logged step",
+        "rows / s",
+        "steady",
+        "as tokens_per_second",
+    ),
+    metric(
+        Place::Una,
+        "loss/pairs",
+        "mean of −log σ(β (h_chosen − h_rejected)) over the pairs of the batch",
+        "nats",
+        "ln 2 at step 1, then falls",
+        "rising: the learning rate is too large",
+    ),
+    metric(
+        Place::Una,
+        "loss/binary",
+        "mean of the loss over the labelled answers of the batch",
+        "1 (mse) or nats (bce)",
+        "1/4 (mse) or ln 2 (bce) at step 1, then falls",
+        "rising: the learning rate is too large",
+    ),
+    metric(
+        Place::Una,
+        "loss/scored",
+        "mean of the loss over the scored answers of the batch",
+        "1 (mse), nats (bce), or squares of the reward's unit",
+        "falls",
+        "stuck: the scores may be out of reach of σ(β h); raise beta",
+    ),
+    metric(
+        Place::Una,
+        "rewards/scored",
+        "mean of β h over scored answers",
+        "nats",
+        "0 at step 1, then towards logit(mean score)",
+        "one sign for all answers of a prompt takes its mass from answers that are not in the data",
+    ),
+    metric(
+        Place::Una,
+        "una/prediction",
+        "mean of what the loss compares with the target: σ(β h), or β h in raw_mse, qrpo and a_star_po",
+        "as the target",
+        "0.5 or 0 at step 1, then towards una/target",
+        "far from una/target at the end: too few steps, or a rate too small",
+    ),
+    metric(
+        Place::Una,
+        "una/target",
+        "mean of the targets: scaled scores, or what qrpo and a_star_po make of them",
+        "1, or the reward's unit",
+        "steady",
+        "near 0 or 1: check --score-min and --score-max",
     ),
     metric(
         Place::Summary,
@@ -311,10 +409,20 @@ pub const METRICS: &[Metric] = &[
     ),
 ];
 
-/// Lists the names that `--keep-best` takes for a training command.
-pub fn held_out(place: Place) -> Vec<&'static str> {
-    let own = METRICS.iter().filter(|metric| metric.place == place && !metric.name.ends_with("_per_second"));
-    std::iter::once("loss").chain(own.map(|metric| metric.name)).collect()
+/// Lists the names that `--keep-best` takes for a training command, which is found at `places`.
+pub fn held_out(places: &[Place]) -> Vec<&'static str> {
+    let held_out = |metric: &&Metric| {
+        places.contains(&metric.place) && !metric.name.ends_with("_per_second") && metric.name != "loss/NAME"
+    };
+    std::iter::once("loss").chain(METRICS.iter().filter(held_out).map(|metric| metric.name)).collect()
+}
+
+/// Says whether a number of a run is the one that the table names: a name in capitals stands for any.
+pub fn is_named(metric: &Metric, name: &str) -> bool {
+    match metric.name.strip_suffix("NAME") {
+        Some(group) => name.strip_prefix(group).is_some_and(|rest| !rest.is_empty()),
+        None => metric.name == name,
+    }
 }
 
 /// Writes the table as a Markdown page.

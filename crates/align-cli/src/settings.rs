@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
+use align_types::config::DpoConfig;
 use clap::{ArgMatches, FromArgMatches, ValueHint, parser::ValueSource};
 
 use crate::{
     Error, Result,
-    args::{self, Cli, Command, TrainArgs},
+    args::{self, Cli, Command, ReferenceArgs, TrainArgs},
     config_file,
     metrics::{self, Place},
     usage,
@@ -77,14 +78,29 @@ fn check(command: &Command) -> Result<()> {
     match command {
         Command::Sft(sft) => {
             check_training(&sft.train)?;
-            check_metric(&sft.train, Place::Sft, |_| true)
+            check_metric(&sft.train, &[Place::Sft], &[], |_| true)
         }
         Command::Dpo(dpo) => {
-            dpo.dpo_config().validate()?;
+            let config = dpo.dpo_config();
+            config.validate()?;
             check_training(&dpo.train)?;
+            check_dpo_reference(&config, &dpo.reference)?;
             // Without a reference rewards are called otherwise.
-            let absent = if dpo.method.reference_free { "rewards/" } else { "reference_free/" };
-            check_metric(&dpo.train, Place::Dpo, |name| !name.starts_with(absent))
+            let absent = if config.uses_reference() { "reference_free/" } else { "rewards/" };
+            let there = |name: &str| !name.starts_with(absent);
+            check_metric(&dpo.train, &[Place::Offline, Place::Dpo], &config.summands(), there)
+        }
+        Command::Kto(kto) => {
+            kto.kto_config().validate()?;
+            check_training(&kto.train)?;
+            let pairs = ["rewards/margins", "rewards/accuracies"];
+            let there = |name: &str| !pairs.contains(&name);
+            check_metric(&kto.train, &[Place::Offline, Place::Kto], &[], there)
+        }
+        Command::Una(una) => {
+            una.una_config().validate()?;
+            check_training(&una.train)?;
+            check_metric(&una.train, &[Place::Offline, Place::Una], &[], |_| true)
         }
         Command::Generate(generate) => {
             generate.sampling.check()?;
@@ -188,10 +204,33 @@ fn check_weights(train: &TrainArgs) -> Result<()> {
     Err(Error::usage(message, ["give one weight for each file, in their order".to_owned()]))
 }
 
-/// Checks that the method has the metric of `--keep-best`; `there` says which of its names these settings give.
-fn check_metric(train: &TrainArgs, place: Place, there: impl Fn(&str) -> bool) -> Result<()> {
+/// Refuses what the reference of these losses cannot be.
+fn check_dpo_reference(config: &DpoConfig, reference: &ReferenceArgs) -> Result<()> {
+    let given = [
+        ("--ref-model", reference.ref_model.is_some()),
+        ("--precompute-ref-log-probs", reference.precompute_ref_log_probs),
+    ];
+    if let Some((flag, _)) = given.iter().find(|(_, given)| *given).filter(|_| !config.uses_reference()) {
+        return Err(Error::usage(format!("{flag}: none of the losses has a reference"), []));
+    }
+    if config.ld_alpha.is_some() && reference.precompute_ref_log_probs {
+        let why = "the first needs single tokens of the reference, the second keeps sums".to_owned();
+        return Err(Error::usage("--ld-alpha and --precompute-ref-log-probs exclude each other", [why]));
+    }
+    Ok(())
+}
+
+/// Checks that the method has the metric of `--keep-best`: one of the table's names that `there` says these settings
+/// give, or one of their own.
+fn check_metric(
+    train: &TrainArgs,
+    places: &[Place],
+    own: &[String],
+    there: impl Fn(&str) -> bool,
+) -> Result<()> {
     let Some(metric) = train.watch.keep_best.as_deref() else { return Ok(()) };
-    let known: Vec<_> = metrics::held_out(place).into_iter().filter(|name| there(name)).collect();
+    let named = metrics::held_out(places).into_iter().filter(|name| there(name));
+    let known: Vec<_> = named.chain(own.iter().map(String::as_str)).collect();
     let name = metric.strip_prefix("eval/").unwrap_or(metric);
     if known.contains(&name) {
         return Ok(());
@@ -258,6 +297,8 @@ fn resolve(matches: &ArgMatches, command: &Command) -> toml::Table {
     let machine = match command {
         Command::Sft(sft) => Some(&sft.train.machine),
         Command::Dpo(dpo) => Some(&dpo.train.machine),
+        Command::Kto(kto) => Some(&kto.train.machine),
+        Command::Una(una) => Some(&una.train.machine),
         _ => None,
     };
     if let Some(machine) = machine {

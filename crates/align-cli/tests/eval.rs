@@ -30,7 +30,8 @@ fn number(value: &Value, path: &str) -> f64 {
 }
 
 fn holds(value: &Value, path: &str, expected: f64) -> bool {
-    number(value, &format!("{path}/interval/0")) <= expected && expected <= number(value, &format!("{path}/interval/1"))
+    number(value, &format!("{path}/interval/0")) <= expected
+        && expected <= number(value, &format!("{path}/interval/1"))
 }
 
 /// A model against itself: DPO loss ln 2, every pair a tie, no divergence, and a win rate of 1/2 within its interval,
@@ -49,10 +50,16 @@ fn a_model_against_itself() {
         assert!(number(&found, &format!("/kl/{estimate}/sequence/mean")).abs() < 1e-9, "{estimate}");
     }
     assert!(holds(&found, "/win_rate/rate", 0.5), "{}", found["win_rate"]);
-    assert!(holds(&found, "/win_rate/length_control/at_equal_length", 0.5) || number(&found, "/win_rate/ties") == 180.0);
+    assert!(
+        holds(&found, "/win_rate/length_control/at_equal_length", 0.5)
+            || number(&found, "/win_rate/ties") == 180.0
+    );
     assert_eq!(number(&found, "/win_rate/rate/count"), 20.0);
-    let (wins, ties, losses) =
-        (number(&found, "/win_rate/wins"), number(&found, "/win_rate/ties"), number(&found, "/win_rate/losses"));
+    let (wins, ties, losses) = (
+        number(&found, "/win_rate/wins"),
+        number(&found, "/win_rate/ties"),
+        number(&found, "/win_rate/losses"),
+    );
     assert_eq!(wins + ties + losses, 20.0 * 9.0, "each of three against each of three");
     let rows = json_lines(&folder.path().join("rows.jsonl"));
     assert_eq!(rows.len(), 20);
@@ -60,7 +67,9 @@ fn a_model_against_itself() {
     for (row, expected) in rows.iter().zip(1..) {
         assert_eq!(row["row"], expected);
         assert_eq!(row["rewards"].as_array().unwrap().len(), 3);
-        for (sample, reward) in row["samples"].as_array().unwrap().iter().zip(row["rewards"].as_array().unwrap()) {
+        for (sample, reward) in
+            row["samples"].as_array().unwrap().iter().zip(row["rewards"].as_array().unwrap())
+        {
             let characters = sample["text"].as_str().unwrap().chars().count();
             assert_eq!(reward.as_f64(), Some(characters as f64));
         }
@@ -72,7 +81,8 @@ fn a_model_against_itself() {
 fn greedy_answers_of_one_model_tie() {
     let folder = folder();
     write(folder.path(), "p.jsonl", "{\"prompt\": \"One\"}\n{\"prompt\": \"Two\"}\n");
-    let found = eval(folder.path(), "--model {m} --reference {m} --data {p.jsonl} --reward rule:length --greedy");
+    let found =
+        eval(folder.path(), "--model {m} --reference {m} --data {p.jsonl} --reward rule:length --greedy");
     assert_eq!((number(&found, "/win_rate/rate/mean"), number(&found, "/win_rate/ties")), (0.5, 2.0));
     assert!(found.get("kl").is_none() && found.get("held_out").is_none(), "{found}");
 }
@@ -83,7 +93,9 @@ fn the_loss_of_pairs_is_that_of_their_log_probabilities() {
     let folder = folder();
     write_pairs(folder.path(), "pairs.jsonl", 9);
     let sums = |flags: &str, output: &str| -> Vec<[f64; 2]> {
-        let line = format!("logprobs --model {{m}} {flags} --data {{pairs.jsonl}} --output {{{output}}} --device cpu");
+        let line = format!(
+            "logprobs --model {{m}} {flags} --data {{pairs.jsonl}} --output {{{output}}} --device cpu"
+        );
         align(folder.path(), &line).ok();
         let sum = |row: &Value, answer: usize| row["completions"][answer]["sum"].as_f64().unwrap();
         json_lines(&folder.path().join(output)).iter().map(|row| [sum(row, 0), sum(row, 1)]).collect()
@@ -131,24 +143,36 @@ fn every_kind_of_rows_has_its_loss() {
         eval(folder.path(), &format!("--model {{m}} --data {{{rows}}} --measure held-out {flags}"))
     };
     let kto = method("kto.jsonl", "--reference {m}");
-    assert_eq!((kto["held_out"]["method"].as_str(), number(&kto, "/held_out/figures/loss/mean")), (Some("kto"), 0.5));
+    assert_eq!(
+        (kto["held_out"]["method"].as_str(), number(&kto, "/held_out/figures/loss/mean")),
+        (Some("kto"), 0.5)
+    );
     let una = method("una.jsonl", "--reference {m} --score-min 0 --score-max 8");
     // (1/2 − 1/4)² and (1/2 − 1/2)².
     assert_eq!(number(&una, "/held_out/figures/loss/mean"), 0.25f64.powi(2) / 2.0);
     let sft = method("sft.jsonl", "");
     let loss = number(&sft, "/held_out/figures/loss/mean");
     assert!((number(&sft, "/held_out/figures/perplexity/mean") - loss.exp()).abs() < 1e-9);
-    align(folder.path(), &format!("eval --model {{m}} --reference {{m}} --data {{una.jsonl}} --measure held-out {SMALL}"))
-        .refused(4, &["una.jsonl:1", "score-min"]);
+    align(
+        folder.path(),
+        &format!("eval --model {{m}} --reference {{m}} --data {{una.jsonl}} --measure held-out {SMALL}"),
+    )
+    .refused(4, &["una.jsonl:1", "score-min"]);
 }
 
 #[cfg(unix)]
 #[test]
 fn a_program_scores_rows_and_is_blamed_by_row() {
     let folder = folder();
-    write(folder.path(), "p.jsonl", "{\"prompt\": \"One\", \"answer\": \"1\"}\n{\"prompt\": \"Two\", \"answer\": \"2\"}\n");
+    write(
+        folder.path(),
+        "p.jsonl",
+        "{\"prompt\": \"One\", \"answer\": \"1\"}\n{\"prompt\": \"Two\", \"answer\": \"2\"}\n",
+    );
     let script = |name: &str, answer: &str| {
-        let text = format!("i=0\nwhile IFS= read -r line; do\necho \"$line\" >> \"$0.asked\"\n{answer}\ni=$((i+1))\ndone\n");
+        let text = format!(
+            "i=0\nwhile IFS= read -r line; do\necho \"$line\" >> \"$0.asked\"\n{answer}\ni=$((i+1))\ndone\n"
+        );
         write(folder.path(), name, text)
     };
     let call = |script: &Path| {
@@ -158,9 +182,15 @@ fn a_program_scores_rows_and_is_blamed_by_row() {
         );
         support::Answer::to(command.arg(format!("sh '{}'", script.display())))
     };
-    let some = script("some.sh", "if [ $i = 0 ]; then r=null; else r=2.5; fi; echo \"{\\\"id\\\": $i, \\\"reward\\\": $r}\"");
+    let some = script(
+        "some.sh",
+        "if [ $i = 0 ]; then r=null; else r=2.5; fi; echo \"{\\\"id\\\": $i, \\\"reward\\\": $r}\"",
+    );
     let found: Value = serde_json::from_str(&call(&some).ok().stdout).unwrap();
-    assert_eq!((number(&found, "/samples/reward/mean/mean"), number(&found, "/samples/reward/abstained")), (2.5, 1.0));
+    assert_eq!(
+        (number(&found, "/samples/reward/mean/mean"), number(&found, "/samples/reward/abstained")),
+        (2.5, 1.0)
+    );
     let asked = json_lines(&folder.path().join("some.sh.asked"));
     assert_eq!((asked[1]["prompt"].as_str(), &asked[1]["row"]), (Some("Two"), &json!({"answer": "2"})));
     let broken = script("broken.sh", "echo nonsense");
@@ -183,8 +213,13 @@ fn weights_add_rewards_up() {
 #[test]
 fn bad_rows_are_refused_or_skipped() {
     let folder = folder();
-    let row = |n: u32| format!("{{\"prompt\": \"Number {n}\", \"chosen\": \" yes\", \"rejected\": \" no\"}}\n");
-    write(folder.path(), "rows.jsonl", row(1) + "{\"prompt\": \"x\", \"chosen\": \"  \", \"rejected\": \"y\"}\n" + &row(3));
+    let row =
+        |n: u32| format!("{{\"prompt\": \"Number {n}\", \"chosen\": \" yes\", \"rejected\": \" no\"}}\n");
+    write(
+        folder.path(),
+        "rows.jsonl",
+        row(1) + "{\"prompt\": \"x\", \"chosen\": \"  \", \"rejected\": \"y\"}\n" + &row(3),
+    );
     let line = "--model {m} --reference {m} --data {rows.jsonl} --measure held-out";
     align(folder.path(), &format!("eval {line} {SMALL}")).refused(4, &["rows.jsonl:2", "--bad-rows skip"]);
     let found = eval(folder.path(), &format!("{line} --bad-rows skip"));
@@ -196,7 +231,8 @@ fn what_cannot_be_measured_is_refused_before_anything_is_loaded() {
     let folder = folder();
     write(folder.path(), "p.jsonl", "{\"prompt\": \"One\"}\n");
     let refused = |flags: &str, code: i32, texts: &[&str]| {
-        align(folder.path(), &format!("eval --model {{m}} --data {{p.jsonl}} {SMALL} {flags}")).refused(code, texts);
+        align(folder.path(), &format!("eval --model {{m}} --data {{p.jsonl}} {SMALL} {flags}"))
+            .refused(code, texts);
     };
     refused("--measure kl", 2, &["--measure kl needs --reference DIR"]);
     refused("--measure rewards", 2, &["--reward-model"]);
@@ -223,7 +259,13 @@ fn the_table_names_its_figures() {
     write_pairs(folder.path(), "pairs.jsonl", 6);
     let line = "eval --model {m} --reference {m} --data {pairs.jsonl} --reward rule:length --max-new-tokens 6 --device cpu";
     let table = align(folder.path(), line).ok().stdout;
-    for name in ["held-out, dpo: 6 rows, 6 prompts", "chosen is longer", "win rate", "at equal length", "per token, k3"] {
+    for name in [
+        "held-out, dpo: 6 rows, 6 prompts",
+        "chosen is longer",
+        "win rate",
+        "at equal length",
+        "per token, k3",
+    ] {
         assert!(table.contains(name), "{name} is not in:\n{table}");
     }
 }

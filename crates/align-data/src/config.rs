@@ -21,6 +21,7 @@ pub(crate) const COLUMNS: &[&str] = &[
     "instruction",
     "input",
     "output",
+    "ref_rewards",
 ];
 
 /// Which tokens of a row over the limit are kept.

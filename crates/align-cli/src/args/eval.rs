@@ -235,7 +235,8 @@ impl EvalArgs {
         if self.max_prompts == Some(0) {
             return Err(Error::usage("--max-prompts 0: expected at least 1", []));
         }
-        let unpaired = !matches!(self.held_out.method, MethodName::Auto | MethodName::Sft) && self.reference.is_none();
+        let unpaired =
+            !matches!(self.held_out.method, MethodName::Auto | MethodName::Sft) && self.reference.is_none();
         if unpaired {
             let message = "the loss compares with a reference policy: --reference DIR is missing";
             return Err(Error::usage(message, ["--method sft needs none".to_owned()]));

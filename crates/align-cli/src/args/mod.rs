@@ -3,12 +3,15 @@
 mod dpo;
 mod eval;
 mod generate;
+mod kto;
 mod logprobs;
 mod lora;
 mod merge;
 mod model;
+mod reference;
 mod sft;
 mod train;
+mod una;
 mod values;
 
 use std::path::PathBuf;
@@ -18,36 +21,28 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 pub use dpo::DpoArgs;
 pub use eval::{EvalArgs, HeldOutArgs, Measure, MethodName, RewardArgs};
 pub use generate::{GenerateArgs, SamplingArgs};
+pub use kto::KtoArgs;
 pub use logprobs::LogprobsArgs;
 pub use lora::LoraArgs;
 pub use merge::MergeArgs;
 pub use model::{DeviceName, Dtype, ModelArgs};
+pub use reference::ReferenceArgs;
 pub use sft::{AggregationName, SftArgs, TrainOnName};
 pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationName};
+pub use una::UnaArgs;
 
 /// Commands that are promised but not written yet.
-pub(crate) const NOT_YET: &[&str] =
-    &["reward", "kto", "una", "ppo", "rest", "cgpo", "report", "score"];
+pub(crate) const NOT_YET: &[&str] = &["reward", "ppo", "rest", "cgpo", "report", "score"];
 
 /// Flags that are promised but not written yet, without their dashes.
 pub(crate) const FLAGS_NOT_YET: &[&str] = &[
     // Rewards.
     "reward-url",
     "normalize",
-    // The DPO family and learning from thumbs.
-    "loss-weights",
-    "f-divergence-type",
-    "f-alpha-divergence-coef",
-    "discopop-tau",
-    "ld-alpha",
-    "use-weighting",
-    "simpo-gamma",
-    "cpo-alpha",
+    // Moving references.
     "sync-ref-model",
     "ref-model-mixup-alpha",
     "ref-model-sync-steps",
-    "desirable-weight",
-    "undesirable-weight",
     // Policy gradients.
     "critic-learning-rate",
     "kl-coef",
@@ -106,8 +101,12 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Fine-tune on texts, conversations or prompts with their answers
     Sft(SftArgs),
-    /// Train on preference pairs with direct preference optimisation
+    /// Train on preference pairs with direct preference optimisation and its family
     Dpo(DpoArgs),
+    /// Train on answers with thumbs up or down with Kahneman-Tversky optimisation
+    Kto(KtoArgs),
+    /// Train on pairs, thumbs and scores together with one implicit reward
+    Una(UnaArgs),
     /// Measure a model: held-out loss, rewards, win rate, divergence from a reference
     Eval(EvalArgs),
     /// Add an adapter to the weights of its base
@@ -183,6 +182,8 @@ pub fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("sft", rate("2e-5"))
         .mut_subcommand("dpo", rate("1e-6"))
+        .mut_subcommand("kto", rate("1e-6"))
+        .mut_subcommand("una", rate("1e-6"))
         .mut_subcommand("merge", adapter)
 }
 

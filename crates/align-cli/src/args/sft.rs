@@ -34,6 +34,15 @@ pub enum AggregationName {
     SeqMeanMean,
 }
 
+impl From<AggregationName> for Aggregation {
+    fn from(name: AggregationName) -> Self {
+        match name {
+            AggregationName::TokenMean => Self::TokenMean,
+            AggregationName::SeqMeanMean => Self::SeqMeanMean,
+        }
+    }
+}
+
 /// Values of `--train-on`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TrainOnName {
@@ -58,11 +67,6 @@ impl From<TrainOnName> for TrainOn {
 impl SftArgs {
     /// Makes the configuration of the loss.
     pub fn sft_config(&self) -> SftConfig {
-        SftConfig {
-            aggregation: match self.aggregation {
-                AggregationName::TokenMean => Aggregation::TokenMean,
-                AggregationName::SeqMeanMean => Aggregation::SeqMeanMean,
-            },
-        }
+        SftConfig { aggregation: self.aggregation.into() }
     }
 }

@@ -1,5 +1,17 @@
 //! How values are read from text, with errors in plain words.
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use serde::de::DeserializeOwned;
+
+/// Reads one of some names, which stand beside their help, as a value that has them in its serialised form.
+pub(super) fn choice<T>(names: &'static [(&'static str, &'static str)]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let values = names.iter().map(|(name, help)| PossibleValue::new(*name).help(*help));
+    PossibleValuesParser::new(values).try_map(|name| serde_json::from_value(name.into()))
+}
+
 /// Reads a number; ranges, NaN and infinity are judged by the configuration's `validate()`.
 pub(super) fn number(text: &str) -> Result<f64, String> {
     text.trim().parse().map_err(|_| "expected a number, such as 0.1 or 2e-5".to_owned())

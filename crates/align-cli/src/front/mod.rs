@@ -26,6 +26,8 @@ pub fn run(argv: &[OsString]) -> Result<()> {
         | Command::Logprobs(_)
         | Command::Generate(_)
         | Command::Eval(_)
+        | Command::Kto(_)
+        | Command::Una(_)
         | Command::Merge(_) => Err(launch::become_torch(arguments)),
     }
 }

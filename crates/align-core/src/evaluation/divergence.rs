@@ -63,7 +63,9 @@ pub fn sequence_divergences(
     let k3 = sums(kl::k3(&ours_at, &theirs_at)?)?;
     let full = sums(state_divergences(&ours, &theirs, temperature)?)?;
     let sequences = lens.iter().zip(k1).zip(k3).zip(full);
-    Ok(sequences.map(|(((tokens, k1), k3), full)| SequenceDivergence { tokens: *tokens, k1, k3, full }).collect())
+    Ok(sequences
+        .map(|(((tokens, k1), k3), full)| SequenceDivergence { tokens: *tokens, k1, k3, full })
+        .collect())
 }
 
 /// Computes KL(π ‖ π_ref) of each row of logits `[N, V]`; returns `[N]` in float64.
@@ -123,7 +125,8 @@ impl Divergence {
     /// [`Error::Input`] without a sequence, [`Error::NonFinite`] for a sum that is not finite.
     pub fn of(sequences: &[SequenceDivergence], prompts: &Prompts, seed: u64) -> Result<Self> {
         let mean = |what: &str, of: fn(&SequenceDivergence) -> f64| -> Result<DivergenceMean> {
-            let (mut by_sequence, mut by_token) = (vec![(0.0, 0.0); prompts.count], vec![(0.0, 0.0); prompts.count]);
+            let (mut by_sequence, mut by_token) =
+                (vec![(0.0, 0.0); prompts.count], vec![(0.0, 0.0); prompts.count]);
             for (sequence, prompt) in sequences.iter().zip(&prompts.of_rows) {
                 for (sums, weight) in [(&mut by_sequence, 1.0), (&mut by_token, sequence.tokens as f64)] {
                     if let Some((over, under)) = sums.get_mut(*prompt) {
@@ -168,8 +171,10 @@ mod tests {
 
     /// The row of probabilities after a token, at a temperature, in plain arithmetic.
     fn after(table: &[f32], token: usize, temperature: f64) -> Vec<f64> {
-        let row: Vec<f64> =
-            table[token * VOCABULARY..][..VOCABULARY].iter().map(|z| (f64::from(*z) / temperature).exp()).collect();
+        let row: Vec<f64> = table[token * VOCABULARY..][..VOCABULARY]
+            .iter()
+            .map(|z| (f64::from(*z) / temperature).exp())
+            .collect();
         let sum: f64 = row.iter().sum();
         row.iter().map(|p| p / sum).collect()
     }
@@ -190,11 +195,12 @@ mod tests {
 
     fn pick(random: &mut RngStream, row: &[f64]) -> usize {
         let mut left = random.uniform();
-        row.iter().position(|p| {
-            left -= p;
-            left < 0.0
-        })
-        .unwrap_or(VOCABULARY - 1)
+        row.iter()
+            .position(|p| {
+                left -= p;
+                left < 0.0
+            })
+            .unwrap_or(VOCABULARY - 1)
     }
 
     fn sample(policy: &[f32], count: usize, temperature: f64) -> Vec<PromptGroup> {
@@ -215,7 +221,8 @@ mod tests {
             let exact = enumerated(&policy, &reference, temperature);
             assert!(exact > 0.05, "{exact}");
             let samples = sample(&policy, 4000, temperature);
-            let sums = sequence_divergences(&model(&policy), &model(&reference), &samples, temperature).unwrap();
+            let sums =
+                sequence_divergences(&model(&policy), &model(&reference), &samples, temperature).unwrap();
             let prompts = Prompts { of_rows: (0..sums.len()).collect(), count: sums.len() };
             let means = Divergence::of(&sums, &prompts, 0).unwrap();
             for (name, mean) in [("k1", &means.k1), ("k3", &means.k3), ("full", &means.full)] {
@@ -237,9 +244,8 @@ mod tests {
         let same = sequence_divergences(&model(&policy), &model(&policy), &samples, 1.0).unwrap();
         assert!(same.iter().all(|s| s.k1 == 0.0 && s.k3 == 0.0 && s.full.abs() < 1e-12));
         let (ours, theirs) = (model(&policy), model(&reference));
-        let single: Vec<PromptGroup> = (0..3)
-            .map(|token| PromptGroup::new(vec![1], vec![Completion::new(vec![token])]))
-            .collect();
+        let single: Vec<PromptGroup> =
+            (0..3).map(|token| PromptGroup::new(vec![1], vec![Completion::new(vec![token])])).collect();
         for (token, sum) in sequence_divergences(&ours, &theirs, &single, 1.0).unwrap().iter().enumerate() {
             let k1 = (after(&policy, 1, 1.0)[token] / after(&reference, 1, 1.0)[token]).ln();
             assert!((sum.k1 - k1).abs() < 1e-6 && (sum.k3 - ((-k1).exp() - 1.0 + k1)).abs() < 1e-6);
@@ -250,7 +256,8 @@ mod tests {
     #[test]
     fn models_of_different_vocabularies_are_refused() {
         let samples = sample(&table(1), 1, 1.0);
-        let error = sequence_divergences(&BigramLm::uniform(3), &BigramLm::uniform(4), &samples, 1.0).unwrap_err();
+        let error =
+            sequence_divergences(&BigramLm::uniform(3), &BigramLm::uniform(4), &samples, 1.0).unwrap_err();
         assert!(error.to_string().contains("4 tokens"), "{error}");
     }
 }

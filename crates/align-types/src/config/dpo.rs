@@ -73,6 +73,34 @@ impl DpoLossType {
         Self::Orpo,
     ];
 
+    /// Returns the name that configurations and metrics have for the loss.
+    ///
+    /// ```
+    /// assert_eq!(align_types::config::DpoLossType::ExoPair.name(), "exo_pair");
+    /// ```
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sigmoid => "sigmoid",
+            Self::Hinge => "hinge",
+            Self::Ipo => "ipo",
+            Self::ExoPair => "exo_pair",
+            Self::NcaPair => "nca_pair",
+            Self::Robust => "robust",
+            Self::BcoPair => "bco_pair",
+            Self::SppoHard => "sppo_hard",
+            Self::Aot => "aot",
+            Self::AotUnpaired => "aot_unpaired",
+            Self::ApoZero => "apo_zero",
+            Self::ApoDown => "apo_down",
+            Self::Discopop => "discopop",
+            Self::Sft => "sft",
+            Self::SigmoidNorm => "sigmoid_norm",
+            Self::Simpo => "simpo",
+            Self::Cpo => "cpo",
+            Self::Orpo => "orpo",
+        }
+    }
+
     /// Says whether the loss compares the policy with a reference (unless `reference_free` is set).
     pub fn uses_reference(self) -> bool {
         !matches!(self, Self::Sft | Self::Simpo | Self::Cpo | Self::Orpo)
@@ -227,6 +255,28 @@ impl DpoConfig {
     pub fn losses(&self) -> impl Iterator<Item = (DpoLossType, f64)> + '_ {
         let weight = |index: usize| self.loss_weights.get(index).copied().unwrap_or(1.0);
         self.loss_type.iter().enumerate().map(move |(index, loss)| (*loss, weight(index)))
+    }
+
+    /// Lists the names of the summands of the loss in the metrics, in their order; none where there is only one.
+    ///
+    /// ```
+    /// use align_types::config::{DpoConfig, DpoLossType};
+    ///
+    /// assert!(DpoConfig::default().summands().is_empty());
+    /// assert_eq!(DpoConfig::of(DpoLossType::Orpo).summands(), ["loss/orpo", "loss/orpo_nll"]);
+    /// ```
+    pub fn summands(&self) -> Vec<String> {
+        let names = |loss: &DpoLossType| {
+            let name = loss.name();
+            let second = match loss {
+                DpoLossType::Orpo => true,
+                DpoLossType::Cpo => self.cpo_alpha > 0.0,
+                _ => false,
+            };
+            std::iter::once(format!("loss/{name}")).chain(second.then(|| format!("loss/{name}_nll")))
+        };
+        let all: Vec<_> = self.loss_type.iter().flat_map(names).collect();
+        if all.len() > 1 { all } else { Vec::new() }
     }
 
     /// Says whether any of the losses compares the policy with a reference.

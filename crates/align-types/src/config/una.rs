@@ -163,7 +163,7 @@ impl UnaConfig {
             (ScoreTransform::Linear, None)
                 if matches!(self.loss_type, UnaLossType::Mse | UnaLossType::Bce) =>
             {
-                "scores in [0, 1]; give score-min and score-max, or score-transform sigmoid"
+                "scores in [0, 1], or score-min and score-max, or score-transform sigmoid"
             }
             (ScoreTransform::Linear, Some(_)) => "scores from score-min to score-max",
             _ => "finite scores",

@@ -46,17 +46,21 @@ fn is_below(folder: &Path, path: &Path) -> bool {
         || fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| linked(&entry.path())))
 }
 
-/// Computes a digest of what decides the steps of a run beside its configuration: the tokens of its rows, and the
-/// weights in folders that are read and not trained.
+/// Computes a digest of what decides the steps of a run beside its configuration: the tokens of its rows with what is
+/// said of them, in `columns` too, and the weights in folders that are read and not trained.
 ///
 /// # Errors
 /// [`Error::Data`] for a folder that cannot be read, or rows on a disk that fails.
-pub fn fingerprint(rows: &Rows, folders: &[&Path]) -> Result<String> {
+pub fn fingerprint(rows: &Rows, folders: &[&Path], columns: &[&str]) -> Result<String> {
     let mut hash = Sha256::new();
     for groups in [&rows.train, &rows.eval] {
         hash.update((groups.len() as u64).to_le_bytes());
         for group in groups.iter() {
-            add(&mut hash, &*group?);
+            let group = group?;
+            add(&mut hash, &group);
+            for value in columns.iter().filter_map(|column| group.columns.get(*column)) {
+                hash.update(format!("{value};"));
+            }
         }
     }
     // Where one file ends and the next begins decides only where they are mixed.
@@ -110,7 +114,7 @@ mod tests {
     fn every_token_and_its_place_count() {
         let of = |train: Vec<PromptGroup>, eval: Vec<PromptGroup>| {
             let rows = Rows { train: train.into(), eval: eval.into(), files: Vec::new(), mixed: false };
-            fingerprint(&rows, &[]).unwrap()
+            fingerprint(&rows, &[], &["ref_rewards"]).unwrap()
         };
         let row = || group(&[1, 2], &[&[3], &[4, 5]]);
         let known = of(vec![row()], vec![row()]);
@@ -119,7 +123,13 @@ mod tests {
         labelled.completions[0].label = Some(true);
         let mut masked = row();
         masked.completions[1].trained = Some(vec![1..2]);
+        let mut rewarded = row();
+        rewarded.columns.insert("ref_rewards".into(), vec![0.5].into());
+        let mut commented = row();
+        commented.columns.insert("comment".into(), "not read".into());
+        assert_eq!(known, of(vec![commented], vec![row()]));
         for other in [
+            vec![rewarded],
             vec![group(&[1, 2], &[&[3], &[4, 6]])],
             vec![group(&[1], &[&[2, 3], &[4, 5]])],
             vec![group(&[1, 2], &[&[3, 4], &[5]])],

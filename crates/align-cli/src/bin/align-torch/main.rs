@@ -6,9 +6,11 @@ mod dpo;
 mod dry_run;
 mod eval;
 mod failure;
+mod feedback;
 mod generate;
 mod inputs;
 mod interrupt;
+mod kto;
 mod logprobs;
 mod merge;
 mod model;
@@ -16,11 +18,13 @@ mod notices;
 mod origin;
 mod output;
 mod progress;
+mod reference;
 mod rows;
 mod samples;
 mod sft;
 mod train;
 mod tuning;
+mod una;
 
 use std::{ffi::OsString, io::Write};
 
@@ -51,6 +55,8 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Merge(merge) => merge::run(merge),
         Command::Sft(sft) => train::run(&sft.train, &settings.resolved, &sft::Sft(sft)),
         Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),
+        Command::Kto(kto) => train::run(&kto.train, &settings.resolved, &kto::Kto(kto)),
+        Command::Una(una) => train::run(&una.train, &settings.resolved, &una::Una(una)),
         Command::Data(_) | Command::Completions(_) => align_cli::front::run(argv),
     }
 }

@@ -145,7 +145,7 @@ fn read_files(
     store: Option<&Path>,
 ) -> Result<(align_data::Rows, DataReport)> {
     let (kinds, tokenizer, template) = (method.kinds(), &folder.tokenizer, folder.template.as_ref());
-    Ok(match store {
+    let (rows, mut report) = match store {
         None => {
             let (rows, report) = load_rows(files, kinds, tokenizer, template, config)?;
             (rows.into(), report)
@@ -155,7 +155,9 @@ fn read_files(
             talk::say(&format!("token ids: {} MB on disk, in {}", rows.bytes() / 1_000_000, store.display()));
             (rows.into(), report)
         }
-    })
+    };
+    report.ignored_columns.retain(|column| !method.columns().contains(&column.as_str()));
+    Ok((rows, report))
 }
 
 /// Chooses the folder for tokenised rows, on the disk that the run is written to; `None` where they stay in memory.

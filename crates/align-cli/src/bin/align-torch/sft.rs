@@ -1,7 +1,5 @@
 //! `align sft`.
 
-use std::path::Path;
-
 use align_cli::{Result, args::SftArgs};
 use align_core::Objective;
 use align_data::{DataConfig, Kind};
@@ -9,7 +7,6 @@ use align_losses::Sft as SftObjective;
 use align_train::Unit;
 
 use crate::{
-    model::Folder,
     rows::Rows,
     train::{Method, Setup},
 };
@@ -24,14 +21,6 @@ impl Method for Sft<'_> {
 
     fn unit(&self) -> Unit {
         Unit::Groups
-    }
-
-    fn reference<'a>(&'a self, _: &'a Path) -> Option<&'a Path> {
-        None
-    }
-
-    fn check(&self, _: &Folder) -> Result<()> {
-        Ok(())
     }
 
     fn kinds(&self) -> &'static [Kind] {

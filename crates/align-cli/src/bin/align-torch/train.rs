@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use align_cli::{Error, Result, args::TrainArgs, talk};
+use align_cli::{
+    Error, Result,
+    args::{ReferenceArgs, TrainArgs},
+    talk,
+};
 use align_core::Objective;
 use align_data::{DataConfig, Kind};
 use align_lm::{Companions, LoadOptions, Model, SaveDtype};
@@ -13,9 +17,7 @@ use align_train::{
 use serde_json::{Map, Value};
 
 use crate::{
-    computer, doctor, dry_run, failure, inputs, interrupt,
-    model::{self, Folder},
-    notices,
+    computer, doctor, dry_run, failure, inputs, interrupt, model, notices, reference,
     rows::{self, Rows},
     samples::Samples,
     tuning::Tuning,
@@ -29,14 +31,15 @@ pub trait Method {
     /// What a row is called in the metrics.
     fn unit(&self) -> Unit;
 
-    /// Returns the folder of the model that the trained one is compared with, where there is one.
-    fn reference<'a>(&'a self, base: &'a Path) -> Option<&'a Path>;
+    /// Returns the flags of the reference policy, where there is one.
+    fn reference_args(&self) -> Option<&ReferenceArgs> {
+        None
+    }
 
-    /// Checks what can be checked before rows are read.
-    ///
-    /// # Errors
-    /// What speaks against the run.
-    fn check(&self, folder: &Folder) -> Result<()>;
+    /// Returns the folder of the model that the trained one is compared with, where there is one.
+    fn reference<'a>(&'a self, base: &'a Path) -> Option<&'a Path> {
+        self.reference_args().map(|args| reference::folder(args, base))
+    }
 
     /// Checks what can be checked once rows are read.
     ///
@@ -48,6 +51,11 @@ pub trait Method {
 
     /// Returns the kinds of rows that it trains on.
     fn kinds(&self) -> &'static [Kind];
+
+    /// Names the other columns that it reads, beside those that rows of its kinds are made of.
+    fn columns(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Changes how rows are read, beside what the shared flags say.
     fn data_config(&self, config: DataConfig) -> DataConfig {
@@ -77,6 +85,8 @@ pub struct Setup<'a> {
     pub threads: usize,
     /// Most tokens of one forward pass.
     pub micro_batch_tokens: usize,
+    /// Most tokens of a prompt with one of its answers.
+    pub max_length: usize,
 }
 
 /// Trains.
@@ -104,10 +114,15 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
         }
     }
     let folder = model::open(base)?;
-    method.check(&folder)?;
+    if let Some(args) = method.reference_args() {
+        reference::check(args, &folder)?;
+    }
     let tuning = Tuning::of(train);
     let trained = tuning.check(&folder.config)?;
     let (mut rows, reports) = rows::read(train, method, &folder)?;
+    if let Some(args) = method.reference_args() {
+        reference::check_rows(args, &rows)?;
+    }
     method.check_rows(&rows)?;
     if train.dry_run {
         return dry_run::show(train, settings, method, &folder, trained, &rows, &reports.train);
@@ -117,7 +132,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     let mut folders = tuning.folders(base);
     let reference = method.reference(base).filter(|reference| !folders.contains(reference));
     folders.extend(reference);
-    let inputs = inputs::fingerprint(&rows, &folders)?;
+    let inputs = inputs::fingerprint(&rows, &folders, method.columns())?;
     let checkpoint = match &opened {
         Some((_, Some(checkpoint))) => Some(checkpoint.model_dir()),
         _ => None,
@@ -134,6 +149,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
         reference: model::frozen(&train.machine, device),
         threads: config.threads,
         micro_batch_tokens: config.micro_batch_tokens,
+        max_length: train.rows.max_length.min(folder.config.context_length()),
     };
     let objective = method.objective(&setup, &mut rows)?;
     let (run, start) = match opened {

@@ -42,15 +42,16 @@ impl Data {
             sft_on_chosen: true,
             ..DataConfig::default()
         };
-        let held_out =
-            if flags.wants(Measure::HeldOut) { held_out(flags, folder, &config)? } else { None };
+        let held_out = if flags.wants(Measure::HeldOut) { held_out(flags, folder, &config)? } else { None };
         let prompts = if samples(flags)? { Some(prompts(flags, folder, &config, context)?) } else { None };
         if held_out.is_none() && prompts.is_none() {
             return Err(Error::usage(
                 "there is nothing to measure",
                 [
-                    "--reference DIR measures the loss of answers against it, and the divergence from it".to_owned(),
-                    "--reward-model, --reward or --reward-command measures rewards of sampled answers".to_owned(),
+                    "--reference DIR measures the loss of answers against it, and the divergence from it"
+                        .to_owned(),
+                    "--reward-model, --reward or --reward-command measures rewards of sampled answers"
+                        .to_owned(),
                 ],
             ));
         }
@@ -111,7 +112,12 @@ fn of_row(row: &PromptGroup) -> Option<MethodName> {
     })
 }
 
-fn prompts(flags: &EvalArgs, folder: &Folder, config: &DataConfig, context: usize) -> Result<Vec<TextPrompt>> {
+fn prompts(
+    flags: &EvalArgs,
+    folder: &Folder,
+    config: &DataConfig,
+    context: usize,
+) -> Result<Vec<TextPrompt>> {
     let config = DataConfig { max_length: None, truncation: Truncation::KeepStart, ..config.clone() };
     let files = std::slice::from_ref(&flags.data);
     let (mut prompts, report) =

@@ -4,11 +4,9 @@ use align_cli::{
     Result,
     args::{EvalArgs, MethodName},
 };
-use align_core::{CausalLm, Objective, PackedBatch, align_types::PromptGroup, evaluation::Prompts, no_grad};
+use align_core::{CausalLm, Objective, PackedBatch, align_types::PromptGroup, no_grad};
 use align_lm::Model;
-use align_losses::{
-    AnswerLogProbs, HeldOut, HeldOutMethod, Kto, Reference, held_out, kto_baseline,
-};
+use align_losses::{AnswerLogProbs, HeldOut, HeldOutMethod, Kto, Reference, held_out, kto_baseline};
 use serde_json::{Value, json};
 
 use super::{Bench, RowNumbers, data::HeldOutRows, go_on, show::HeldOutReport};
@@ -33,16 +31,21 @@ pub fn measure(
     let logps = bench.answers(&data.rows)?;
     let method = method(bench, data, context)?;
     let seed = flags.sampling.seed;
-    let found = held_out(&data.rows, &logps, &method, seed).map_err(failure::of)?;
+    let found = held_out(&data.rows, &logps, &method).map_err(failure::of)?;
     for (index, (row, logps)) in data.rows.iter().zip(&logps).enumerate() {
-        let answers: Vec<Value> = row.completions.iter().zip(logps).map(|(answer, logps)| {
-            json!({
-                "name": if answer.name.is_empty() { "completion" } else { &answer.name },
-                "tokens": logps.tokens,
-                "logp": logps.policy,
-                "reference_logp": logps.reference,
+        let answers: Vec<Value> = row
+            .completions
+            .iter()
+            .zip(logps)
+            .map(|(answer, logps)| {
+                json!({
+                    "name": if answer.name.is_empty() { "completion" } else { &answer.name },
+                    "tokens": logps.tokens,
+                    "logp": logps.policy,
+                    "reference_logp": logps.reference,
+                })
             })
-        }).collect();
+            .collect();
         let entry = rows.entry(row_number(row)).or_default();
         entry.insert("loss".into(), losses(&found, index));
         entry.insert("answers".into(), json!(answers));
@@ -53,7 +56,7 @@ pub fn measure(
         MethodName::Una => "una",
         MethodName::Sft | MethodName::Auto => "sft",
     };
-    Ok(HeldOutReport::new(name, data.rows.len(), Prompts::of(&data.rows).count, found))
+    HeldOutReport::new(name, &data.rows, &found, seed)
 }
 
 /// The losses of one row: one number for one item, a list for several.
@@ -108,7 +111,8 @@ impl Bench<'_> {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let mut replicas = model::replicas(model.replica().map_err(failure::of)?, self.flags.machine.threads())?;
+        let mut replicas =
+            model::replicas(model.replica().map_err(failure::of)?, self.flags.machine.threads())?;
         let cut = batches(rows, self.flags.micro_batch_tokens);
         let mut progress = Progress::new(rows.len(), 0, self.flags.machine.no_progress);
         let mut sums = Vec::new();
@@ -119,7 +123,8 @@ impl Bench<'_> {
                 let _guard = no_grad();
                 let batch = PackedBatch::new(rows).map_err(failure::of)?;
                 let values = model.token_log_probs(&batch, 1.0).and_then(|logps| logps.to_vecs());
-                let sum = |values: &Vec<f32>| (values.iter().map(|value| f64::from(*value)).sum(), values.len());
+                let sum =
+                    |values: &Vec<f32>| (values.iter().map(|value| f64::from(*value)).sum(), values.len());
                 Ok(values.map_err(failure::of)?.iter().map(sum).collect::<Vec<(f64, usize)>>())
             })?;
             sums.extend(results.into_iter().flatten());

@@ -33,7 +33,12 @@ impl RewardModel {
     ///
     /// # Errors
     /// [`Error::Data`] for a folder that is no reward model.
-    pub fn load(folder: &Path, machine: &ModelArgs, device: Device, micro_batch_tokens: usize) -> Result<Self> {
+    pub fn load(
+        folder: &Path,
+        machine: &ModelArgs,
+        device: Device,
+        micro_batch_tokens: usize,
+    ) -> Result<Self> {
         let Folder { config, tokenizer, template } = model::open(folder)?;
         let options = model::frozen(machine, device);
         let model = SequenceClassifier::load(folder, &options).map_err(failure::of)?;
@@ -48,7 +53,8 @@ impl RewardModel {
     }
 
     fn scores(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>> {
-        let groups = items.iter().enumerate().map(|(i, item)| self.group(item, i)).collect::<Result<Vec<_>>>()?;
+        let groups =
+            items.iter().enumerate().map(|(i, item)| self.group(item, i)).collect::<Result<Vec<_>>>()?;
         let cut = if groups.is_empty() { Vec::new() } else { batches(&groups, self.micro_batch_tokens) };
         let mut scores = Vec::with_capacity(items.len());
         for round in cut.chunks(self.replicas.len()) {
@@ -161,7 +167,13 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         folder(here.path());
         let columns = Columns::new();
-        let item = RewardItem { prompt: "p", messages: None, completion: "more words", columns: &columns, source: None };
+        let item = RewardItem {
+            prompt: "p",
+            messages: None,
+            completion: "more words",
+            columns: &columns,
+            source: None,
+        };
         let error = load(here.path(), Some(3)).score(&[item]).unwrap_err().to_string();
         assert!(error.contains("completion 0") && error.contains("whose context is 3"), "{error}");
     }

@@ -63,8 +63,7 @@ pub fn measure(
             let others = bench.sample(reference, tokenizer, &groups, other_stream)?;
             let against = rewards.score(prompts, &others, tokenizer, silent)?;
             let mut theirs = SamplesReport::new(&others, &numbers, flags.sampling.seed)?;
-            theirs.reward =
-                Some(RewardReport::new(rewards.name(), &against, &numbers, flags.sampling.seed)?);
+            theirs.reward = Some(RewardReport::new(rewards.name(), &against, &numbers, flags.sampling.seed)?);
             add_samples(rows, "reference_samples", prompts, tokenizer, &others)?;
             add_rewards(rows, "reference_rewards", prompts, &against);
             report.reference_samples = Some(theirs);
@@ -107,7 +106,13 @@ fn merge(samples: &[Samples], numbers: &Prompts) -> Vec<Samples> {
 
 impl Bench<'_> {
     /// Samples answers to all prompts.
-    fn sample(&self, model: &Model, tokenizer: &Tokenizer, prompts: &[PromptGroup], stream: u64) -> Result<Answers> {
+    fn sample(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        prompts: &[PromptGroup],
+        stream: u64,
+    ) -> Result<Answers> {
         let machine = &self.flags.machine;
         let stop = interrupt::flag()?;
         let mut progress = Progress::new(prompts.len(), 0, machine.no_progress);
@@ -149,7 +154,8 @@ impl Bench<'_> {
         let copies = |model: &Model| -> Result<Vec<Model>> {
             model::replicas(model.replica().map_err(failure::of)?, machine.threads())
         };
-        let mut pairs: Vec<(Model, Model)> = copies(&self.model)?.into_iter().zip(copies(reference)?).collect();
+        let mut pairs: Vec<(Model, Model)> =
+            copies(&self.model)?.into_iter().zip(copies(reference)?).collect();
         let temperature = self.flags.sampling.temperature;
         let mut progress = Progress::new(sampled.len(), 0, machine.no_progress);
         let mut found = Vec::with_capacity(sampled.len());

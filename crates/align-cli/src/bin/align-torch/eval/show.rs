@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use align_cli::{Result, args::EvalArgs};
 use align_core::{
-    align_types::Completion,
+    align_types::{Completion, PromptGroup},
     evaluation::{Divergence, DivergenceMean, LengthControl, PairAgreement, Prompts, Samples, WinRate},
     intervals::Estimate,
 };
@@ -52,10 +52,17 @@ pub struct HeldOutReport {
 }
 
 impl HeldOutReport {
-    /// Takes what was found.
-    pub fn new(method: &'static str, rows: usize, prompts: usize, found: HeldOut) -> Self {
-        let figures = found.figures.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
-        Self { method, rows, prompts, figures, list: found.figures, pairs: found.pairs }
+    /// Averages what was found.
+    ///
+    /// # Errors
+    /// A value that is not finite.
+    pub fn new(method: &'static str, rows: &[PromptGroup], found: &HeldOut, seed: u64) -> Result<Self> {
+        let prompts = Prompts::of(rows);
+        let list = prompts.figures(&found.values, seed).map_err(failure::of)?;
+        let pairs = (!found.margins.is_empty()).then(|| PairAgreement::of(&found.margins, &prompts, seed));
+        let pairs = pairs.transpose().map_err(failure::of)?;
+        let figures = list.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
+        Ok(Self { method, rows: rows.len(), prompts: prompts.count, figures, list, pairs })
     }
 }
 
@@ -244,7 +251,8 @@ impl Table {
 
     fn lengths(&mut self, what: &str, sides: &str, control: &LengthControl) {
         if let Some(figure) = &control.at_equal_length {
-            let slope = control.slope.map_or_else(String::new, |slope| format!("slope {} per token", number(slope)));
+            let slope =
+                control.slope.map_or_else(String::new, |slope| format!("slope {} per token", number(slope)));
             self.line(&format!("{what} at equal length"), figure, &slope);
         }
         if control.bins.len() < 2 {
@@ -252,7 +260,8 @@ impl Table {
         }
         for bin in &control.bins {
             let (low, high) = bin.range;
-            let name = if low == high { format!("  tokens {low}") } else { format!("  tokens {low} to {high}") };
+            let name =
+                if low == high { format!("  tokens {low}") } else { format!("  tokens {low} to {high}") };
             self.line(&name, &bin.score, &format!("{sides}, {} comparisons", bin.count));
         }
     }
@@ -260,7 +269,8 @@ impl Table {
     fn divergence(&mut self, kl: &Divergence) {
         self.title("KL to the reference, in nats, over samples of the model");
         let mut of = |name: &str, mean: &DivergenceMean, note: &str| {
-            let error = mean.standard_error.map_or_else(String::new, |error| format!("s.e. {}", number(error)));
+            let error =
+                mean.standard_error.map_or_else(String::new, |error| format!("s.e. {}", number(error)));
             let gap = if note.is_empty() || error.is_empty() { "" } else { ", " };
             self.line(&format!("sequence, {name}"), &mean.sequence, &format!("{error}{gap}{note}"));
             self.line(&format!("per token, {name}"), &mean.per_token, "");
@@ -299,7 +309,10 @@ mod tests {
         table.line("kl", &Estimate::exact(0.0), "");
         let lines: Vec<&str> = table.text.lines().collect();
         assert_eq!(lines[0], "first");
-        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["loss", "0.5000", "[0.2500,", "0.7500]", "note"]);
+        assert_eq!(
+            lines[1].split_whitespace().collect::<Vec<_>>(),
+            ["loss", "0.5000", "[0.2500,", "0.7500]", "note"]
+        );
         assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["kl", "0.0000"]);
     }
 }

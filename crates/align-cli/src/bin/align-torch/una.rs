@@ -1,0 +1,74 @@
+//! `align una`.
+
+use align_cli::{
+    Error, Result,
+    args::{ReferenceArgs, UnaArgs},
+};
+use align_core::Objective;
+use align_data::Kind;
+use align_losses::{REFERENCE_REWARDS, Una as UnaObjective};
+use align_train::Unit;
+
+use crate::{
+    failure, feedback, reference,
+    rows::Rows,
+    train::{Method, Setup},
+};
+
+/// One implicit reward for pairs, labels and scores.
+pub struct Una<'a>(pub &'a UnaArgs);
+
+impl Method for Una<'_> {
+    fn name(&self) -> &'static str {
+        "una"
+    }
+
+    fn unit(&self) -> Unit {
+        Unit::Groups
+    }
+
+    fn reference_args(&self) -> Option<&ReferenceArgs> {
+        Some(&self.0.reference)
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Preference, Kind::Unpaired, Kind::Scored]
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        if self.0.una_config().loss_type.uses_reference_rewards() { &[REFERENCE_REWARDS] } else { &[] }
+    }
+
+    fn check_rows(&self, rows: &Rows) -> Result<()> {
+        let config = self.0.una_config();
+        for set in [&rows.train, &rows.eval] {
+            if let Some((smallest, largest)) = feedback::scores(set)? {
+                config.check_range(smallest, largest).map_err(out_of_range)?;
+            }
+        }
+        feedback::differs(rows)
+    }
+
+    fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>> {
+        let made = reference::make(&self.0.reference, setup, rows, false)?;
+        let objective = UnaObjective::new(self.0.una_config(), made.reference).map_err(failure::of)?;
+        // A row that the loss cannot take is refused before anything is written.
+        for set in [&rows.train, &rows.eval] {
+            set.iter().try_for_each(|group| {
+                objective.denominators(&[group?.into_owned()]).map_err(failure::of).map(|_| ())
+            })?;
+        }
+        Ok(Box::new(if made.begins_equal { objective.starting_at_reference() } else { objective }))
+    }
+}
+
+/// Says what scores there are and what they should be.
+fn out_of_range(error: align_core::align_types::Error) -> Error {
+    let message = match error {
+        align_core::align_types::Error::Config { value, expected, .. } => {
+            format!("the scores are {value}, expected {expected}")
+        }
+        other => other.to_string(),
+    };
+    Error::data(message, ["--score-min X --score-max Y say which scores become 0 and 1".to_owned()])
+}
