@@ -3,6 +3,7 @@
 //! Nothing here may depend on a crate of the workspace: the program that fetches libtorch must run without it.
 
 pub mod bench;
+pub mod conformance;
 mod error;
 mod process;
 pub mod reproduce;

@@ -6,15 +6,19 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use crate::process;
-use crate::{ALL_CRATES, ALL_PROGRAMS, Error, Metadata, Result, Workspace, setup};
+use crate::{ALL_CRATES, ALL_PROGRAMS, Error, Metadata, Result, Workspace, conformance, setup};
 
 /// The flags of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Only these parts: fmt, tidy, setup, clippy, unit, examples, benches, doc, or the name of a crate
+    /// Only these parts: fmt, tidy, setup, clippy, unit, examples, benches, doc, the name of a crate, or conformance
+    /// (the tests of unit and tidy that keep known hazards out, with a line for each hazard)
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 }
+
+/// The part that is not among [`stages`], because `unit` and `tidy` hold its tests.
+const CONFORMANCE: &str = "conformance";
 
 type Run = dyn Fn(&Workspace, &Metadata) -> Result<()>;
 
@@ -94,7 +98,9 @@ fn select(all: Vec<Stage>, metadata: &Metadata, names: &[String]) -> Result<Vec<
     let mut chosen = Vec::new();
     for name in names {
         let package = crates.iter().find(|c| *c == name || c.strip_prefix("align-") == Some(name));
-        if all.iter().any(|stage| stage.name == *name) {
+        if name == CONFORMANCE {
+            chosen.push(Stage::new(name, true, conformance::run));
+        } else if all.iter().any(|stage| stage.name == *name) {
             chosen.extend(stages().into_iter().filter(|stage| stage.name == *name));
         } else if let Some(package) = package {
             let package = (*package).to_owned();
@@ -102,7 +108,8 @@ fn select(all: Vec<Stage>, metadata: &Metadata, names: &[String]) -> Result<Vec<
                 process::run(tests(w).args(["--release", "--package", &package]))
             }));
         } else {
-            let parts: Vec<_> = all.iter().map(|stage| stage.name.as_str()).collect();
+            let mut parts: Vec<_> = all.iter().map(|stage| stage.name.as_str()).collect();
+            parts.push(CONFORMANCE);
             let hints = [format!("parts: {}", parts.join(", ")), format!("crates: {}", crates.join(", "))];
             return Err(Error::usage(format!("there is no test named {name:?}"), hints));
         }
@@ -114,10 +121,14 @@ fn select(all: Vec<Stage>, metadata: &Metadata, names: &[String]) -> Result<Vec<
 fn tests(workspace: &Workspace) -> Command {
     let mut command = workspace.cargo("test");
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        command.env("RUST_TEST_THREADS", cores.min(4).to_string());
+        command.env("RUST_TEST_THREADS", threads());
     }
     command
+}
+
+/// The number of test threads that help.
+pub(crate) fn threads() -> String {
+    std::thread::available_parallelism().map_or(1, usize::from).min(4).to_string()
 }
 
 /// Longest time an example may take. They are meant to end within seconds.
@@ -266,6 +277,7 @@ mod tests {
         assert_eq!(names(&["doc", "fmt"]).unwrap(), ["doc", "fmt"]);
         assert_eq!(names(&["losses"]).unwrap(), ["losses"]);
         assert_eq!(names(&["align-losses"]).unwrap(), ["align-losses"]);
+        assert_eq!(names(&["conformance"]).unwrap(), ["conformance"]);
         let error = names(&["lint"]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.hints().join(" ").contains("clippy"));

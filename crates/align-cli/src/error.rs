@@ -88,6 +88,19 @@ impl Error {
         }
     }
 
+    /// Adds a hint behind those that are there.
+    #[must_use]
+    pub fn with_hint(mut self, hint: String) -> Self {
+        if let Self::Usage { hints, .. }
+        | Self::Environment { hints, .. }
+        | Self::Data { hints, .. }
+        | Self::Interrupted { hints, .. } = &mut self
+        {
+            hints.push(hint);
+        }
+        self
+    }
+
     /// Keeps the hints that `keep` accepts.
     #[must_use]
     pub(crate) fn retain_hints(mut self, keep: impl Fn(&str) -> bool) -> Self {
@@ -133,7 +146,11 @@ impl From<align_types::Error> for Error {
             align_types::Error::Config { key, value, expected } => {
                 Self::usage(format!("--{key} {value}: expected {}", as_flags(expected)), [])
             }
-            align_types::Error::Exclusive { .. } => Self::usage(error.to_string(), []),
+            align_types::Error::Exclusive { first, second, why } => {
+                let flag =
+                    |name: &str| if name.contains(' ') { name.to_owned() } else { format!("--{name}") };
+                Self::usage(format!("{} and {} exclude each other: {why}", flag(first), flag(second)), [])
+            }
             other => Self::data(other.to_string(), []),
         }
     }

@@ -5,9 +5,11 @@
 //! that links libtorch**: `align` would then need it, and start in a quarter of a second instead of at once.
 
 pub mod args;
+pub mod cache;
 mod config_file;
 mod error;
 pub mod front;
+pub mod health;
 mod launch;
 pub mod manual;
 pub mod metrics;

@@ -37,8 +37,16 @@ Flags of training commands are also keys of the TOML file given with `--config`,
 lists, switches are `true` or `false`. A flag wins over the file, and unknown keys are refused. Paths in the file are
 relative to the folder the program is started in. A run folder's `config.toml` is such a file.
 
-A run folder holds `config.toml`, `environment.json`, `metrics.jsonl` ([definitions](metrics.md)), `completions.jsonl`
-(samples before and after), `checkpoints/step-N/`, `model/` (a Hugging Face folder) and `summary.json`.
+A run folder holds `config.toml`, `environment.json`, `metrics.jsonl` ([definitions](metrics.md)), event files with the
+same numbers (`tensorboard --logdir FOLDER`), `completions.jsonl` (samples before and after), `eval.jsonl` (the numbers of
+each of the first 1000 held-out rows, with the final weights), `checkpoints/step-N/`, `model/` (a Hugging Face folder) and
+`summary.json`. `align report` shows all of it on one page.
+
+What `--precompute-ref-log-probs` computes is kept in `$XDG_CACHE_HOME/align/ref-log-probs`, or
+`~/.cache/align/ref-log-probs`, for the next run with the same reference (its weights and adapter), chat template, limits
+of length, `--dtype`, `--micro-batch-tokens` and rows; every run says how many rows it found and how many it computed.
+Damaged files there are computed again with a warning, and all of it can be deleted at any time. Where nothing can be
+written, nothing is kept.
 
 `align` itself links no libtorch. For tensor work it becomes `align-torch`, which must lie beside it.
 ";

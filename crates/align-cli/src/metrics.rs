@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::health;
+
 /// Where a number is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -369,6 +371,14 @@ pub const METRICS: &[Metric] = &[
     ),
     metric(
         Place::Summary,
+        "warnings",
+        "what the health checks said: step, check and message of each; see below",
+        "-",
+        "an empty list",
+        "read the messages; each check speaks at most once in a run",
+    ),
+    metric(
+        Place::Summary,
         "rows_cut",
         "rows that lost tokens to `--max-length` or `--max-prompt-length`",
         "rows",
@@ -409,6 +419,14 @@ pub const METRICS: &[Metric] = &[
     ),
 ];
 
+/// Finds what a number of `metrics.jsonl` means in the runs of a command (`dpo`, for example), or in those of another
+/// where that command's own table lacks it.
+pub fn definition(command: &str, name: &str) -> Option<&'static Metric> {
+    let named = || METRICS.iter().filter(|metric| metric.place != Place::Summary && is_named(metric, name));
+    let own = format!("`align {command}`");
+    named().find(|metric| metric.place.title().contains(&own)).or_else(|| named().next())
+}
+
 /// Lists the names that `--keep-best` takes for a training command, which is found at `places`.
 pub fn held_out(places: &[Place]) -> Vec<&'static str> {
     let held_out = |metric: &&Metric| {
@@ -433,7 +451,8 @@ pub fn markdown() -> String {
 Every number that a run shows. Made from the table in `crates/align-cli/src/metrics.rs`, and a test keeps the two equal.
 Values of a step are those before its update. Nothing depends on `--micro-batch-tokens`: sums and counts are combined over
 the whole optimiser batch before they are divided. Values on held-out rows have `eval/` before their name and are
-those after the step's update.
+those after the step's update. The event files beside `metrics.jsonl` have the same numbers for TensorBoard, rounded to
+32 bits; a number that is not finite is `null` in `metrics.jsonl` and itself in an event file.
 "
     .to_owned();
     for place in Place::ALL {
@@ -451,5 +470,30 @@ those after the step's update.
             );
         }
     }
+    page.push_str(&health_checks());
     page
+}
+
+fn health_checks() -> String {
+    let mut part = "
+## Health checks
+
+Training looks at the metrics of every step, logged or not, and says one line on stderr when one of these holds, at most
+once in a run; `warnings` in `summary.json` has the same. A change or a distance is *clear* from six standard errors of
+the means on. A resumed run goes on with what its checkpoint knows. Nothing that is learned depends on them.
+
+| command | check | speaks when | what it usually means |
+| --- | --- | --- | --- |
+"
+    .to_owned();
+    for place in Place::ALL {
+        for check in health::documented(place) {
+            let title = place.title();
+            let command = title.split_once(", ").map_or(title, |(_, command)| command);
+            let command = command.strip_suffix(" alone").unwrap_or(command);
+            // Writing to a string cannot fail.
+            let _ = writeln!(part, "| {command} | `{}` | {} | {} |", check.name, check.rule, check.meaning);
+        }
+    }
+    part
 }

@@ -85,6 +85,7 @@ fn check(command: &Command) -> Result<()> {
             config.validate()?;
             check_training(&dpo.train)?;
             check_dpo_reference(&config, &dpo.reference)?;
+            check_reference(&dpo.train, &dpo.reference)?;
             // Without a reference rewards are called otherwise.
             let absent = if config.uses_reference() { "reference_free/" } else { "rewards/" };
             let there = |name: &str| !name.starts_with(absent);
@@ -93,6 +94,7 @@ fn check(command: &Command) -> Result<()> {
         Command::Kto(kto) => {
             kto.kto_config().validate()?;
             check_training(&kto.train)?;
+            check_reference(&kto.train, &kto.reference)?;
             let pairs = ["rewards/margins", "rewards/accuracies"];
             let there = |name: &str| !pairs.contains(&name);
             check_metric(&kto.train, &[Place::Offline, Place::Kto], &[], there)
@@ -100,6 +102,7 @@ fn check(command: &Command) -> Result<()> {
         Command::Una(una) => {
             una.una_config().validate()?;
             check_training(&una.train)?;
+            check_reference(&una.train, &una.reference)?;
             check_metric(&una.train, &[Place::Offline, Place::Una], &[], |_| true)
         }
         Command::Generate(generate) => {
@@ -130,7 +133,7 @@ fn check(command: &Command) -> Result<()> {
         }
         Command::Merge(merge) => check_threads(&merge.machine),
         Command::Data(args::DataCommand::Check(check)) => check_columns(&check.columns),
-        Command::Doctor(_) | Command::Completions(_) => Ok(()),
+        Command::Doctor(_) | Command::Report(_) | Command::Completions(_) => Ok(()),
     }
 }
 
@@ -204,11 +207,37 @@ fn check_weights(train: &TrainArgs) -> Result<()> {
     Err(Error::usage(message, ["give one weight for each file, in their order".to_owned()]))
 }
 
+/// Refuses what a reference cannot be that follows the policy.
+fn check_reference(train: &TrainArgs, reference: &ReferenceArgs) -> Result<()> {
+    let Some(sync) = reference.sync() else {
+        let Some(flag) = reference.first_detail_of_sync() else { return Ok(()) };
+        let hint = "without it the reference stays what it is before the first step".to_owned();
+        return Err(Error::usage(format!("{flag}: needs --sync-ref-model"), [hint]));
+    };
+    sync.validate()?;
+    if reference.precompute_ref_log_probs {
+        let why =
+            "after the first move of the reference the precomputed numbers are those of another".to_owned();
+        return Err(Error::usage(
+            "--sync-ref-model and --precompute-ref-log-probs exclude each other",
+            [why],
+        ));
+    }
+    let adapter =
+        [("--lora-rank", train.lora.lora_rank.is_some()), ("--adapter", train.machine.adapter.is_some())];
+    let Some((flag, _)) = adapter.into_iter().find(|(_, given)| *given) else { return Ok(()) };
+    let why = "an adapter is the product of two matrices, and mixing the two is not mixing their product: train all \
+               weights, or let the reference stay"
+        .to_owned();
+    Err(Error::usage(format!("--sync-ref-model and {flag} exclude each other"), [why]))
+}
+
 /// Refuses what the reference of these losses cannot be.
 fn check_dpo_reference(config: &DpoConfig, reference: &ReferenceArgs) -> Result<()> {
     let given = [
         ("--ref-model", reference.ref_model.is_some()),
         ("--precompute-ref-log-probs", reference.precompute_ref_log_probs),
+        ("--sync-ref-model", reference.sync_ref_model),
     ];
     if let Some((flag, _)) = given.iter().find(|(_, given)| *given).filter(|_| !config.uses_reference()) {
         return Err(Error::usage(format!("{flag}: none of the losses has a reference"), []));

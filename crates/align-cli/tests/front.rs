@@ -84,7 +84,7 @@ fn wrong_flags_need_no_libtorch() {
         ("dpo --beta", &["--beta needs a value"]),
         ("dpo --resume --overwrite", &["exclude each other"]),
         ("dpo --reference-free --ref-model r", &["exclude each other"]),
-        ("dpo --loss-type ipo", &["--loss-type ipo", "hint: choices: sigmoid"]),
+        ("dpo --loss-type ipoo", &["--loss-type ipoo", "hint: choices: sigmoid"]),
         ("dpo --dtype fp8", &["--dtype fp8: there is no such choice", "hint: choices: f32, bf16"]),
         ("dpo --device gpu", &["--device gpu", "expected auto, cpu, cuda or cuda:N"]),
         ("dpo --columns prompt", &["expected NAME=COLUMN"]),
@@ -322,4 +322,28 @@ fn data_check_finds_what_is_wrong_with_files() {
     write(folder, "other.jsonl", "{\"question\":\"a\",\"answer\":\"b\"}\n");
     align(folder, "data check {other.jsonl}").refused(4, &["other.jsonl:1", "hint: ", "completion=answer"]);
     align(folder, "data check {other.jsonl} --columns prompt=question,completion=answer").ok();
+}
+
+/// Each preset names its command in its second line; what it needs beside is a model, rows and a place.
+#[test]
+fn presets_are_in_order_and_listed() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let page = std::fs::read_to_string(docs.join("presets/README.md")).unwrap();
+    let mut count = 0;
+    for entry in std::fs::read_dir(docs.join("presets")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        count += 1;
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(page.contains(&format!("({name})")), "{name} is not in docs/presets/README.md");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let line = text.lines().nth(1).unwrap().trim_start_matches("# ");
+        let words = line.replace(&format!("docs/presets/{name}"), &path.display().to_string());
+        let words: Vec<_> = words.split(' ').map(std::ffi::OsString::from).collect();
+        let settings = align_cli::settings::parse(&words);
+        assert!(settings.is_ok(), "{name}: {}", settings.unwrap_err());
+    }
+    assert!(count > 10);
 }

@@ -5,15 +5,14 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Child;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use align_types::{Purpose, RngStream};
 use serde_json::{Value, json};
+use support::kills::{self, finish, nudge_weights, wait_while, weights_of};
 use support::{
     Answer, align, command, copy_of_adapter, copy_of_tiny_llama, edit_json, json_lines, tiny_llama, write,
-    write_demonstrations, write_pairs,
+    write_pairs,
 };
 
 /// Kills of each run that find it at work.
@@ -23,122 +22,7 @@ const KILLS: u64 = 4;
 const MISSES: u64 = 40;
 
 fn survives_kills(method: &str, threads: usize, more: &str) {
-    let temporary = tempfile::tempdir().unwrap();
-    let folder = temporary.path();
-    write_pairs(folder, "pairs.jsonl", 20);
-    write_pairs(folder, "more.jsonl", 7);
-    write_demonstrations(folder, "demonstrations.jsonl", 20);
-    let other = copy_of_tiny_llama(folder, "other");
-    nudge_weights(&other);
-    let data = if method == "dpo" { "pairs.jsonl" } else { "demonstrations.jsonl" };
-    let line = |run: &str| {
-        format!(
-            "{method} --model {} --data {{{data}}} --eval-data {{{data}}} --eval-every 4 --output-dir {{{run}}} \
-             --max-steps 12 --save-every 2 --log-every 1 --learning-rate 1e-3 --batch-size 6 --samples 1 \
-             --threads {threads} {more}",
-            tiny_llama().display()
-        )
-    };
-    let begun = Instant::now();
-    finish(folder, &line("whole"));
-    let whole = begun.elapsed();
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-    eprintln!("{method} {more} on {threads} threads: kills from seed {seed}");
-    let resume = format!("{} --resume", line("run"));
-    let (mut kills, mut attempt) = (0, 0);
-    while kills < KILLS {
-        attempt += 1;
-        assert!(attempt <= KILLS + MISSES, "only {kills} of {attempt} kills found a running program");
-        let share = RngStream::new(seed, Purpose::Synthetic, attempt, 0).uniform();
-        let mut child = command(folder, &resume).spawn().unwrap();
-        // Every other kill comes anywhere, the others while a checkpoint of this process is there already.
-        let delay = if kills % 2 == 0 {
-            let before = newest_checkpoint(&folder.join("run"));
-            wait_while(&mut child, || newest_checkpoint(&folder.join("run")) <= before);
-            whole.mul_f64(share / 4.0)
-        } else {
-            whole.mul_f64(share)
-        };
-        std::thread::sleep(delay);
-        if child.try_wait().unwrap().is_none() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            kills += 1;
-        } else {
-            // It was quicker than the kill: it is as good as any, and the next kills get a new run.
-            assert_same(folder, seed);
-            fs::remove_dir_all(folder.join("run")).unwrap();
-        }
-    }
-    finish(folder, &resume);
-    assert_same(folder, seed);
-}
-
-/// Asserts that `run` ended as `whole` did, but for times.
-fn assert_same(folder: &Path, seed: u64) {
-    let bytes = |run: &str, name: &str| fs::read(folder.join(run).join(name)).unwrap();
-    let adapter = folder.join("whole/model/adapter_config.json").exists();
-    let weights = if adapter { "model/adapter_model.safetensors" } else { "model/model.safetensors" };
-    for name in [weights, "completions.jsonl"] {
-        assert!(bytes("whole", name) == bytes("run", name), "{name} differs, seed {seed}");
-    }
-    let numbers = |run: &str| -> Vec<(u64, String, String)> {
-        let of = |line: &Value| {
-            (line["step"].as_u64().unwrap(), line["loss"].to_string(), line["eval/loss"].to_string())
-        };
-        json_lines(&folder.join(run).join("metrics.jsonl")).iter().map(of).collect()
-    };
-    assert_eq!(
-        numbers("whole"),
-        numbers("run"),
-        "every step is logged once, with the same losses, seed {seed}"
-    );
-    let best = |run: &str| -> Value {
-        serde_json::from_slice::<Value>(&bytes(run, "summary.json")).unwrap()["best"].clone()
-    };
-    assert_eq!(best("whole"), best("run"), "seed {seed}");
-    if let Some(kept) = best("run")["checkpoint"].as_str() {
-        let weights = format!("{kept}/{weights}");
-        assert!(bytes("whole", &weights) == bytes("run", &weights), "{weights} differs, seed {seed}");
-    }
-}
-
-/// Returns the step of the newest checkpoint, 0 where there is none.
-fn newest_checkpoint(run: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return 0 };
-    let step = |name: &str| name.strip_prefix("step-").and_then(|step| step.parse().ok());
-    entries.flatten().filter_map(|entry| step(&entry.file_name().to_string_lossy())).max().unwrap_or(0)
-}
-
-/// Waits while a condition holds and the program runs.
-fn wait_while(child: &mut Child, condition: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while condition() && child.try_wait().unwrap().is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(120), "nothing happened for two minutes");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Reads the weights of a model folder, or of an adapter's.
-fn weights_of(model: &Path) -> Vec<u8> {
-    let names = ["model.safetensors", "adapter_model.safetensors"];
-    names.iter().find_map(|name| fs::read(model.join(name)).ok()).unwrap()
-}
-
-/// Changes a bit of the weights that changes what the model answers, and keeps them numbers.
-fn nudge_weights(model: &Path) {
-    let mut path = model.join("model.safetensors");
-    if !path.exists() {
-        path = model.join("adapter_model.safetensors");
-    }
-    let mut bytes = fs::read(&path).unwrap();
-    let last = bytes.len() - 2;
-    bytes[last] ^= 0x40;
-    fs::write(path, bytes).unwrap();
-}
-
-fn finish(folder: &Path, line: &str) -> Answer {
-    Answer::of(&command(folder, line).output().unwrap()).ok()
+    kills::Run { method, threads, more, kills: KILLS }.survives();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! * [`CausalLm`], [`CachedLm`] and [`Objective`] are the seams between models, losses and the training loop;
 //!   [`ScoreModel`] and [`ValueModel`] those of reward models and critics.
 //! * [`Coupling`] is how a loss whose rows depend on each other sees the whole batch however it is cut.
+//! * [`mix_weights`] is every average of weights.
 //! * [`kl`] and [`stats`] hold the estimators that every algorithm needs, [`intervals`] what a figure is worth.
 //! * [`evaluation`] turns numbers of held-out rows and of samples into win rates, accuracies and divergences.
 //!
@@ -12,6 +13,7 @@
 //!
 //! `tch` is re-exported, so that a user can always name the version this crate was built with.
 
+mod averages;
 mod coupled;
 mod error;
 pub mod evaluation;
@@ -29,6 +31,7 @@ pub mod threads;
 mod values;
 
 pub use align_types;
+pub use averages::{check_mixable, mix_weights};
 pub use coupled::{Coupling, couple_batch, linear_terms, linearise};
 pub use error::{Error, Result, expect_shape};
 pub use grad::{clear_gradients, no_grad, records_gradients};

@@ -1,7 +1,7 @@
 use align_types::PromptGroup;
 use tch::{Kind, Tensor};
 
-use crate::{CausalLm, Coupling, Error, PackedBatch, Result};
+use crate::{CausalLm, Coupling, Error, PackedBatch, Parameter, Result};
 
 /// One summand of a loss: weight · Σ terms / denominator.
 ///
@@ -179,6 +179,25 @@ pub trait Objective: Send {
             return Ok(());
         }
         Err(Error::input("state of the objective", format!("{} numbers for one that has none", state.len())))
+    }
+
+    /// Called after each update of the policy's parameters, with the number of updates done so far (from 1); a resumed
+    /// run counts on. The default does nothing.
+    ///
+    /// An objective that changes weights does so in place, in storage that its replicas share: a loop calls this on one
+    /// of them, while no other is at work.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for parameters that are not those this objective was made for; libtorch refuses.
+    fn after_update(&mut self, updates: u64, policy: &[Parameter]) -> Result<()> {
+        let _ = (updates, policy);
+        Ok(())
+    }
+
+    /// Returns the weights that [`Self::after_update`] changes, in a fixed order, for checkpoints; none (the default)
+    /// where there are none. A resumed run writes those of the checkpoint into them.
+    fn weights(&self) -> Vec<Parameter> {
+        Vec::new()
     }
 
     /// Checks what must hold before the first update (for DPO: the loss is ln 2 while policy and reference are

@@ -39,6 +39,7 @@ mod order;
 mod parquet;
 mod pyjson;
 mod reader;
+mod reference_cache;
 mod report;
 mod rows;
 mod sniff;
@@ -63,7 +64,8 @@ pub use load::{
 pub use mix::MixedRows;
 pub use order::{ShuffledRows, hold_out};
 pub use reader::{Row, RowReader};
-pub use report::{BadRow, Counted, DataReport, FileReport, LengthStats, Lengths};
+pub use reference_cache::{Lookup, ReferenceCache};
+pub use report::{BadRow, Counted, DataReport, FileReport, LengthBins, LengthStats, Lengths};
 pub use rows::Rows;
 pub use store::RowStore;
 pub use template::{ChatTemplate, RenderOptions, Rendered};

@@ -277,12 +277,13 @@ impl<'a> Loader<'a> {
                 example: report.bad.first().map(ToString::to_string),
             });
         }
+        report.answer_lengths = lengths.bins();
         report.lengths = lengths.finish();
         Ok(report)
     }
 
     /// Closes the report whatever it says.
     pub(crate) fn findings(self) -> DataReport {
-        DataReport { lengths: self.lengths.finish(), ..self.report }
+        DataReport { answer_lengths: self.lengths.bins(), lengths: self.lengths.finish(), ..self.report }
     }
 }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use align_types::{PromptGroup, Source};
 use serde::{Deserialize, Serialize};
@@ -100,12 +100,42 @@ impl Lengths {
     }
 }
 
+/// How often each length occurs, in bins of equal width that begin at 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LengthBins {
+    /// Lengths in one bin: 1, 2 or 5 times a power of ten.
+    pub width: usize,
+    /// How many lengths are in each bin; bin `i` holds those from `i * width` to below `(i + 1) * width`.
+    pub counts: Vec<usize>,
+}
+
+impl LengthBins {
+    /// Most bins.
+    const MOST: usize = 40;
+
+    /// Counts a list of lengths.
+    pub fn of(lengths: &[usize]) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mut widths = (0u32..).flat_map(|power| [1, 2, 5].map(|m| m * 10usize.saturating_pow(power)));
+        let width = widths.find(|width| longest / width < Self::MOST).unwrap_or(usize::MAX);
+        let mut counts = vec![0; if lengths.is_empty() { 0 } else { longest / width + 1 }];
+        for length in lengths {
+            if let Some(count) = counts.get_mut(length / width) {
+                *count += 1;
+            }
+        }
+        Self { width, counts }
+    }
+}
+
 /// Lengths of rows that need not be kept.
 #[derive(Debug, Default)]
 pub(crate) struct LengthLists {
     prompt: Vec<usize>,
     completion: Vec<usize>,
     total: Vec<usize>,
+    /// Those of the answers again, by what the data call them.
+    named: BTreeMap<String, Vec<usize>>,
 }
 
 impl LengthLists {
@@ -114,6 +144,20 @@ impl LengthLists {
         self.prompt.push(group.prompt.len());
         self.total.push(group.prompt.len() + answers.clone().max().unwrap_or(0));
         self.completion.extend(answers);
+        for answer in &group.completions {
+            let name = if answer.name.is_empty() { "completion" } else { &answer.name };
+            match self.named.get_mut(name) {
+                Some(lengths) => lengths.push(answer.token_ids.len()),
+                None => {
+                    self.named.insert(name.to_owned(), vec![answer.token_ids.len()]);
+                }
+            }
+        }
+    }
+
+    /// Counts the lengths of answers by what the data call them.
+    pub(crate) fn bins(&self) -> BTreeMap<String, LengthBins> {
+        self.named.iter().map(|(name, lengths)| (name.clone(), LengthBins::of(lengths))).collect()
     }
 
     pub(crate) fn finish(self) -> Lengths {
@@ -189,6 +233,9 @@ pub struct DataReport {
     pub notices: Vec<String>,
     /// Lengths in tokens of what was kept.
     pub lengths: Lengths,
+    /// How the lengths of kept answers are distributed, by what the data call them: chosen, rejected, completion.
+    #[serde(default)]
+    pub answer_lengths: BTreeMap<String, LengthBins>,
 }
 
 impl DataReport {
@@ -218,5 +265,26 @@ mod tests {
         assert_eq!(stats.mean, 50.5);
         assert_eq!(LengthStats::of(vec![]), LengthStats::default());
         assert_eq!(LengthStats::of(vec![7]).p95, 7);
+    }
+
+    #[test]
+    fn lengths_are_counted_in_round_bins() {
+        let bins = LengthBins::of(&[0, 4, 5, 9, 10, 199]);
+        assert_eq!(bins.width, 5, "199 / 5 is the last of 40 bins, and 199 / 2 is beyond them");
+        assert_eq!((bins.counts.len(), bins.counts.iter().sum::<usize>()), (40, 6));
+        assert_eq!(bins.counts.get(..3), Some([2, 2, 1].as_slice()));
+        assert_eq!(LengthBins::of(&[]), LengthBins { width: 1, counts: vec![] });
+        assert_eq!(LengthBins::of(&[usize::MAX]).counts.iter().sum::<usize>(), 1);
+    }
+
+    #[test]
+    fn answers_are_counted_by_their_names() {
+        use align_types::Completion;
+        let answers = vec![Completion::named("chosen", vec![1; 3]), Completion::new(vec![1])];
+        let mut lists = LengthLists::default();
+        lists.add(&PromptGroup::new(vec![1], answers));
+        let bins = lists.bins();
+        assert_eq!(bins.keys().collect::<Vec<_>>(), ["chosen", "completion"]);
+        assert_eq!(bins["chosen"].counts, [0, 0, 0, 1]);
     }
 }

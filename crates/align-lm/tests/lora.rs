@@ -534,3 +534,24 @@ fn truncated_tensors_are_refused() {
         adapter.refused(&["adapter_model.safetensors"]);
     }
 }
+
+/// What a preference loss compares with must not be noisy: while the policy drops inputs, its base, its copy and
+/// their replicas do not.
+#[test]
+fn references_drop_nothing_while_the_policy_does() {
+    let (model, expected) = adapted("llama");
+    let groups = expected.groups();
+    let references = [model.base().unwrap(), model.frozen_copy().unwrap()];
+    let replicas = references.each_ref().map(|reference| reference.replica().unwrap());
+    let values = || references.iter().chain(&replicas).map(|r| log_probs(r, &groups)).collect::<Vec<_>>();
+    let (policy, before) = (log_probs(&model, &groups), values());
+    assert_eq!((&before[0], &before[1]), (&before[2], &before[3]));
+    model.begin_step(Some(4));
+    assert_ne!(log_probs(&model, &groups), policy, "the adapter of the fixture drops inputs");
+    assert_eq!(values(), before);
+    let batch = PackedBatch::new(&groups).unwrap();
+    for reference in references.iter().chain(&replicas) {
+        assert!(reference.parameters().is_empty());
+        assert!(!reference.logits(&batch).unwrap().requires_grad());
+    }
+}

@@ -19,18 +19,20 @@ mod dpo;
 mod error;
 mod held_out;
 mod kto;
+mod moving;
 mod reference;
 mod sft;
 mod una;
 
 pub use config::{
-    Aggregation, DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, ScoreTransform, SftConfig,
-    UnaConfig, UnaLossType,
+    Aggregation, DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, ReferenceSync, ScoreTransform,
+    SftConfig, UnaConfig, UnaLossType,
 };
 pub use dpo::{Dpo, DpoInputs, PairLengths, dpo_loss, length_desensitised_sums, policy_weights};
 pub use error::{Error, Result};
 pub use held_out::{AnswerLogProbs, HeldOut, HeldOutItem, HeldOutMethod, held_out};
 pub use kto::{BcoBatch, Kto, KtoInputs, RunningMean, bco_loss, kto_baseline, kto_loss};
+pub use moving::MovingReference;
 pub use reference::Reference;
 pub use sft::{Sft, sft_loss};
 pub use una::{FeedbackInputs, REFERENCE_REWARDS, Una, UnaInputs, a_star_target, qrpo_target, una_loss};

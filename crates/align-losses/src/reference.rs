@@ -1,16 +1,18 @@
 use align_core::{
-    CausalLm, PackedBatch, TokenLogProbs,
+    CausalLm, PackedBatch, Parameter, TokenLogProbs,
     align_types::{Completion, PromptGroup},
     no_grad,
     tch::Tensor,
 };
 
-use crate::{Error, Result};
+use crate::{Error, MovingReference, Result};
 
 /// Where the reference log-probabilities of an objective come from.
 pub enum Reference {
     /// A frozen model, run beside the policy.
     Model(Box<dyn CausalLm>),
+    /// A model that follows the policy, run beside it.
+    Moving(MovingReference),
     /// [`Completion::ref_logprob`] of every answer, computed before.
     Precomputed,
     /// None: the loss is reference-free.
@@ -21,6 +23,7 @@ impl std::fmt::Debug for Reference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Model(_) => "Model",
+            Self::Moving(_) => "Moving",
             Self::Precomputed => "Precomputed",
             Self::Free => "Free",
         })
@@ -31,6 +34,7 @@ impl Reference {
     pub(crate) fn replicate(&self) -> Result<Self> {
         Ok(match self {
             Self::Model(model) => Self::Model(model.replicate()?),
+            Self::Moving(moving) => Self::Moving(moving.replicate()?),
             Self::Precomputed => Self::Precomputed,
             Self::Free => Self::Free,
         })
@@ -38,9 +42,11 @@ impl Reference {
 
     /// Returns the summed log-probabilities of the answers, `[C]`, without gradient.
     pub(crate) fn sums(&self, batch: &PackedBatch, groups: &[PromptGroup]) -> Result<Option<Tensor>> {
+        if let Some(model) = self.model() {
+            return Ok(Some(frozen(model, batch)?.sums()?));
+        }
         match self {
-            Self::Free => Ok(None),
-            Self::Model(model) => Ok(Some(frozen(model.as_ref(), batch)?.sums()?)),
+            Self::Free | Self::Model(_) | Self::Moving(_) => Ok(None),
             Self::Precomputed => {
                 let mut sums = Vec::new();
                 for (index, group) in groups.iter().enumerate() {
@@ -62,7 +68,24 @@ impl Reference {
     pub(crate) fn model(&self) -> Option<&dyn CausalLm> {
         match self {
             Self::Model(model) => Some(model.as_ref()),
+            Self::Moving(moving) => Some(moving.model()),
             Self::Precomputed | Self::Free => None,
+        }
+    }
+
+    /// Follows the policy where an update of this number makes it.
+    pub(crate) fn after_update(&self, updates: u64, policy: &[Parameter]) -> Result<()> {
+        match self {
+            Self::Moving(moving) => moving.after_update(updates, policy),
+            Self::Model(_) | Self::Precomputed | Self::Free => Ok(()),
+        }
+    }
+
+    /// Returns the weights that change while the policy is trained.
+    pub(crate) fn weights(&self) -> Vec<Parameter> {
+        match self {
+            Self::Moving(moving) => moving.model().parameters(),
+            Self::Model(_) | Self::Precomputed | Self::Free => Vec::new(),
         }
     }
 }

@@ -3,10 +3,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, Error, Result, files};
+use crate::{BoxError, Error, Health, Result, files};
 
 const STATE: &str = "trainer.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const OBJECTIVE: &str = "objective.safetensors";
 const MODEL: &str = "model";
 const PREFIX: &str = "step-";
 const FORMAT: u32 = 1;
@@ -25,7 +26,7 @@ pub struct Best {
 }
 
 /// A float64 as a string that reads back to the same bits.
-mod exact {
+pub(crate) mod exact {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -96,6 +97,12 @@ pub struct TrainerState {
     /// What the objective carries from step to step; strings for the same reason as in [`Best`].
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact::list")]
     pub objective: Vec<f64>,
+    /// What the health checks said and count.
+    #[serde(default)]
+    pub health: Health,
+    /// Stands for the weights that the objective keeps beside the policy's; empty where it keeps none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub objective_fingerprint: String,
     /// Wall time so far.
     pub wall_time: WallTime,
     /// The files of the checkpoint and their sizes, by which a torn copy is known.
@@ -119,13 +126,16 @@ impl TrainerState {
             tokens: 0,
             best: None,
             objective: Vec::new(),
+            health: Health::default(),
+            objective_fingerprint: String::new(),
             wall_time: WallTime::default(),
             files: Vec::new(),
         }
     }
 }
 
-/// A whole checkpoint on disk: `model/`, `optimizer.safetensors`, `trainer.json`.
+/// A whole checkpoint on disk: `model/`, `optimizer.safetensors`, `trainer.json`; `objective.safetensors` where the
+/// objective keeps weights beside the policy's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     /// Its folder, `checkpoints/step-N`.
@@ -170,6 +180,11 @@ impl Checkpoint {
     pub fn optimizer_file(&self) -> PathBuf {
         self.folder.join(OPTIMIZER)
     }
+
+    /// Returns the file with the weights that the objective keeps beside the policy's, where it keeps some.
+    pub fn objective_file(&self) -> PathBuf {
+        self.folder.join(OBJECTIVE)
+    }
 }
 
 /// The folder `checkpoints/` of a run.
@@ -178,8 +193,19 @@ pub(crate) struct Checkpoints {
     folder: PathBuf,
 }
 
-/// Writes the optimiser's moments to a file.
-pub(crate) type SaveOptimizer<'a> = &'a dyn Fn(&Path) -> Result<()>;
+/// Writes a file of a checkpoint, or nothing where there is nothing to write.
+pub(crate) type SaveFile<'a> = &'a dyn Fn(&Path) -> Result<()>;
+
+/// What writes the files of a checkpoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Writers<'a> {
+    pub model: SaveModel<'a>,
+    /// Writes the optimiser's moments.
+    pub optimizer: SaveFile<'a>,
+    /// Writes the weights of the objective, where it has some.
+    pub objective: SaveFile<'a>,
+}
+
 /// Writes the model to a folder that does not exist yet or is empty.
 pub type SaveModel<'a> = &'a dyn Fn(&Path) -> Result<(), BoxError>;
 
@@ -218,15 +244,10 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint beside, makes it durable and gives it its name.
-    pub fn write(
-        &self,
-        state: &TrainerState,
-        save_model: SaveModel<'_>,
-        save_optimizer: SaveOptimizer<'_>,
-    ) -> Result<PathBuf> {
+    pub fn write(&self, state: &TrainerState, writers: Writers<'_>) -> Result<PathBuf> {
         let folder = self.folder_of(state.step);
         let draft = files::unfinished(&folder);
-        let written = self.write_draft(&draft, state, save_model, save_optimizer);
+        let written = self.write_draft(&draft, state, writers);
         if let Err(error) = written {
             // Best effort: on a full disk the draft only takes the room that others need.
             let _ = files::delete(&draft);
@@ -236,20 +257,15 @@ impl Checkpoints {
         Ok(folder)
     }
 
-    fn write_draft(
-        &self,
-        draft: &Path,
-        state: &TrainerState,
-        save_model: SaveModel<'_>,
-        save_optimizer: SaveOptimizer<'_>,
-    ) -> Result<()> {
+    fn write_draft(&self, draft: &Path, state: &TrainerState, writers: Writers<'_>) -> Result<()> {
         files::delete(draft)?;
         fs::create_dir_all(draft).map_err(Error::io("create", draft))?;
         files::sync_parent(&self.folder)?;
         let model = draft.join(MODEL);
         fs::create_dir(&model).map_err(Error::io("create", &model))?;
-        save_model(&model).map_err(|error| Error::save_model(&model, error))?;
-        save_optimizer(&draft.join(OPTIMIZER))?;
+        (writers.model)(&model).map_err(|error| Error::save_model(&model, error))?;
+        (writers.optimizer)(&draft.join(OPTIMIZER))?;
+        (writers.objective)(&draft.join(OBJECTIVE))?;
         let state = TrainerState { files: files::list_files(draft)?, ..state.clone() };
         let path = draft.join(STATE);
         let text = serde_json::to_vec_pretty(&state).map_err(|error| Error::checkpoint(&path, error))?;
@@ -288,7 +304,8 @@ mod tests {
         let state = TrainerState { step, ..TrainerState::new(9, 0, 1, "c".into()) };
         let model = |folder: &Path| Ok(fs::write(folder.join("weights"), [1; 64])?);
         let optimizer = |path: &Path| fs::write(path, [2; 32]).map_err(Error::io("write", path));
-        checkpoints.write(&state, &model, &optimizer).unwrap()
+        let writers = Writers { model: &model, optimizer: &optimizer, objective: &|_| Ok(()) };
+        checkpoints.write(&state, writers).unwrap()
     }
 
     #[test]
@@ -365,7 +382,8 @@ mod tests {
             fs::write(folder.join("weights"), [1; 10])?;
             Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into())
         };
-        let error = checkpoints.write(&state, &model, &|_| Ok(())).unwrap_err();
+        let writers = Writers { model: &model, optimizer: &|_| Ok(()), objective: &|_| Ok(()) };
+        let error = checkpoints.write(&state, writers).unwrap_err();
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
         assert_eq!(files::names_in(&run.path().join("checkpoints")).unwrap(), ["step-3"]);
         assert_eq!(checkpoints.newest().unwrap().0.unwrap().state.step, 3);

@@ -12,7 +12,7 @@ use crate::batch::{Part, arrange};
 use crate::clip::{clip_factor, gradient_norm};
 use crate::coupled::{Survey, notes_of};
 use crate::totals::Totals;
-use crate::{Error, Result, parallel};
+use crate::{Error, Result, fingerprint, parallel, weights_file};
 
 /// How a batch is computed; nothing here changes the result beyond rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +67,9 @@ pub struct BatchReport {
 
 /// Held-out rows, arranged once.
 pub struct EvalBatch {
-    parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
     denominators: Vec<f64>,
-    survey: Option<Survey>,
+    pub(crate) survey: Option<Survey>,
 }
 
 impl Engine {
@@ -162,7 +162,8 @@ impl Engine {
         Ok(report)
     }
 
-    /// Clips the gradient of the last [`Self::compute`] and updates the weights. Without one it does nothing.
+    /// Clips the gradient of the last [`Self::compute`], updates the weights and tells the objective. Without a gradient
+    /// it does nothing.
     ///
     /// # Errors
     /// libtorch refuses.
@@ -173,10 +174,11 @@ impl Engine {
         let scale = clip_factor(gradients.norm, self.max_grad_norm);
         let update = Update { learning_rate, scale, threads: self.compute.threads };
         self.optimizer.step(&mut master.parameters, &gradients.tensors, update)?;
-        match gradients.state {
-            Some(state) => Ok(master.objective.restore(&state)?),
-            None => Ok(()),
+        if let Some(state) = gradients.state {
+            master.objective.restore(&state)?;
         }
+        // No other worker is at work now.
+        Ok(master.objective.after_update(self.optimizer.updates(), &master.parameters)?)
     }
 
     /// Gives the objective the state of a checkpoint.
@@ -188,6 +190,33 @@ impl Engine {
             Some(master) => Ok(master.objective.restore(state)?),
             None => Ok(()),
         }
+    }
+
+    /// Writes the weights that the objective keeps beside the policy's to a file, if it keeps any.
+    ///
+    /// # Errors
+    /// Weights that are not float32; the file cannot be written.
+    pub(crate) fn save_objective_weights(&self, path: &std::path::Path) -> Result<()> {
+        let weights = self.objective_weights();
+        if weights.is_empty() { Ok(()) } else { weights_file::save(&weights, path) }
+    }
+
+    /// Returns a number that stands for the weights that the objective keeps beside the policy's; empty without any.
+    pub(crate) fn objective_fingerprint(&self) -> Result<String> {
+        let weights = self.objective_weights();
+        if weights.is_empty() { Ok(String::new()) } else { fingerprint::of_weights(&weights) }
+    }
+
+    /// Writes the weights of a file into those that the objective keeps beside the policy's.
+    ///
+    /// # Errors
+    /// As [`weights_file::load`].
+    pub(crate) fn load_objective_weights(&mut self, path: &std::path::Path) -> Result<()> {
+        weights_file::load(&self.objective_weights(), path)
+    }
+
+    fn objective_weights(&self) -> Vec<Parameter> {
+        self.objective().map(|objective| objective.weights()).unwrap_or_default()
     }
 
     pub(crate) fn workers_mut(&mut self) -> &mut [Worker] {

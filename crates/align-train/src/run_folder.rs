@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 use crate::checkpoint::Checkpoints;
 use crate::environment::PROGRAM;
 use crate::settings::Settings;
-use crate::{BoxError, Checkpoint, Environment, Error, Result, checkpoint::SaveModel, files};
+use crate::{
+    BoxError, Checkpoint, Environment, Error, Result, checkpoint::SaveModel, eval_rows, events, files,
+};
 
 /// Marks a folder as a run folder and is locked by the process that writes it.
 const LOCK: &str = ".align-run.lock";
@@ -18,10 +20,17 @@ const MODEL: &str = "model";
 const CHECKPOINTS: &str = "checkpoints";
 /// What a run folder may hold, in the order in which overwriting removes it: the summary first, because with
 /// it the folder would still look finished.
-const CONTENT: [&str; 8] =
-    [SUMMARY, MODEL, CHECKPOINTS, METRICS, "completions.jsonl", "report.html", ENVIRONMENT, CONFIG];
-/// TensorBoard puts the time and the host into the name.
-const EVENTS: &str = "events.out.tfevents";
+const CONTENT: [&str; 9] = [
+    SUMMARY,
+    MODEL,
+    CHECKPOINTS,
+    METRICS,
+    "completions.jsonl",
+    eval_rows::FILE,
+    "report.html",
+    ENVIRONMENT,
+    CONFIG,
+];
 
 /// What to do with an output folder that holds something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +67,9 @@ pub struct Opened {
 
 /// The folder of one run, locked against other processes while this value lives.
 ///
-/// It holds `config.toml`, `environment.json`, `metrics.jsonl`, `checkpoints/step-N/` and, when the run is
-/// finished, `model/` and `summary.json`. Every file and folder is written beside, synced and renamed, so that
+/// It holds `config.toml`, `environment.json`, `metrics.jsonl`, event files for TensorBoard, `checkpoints/step-N/`
+/// and, when the run is finished, `model/`, `summary.json` and, with held-out rows, `eval.jsonl`. Every file and
+/// folder is written beside, synced and renamed, so that
 /// after a kill at any moment the folder can be resumed.
 #[derive(Debug)]
 pub struct RunFolder {
@@ -236,7 +246,7 @@ fn check_content(path: &Path, mode: OpenMode) -> Result<()> {
 }
 
 fn is_content(name: &str) -> bool {
-    name == LOCK || CONTENT.contains(&name) || name.starts_with(EVENTS)
+    name == LOCK || CONTENT.contains(&name) || name.starts_with(events::PREFIX)
 }
 
 /// Deletes a run but for its lock, so that after a kill on the way the folder can still be overwritten.
@@ -250,7 +260,10 @@ fn empty(path: &Path) -> Result<()> {
         }
     }
     let names = files::names_in(path)?;
-    names.iter().filter(|name| name.starts_with(EVENTS)).try_for_each(|name| files::delete(&path.join(name)))
+    names
+        .iter()
+        .filter(|name| name.starts_with(events::PREFIX))
+        .try_for_each(|name| files::delete(&path.join(name)))
 }
 
 fn read_object(path: &Path) -> Option<Map<String, Value>> {

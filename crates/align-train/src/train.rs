@@ -4,20 +4,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use align_core::align_types::{
-    MetricSink, PromptGroup, PromptSource,
+    HealthCheck, MetricSink, PromptGroup, PromptSource,
     config::{OptimizerConfig, TrainConfig},
 };
 use align_core::{CausalLm, Objective};
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Best, Checkpoints, SaveModel, TrainerState};
+use crate::checkpoint::{Best, Checkpoints, SaveModel, TrainerState, Writers};
 use crate::engine::EvalBatch;
+use crate::health::Seen;
 use crate::keep_best::KeepBest;
 use crate::pace::Pace;
 use crate::progress::{Position, Progress, Silent};
 use crate::{
-    BatchReport, BoxError, Checkpoint, Compute, Engine, Error, MetricsFile, Result, RunFolder, SavedStep,
-    Unit, environment, fingerprint, learning_rate,
+    BatchReport, BoxError, Checkpoint, Compute, Engine, Error, EventsFile, MetricsFile, Result, RunFolder,
+    SavedStep, Unit, environment, eval_rows, fingerprint, learning_rate,
 };
 
 /// Everything a run is made of.
@@ -67,6 +68,9 @@ pub struct Hooks<'a> {
     pub before_finish: Option<BeforeFinish<'a>>,
     /// Receive every line of `metrics.jsonl` as well.
     pub sinks: Vec<Box<dyn MetricSink>>,
+    /// Look at the metrics of every step, logged or not. What they say is shown as a warning and listed in
+    /// `summary.json`, once per check and run.
+    pub checks: Vec<HealthCheck>,
     /// Shows a person where the run is.
     pub progress: Box<dyn Progress + 'a>,
     /// Set from outside (Ctrl-C) to end the run after the step at hand and a checkpoint.
@@ -81,6 +85,7 @@ impl<'a> Hooks<'a> {
             save_final: None,
             before_finish: None,
             sinks: Vec::new(),
+            checks: Vec::new(),
             progress: Box::new(Silent),
             stop: Arc::default(),
         }
@@ -142,6 +147,7 @@ struct Run<'a> {
     folder: &'a RunFolder,
     checkpoints: Checkpoints,
     metrics: MetricsFile,
+    events: EventsFile,
     hooks: Hooks<'a>,
     state: TrainerState,
     /// Whether the state is on disk already.
@@ -179,6 +185,7 @@ impl<'a> Run<'a> {
             }
         };
         let metrics = MetricsFile::open(&folder.metrics_file(), state.step)?;
+        let events = EventsFile::open(folder.path(), state.step)?;
         Ok(Self {
             engine,
             source: job.source,
@@ -190,6 +197,7 @@ impl<'a> Run<'a> {
             folder,
             checkpoints: folder.checkpoints(),
             metrics,
+            events,
             hooks,
             pace: Pace::new(state.wall_time),
             state,
@@ -207,6 +215,7 @@ impl<'a> Run<'a> {
         }
         // A resumed run may have nothing left to do but this.
         self.save()?;
+        self.write_eval_rows()?;
         if let Some(hook) = self.hooks.before_finish {
             hook(self.state.step).map_err(|error| Error::before_finish(self.folder.path(), error))?;
         }
@@ -229,6 +238,7 @@ impl<'a> Run<'a> {
         self.state.rows += report.groups as u64;
         self.state.tokens += report.tokens as u64;
         self.pace.count(report.groups, report.tokens);
+        self.check_health(step, &report);
         let evaluation = self.evaluate_if_due(step);
         // The step itself is done: its line is written whatever became of the evaluation.
         let held_out = evaluation.as_ref().map(|it| it.metrics.as_slice()).unwrap_or_default();
@@ -256,6 +266,18 @@ impl<'a> Run<'a> {
             self.engine.objective().map_or(Ok(()), |objective| objective.check_first_step(&metrics))?;
         }
         Ok(report)
+    }
+
+    /// Shows a step to the checks and says what they say.
+    fn check_health(&mut self, step: u64, report: &BatchReport) {
+        let fixed = [("loss", report.loss), ("grad_norm", report.grad_norm)];
+        let fixed = fixed.map(|(name, value)| (name.to_owned(), value));
+        let metrics: Vec<_> = fixed.into_iter().chain(report.metrics.iter().cloned()).collect();
+        let (total_steps, rows) = (self.state.total_steps, report.groups);
+        let seen = Seen { step, total_steps, rows, metrics: &metrics };
+        for warning in self.state.health.watch(&self.hooks.checks, &seen) {
+            self.hooks.progress.warn(&format!("step {step}: {}", warning.message));
+        }
     }
 
     /// Keeps the state as it is when a step or its evaluation fails, and says where.
@@ -327,6 +349,7 @@ impl<'a> Run<'a> {
         metrics.extend(report.metrics.iter().cloned());
         metrics.extend(evaluation.iter().cloned());
         self.metrics.append(step, &metrics)?;
+        self.events.append(step, &metrics)?;
         self.hooks.sinks.iter_mut().try_for_each(|sink| Ok(sink.record(step, &metrics)?))
     }
 
@@ -338,11 +361,18 @@ impl<'a> Run<'a> {
         let began = Instant::now();
         // Lines up to this step must be on disk before the checkpoint that says they are.
         self.metrics.sync()?;
+        self.events.sync()?;
         self.state.wall_time = self.pace.wall_time();
         self.state.weights_fingerprint = fingerprint::of_weights(self.engine.parameters())?;
         self.state.objective = self.engine.objective().map(|objective| objective.state()).unwrap_or_default();
-        let optimizer = self.engine.optimizer();
-        self.checkpoints.write(&self.state, self.hooks.save_model, &|path| optimizer.save(path))?;
+        self.state.objective_fingerprint = self.engine.objective_fingerprint()?;
+        let engine = &self.engine;
+        let writers = Writers {
+            model: self.hooks.save_model,
+            optimizer: &|path| engine.optimizer().save(path),
+            objective: &|path| engine.save_objective_weights(path),
+        };
+        self.checkpoints.write(&self.state, writers)?;
         self.saved = true;
         let best = self.state.best.as_ref().map(|best| best.step);
         self.checkpoints.prune(self.state.step, self.config.keep_checkpoints, best)?;
@@ -359,9 +389,26 @@ impl<'a> Run<'a> {
         Ok(Outcome::Interrupted { step, checkpoint: Some(self.checkpoints.folder_of(step)) })
     }
 
+    /// Writes what each held-out row gives with the final weights. Rows that cannot be evaluated were reported when
+    /// the run came to its last step, and do not keep it from being finished.
+    fn write_eval_rows(&mut self) -> Result<()> {
+        let Some(eval) = &self.eval else { return Ok(()) };
+        let began = Instant::now();
+        let lines = self.engine.evaluate_rows(eval, self.state.step);
+        self.pace.eval(began);
+        match lines {
+            Ok(lines) => eval_rows::write(self.folder.path(), &lines),
+            Err(error) => {
+                self.hooks.progress.warn(&format!("{} is not written: {error}", eval_rows::FILE));
+                Ok(())
+            }
+        }
+    }
+
     fn finish(&mut self) -> Result<Outcome> {
         let began = Instant::now();
         self.metrics.sync()?;
+        self.events.sync()?;
         let mut summary = Map::new();
         let mut add = |key: &str, value: Value| summary.insert(key.to_owned(), value);
         add("status", "finished".into());
@@ -378,6 +425,7 @@ impl<'a> Run<'a> {
         }
         add("wall_time", json!(self.pace.wall_time()));
         add("peak_rss_mb", environment::peak_rss_mb().into());
+        add("warnings", json!(self.state.health.warnings));
         summary.append(&mut self.summary);
         self.folder.finish(self.hooks.save_final.unwrap_or(self.hooks.save_model), summary.clone())?;
         self.pace.save(began);
@@ -407,7 +455,31 @@ fn continue_from(
     }
     engine.load_optimizer(&checkpoint.optimizer_file())?;
     engine.restore_objective(&state.objective)?;
+    restore_weights_of_the_objective(checkpoint, engine)?;
     Ok(state)
+}
+
+fn restore_weights_of_the_objective(checkpoint: &Checkpoint, engine: &mut Engine) -> Result<()> {
+    let path = checkpoint.objective_file();
+    let saved = &checkpoint.state.objective_fingerprint;
+    let own = engine.objective_fingerprint()?;
+    if saved.is_empty() != own.is_empty() {
+        let has = |fingerprint: &str| if fingerprint.is_empty() { "has none" } else { "has some" };
+        let why = format!(
+            "the objective keeps weights beside the model's or it does not: the checkpoint {}, this run {}",
+            has(saved),
+            has(&own)
+        );
+        return Err(Error::checkpoint(&checkpoint.folder, why));
+    }
+    if saved.is_empty() {
+        return Ok(());
+    }
+    engine.load_objective_weights(&path)?;
+    if engine.objective_fingerprint()? == *saved {
+        return Ok(());
+    }
+    Err(Error::checkpoint(&path, "its weights are not those that the run saved; take an older checkpoint"))
 }
 
 fn every(n: u64, step: u64) -> bool {

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use align_core::align_types::{Purpose, RngStream};
-use common::{Setup, final_weights, timeless_metrics};
+use common::{Setup, events, final_weights, timeless_metrics};
 
 const FOLDER: &str = "ALIGN_TRAIN_KILL_TEST";
 const THREADS: &str = "ALIGN_TRAIN_KILL_TEST_THREADS";
@@ -71,6 +71,8 @@ fn killed_runs_end_with_the_bits_of_an_uninterrupted_one(threads: usize) {
         assert!(start(folder.path(), threads).wait().unwrap().success());
         assert_eq!(final_weights(folder.path()), final_weights(straight.path()), "{threads} threads");
         assert_eq!(timeless_metrics(folder.path()), timeless_metrics(straight.path()), "{threads} threads");
+        let steps = |folder: &Path| -> Vec<u64> { events::of_run(folder).iter().map(|it| it.0).collect() };
+        assert_eq!(steps(folder.path()), steps(straight.path()), "{threads} threads");
     }
     println!("{threads} thread(s): {kills} kills in {rounds} runs, the bits are those of the straight run");
 }

@@ -477,3 +477,29 @@ fn the_hook_before_the_end_is_called_until_it_succeeds() {
     }
     assert_eq!(calls.load(Ordering::SeqCst), 2, "a finished run has nothing left to do");
 }
+
+/// The mean over rows that were evaluated alone is that of the whole, and a run that was stopped writes the same file.
+#[test]
+fn held_out_rows_are_written_one_by_one_at_the_end() {
+    for threads in [1, 2] {
+        let setup = with_threads(threads);
+        let straight = tempfile::tempdir().unwrap();
+        run_with_stops(&setup, straight.path(), &[]);
+        let text = std::fs::read_to_string(straight.path().join("eval.jsonl")).unwrap();
+        let rows: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let held_out = setup.held_out();
+        assert_eq!(rows.len(), held_out.len());
+        for (row, group) in rows.iter().zip(&held_out) {
+            let source = group.source.as_ref().unwrap();
+            assert_eq!((&row["step"], &row["row"]), (&20.into(), &source.row.into()));
+            assert_eq!(row["file"], source.file.to_str().unwrap());
+            assert_eq!(row["completions"][0]["tokens"], group.completions[0].token_ids.len());
+        }
+        let sum: f64 = rows.iter().map(|row| row["margins"].as_f64().unwrap()).sum();
+        let whole = summary(straight.path())["final"]["eval/margins"].as_f64().unwrap();
+        assert!((sum / rows.len() as f64 - whole).abs() < 1e-5 * whole.abs().max(1.0), "{sum} {whole}");
+        let stopped = tempfile::tempdir().unwrap();
+        run_with_stops(&setup, stopped.path(), &[7, 19, 20]);
+        assert_eq!(std::fs::read_to_string(stopped.path().join("eval.jsonl")).unwrap(), text);
+    }
+}

@@ -23,11 +23,13 @@ mod calendar;
 mod completion;
 pub mod config;
 mod error;
+mod health;
 mod rng;
 mod traits;
 
 pub use calendar::civil_date;
 pub use completion::{Columns, Completion, FinishReason, PromptGroup, Source, TokenId};
 pub use error::{Error, Result};
+pub use health::{Amount, HealthCheck, Move, Rule};
 pub use rng::{Purpose, RngStream};
 pub use traits::{Generator, MetricSink, PromptSource, Reward, RewardItem};

@@ -10,6 +10,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("align-core", &[]),
     ("align-rules", &[]),
     ("align-data", &[]),
+    ("align-report", &[]),
     ("align-losses", &["align-core"]),
     ("align-rm", &["align-core", "align-losses"]),
     ("align-ppo", &["align-core", "align-losses"]),
@@ -28,6 +29,7 @@ const MAP: &[(&str, &[&str])] = &[
 const EVERYTHING_BELOW: &[&str] = &[
     "align-core",
     "align-rules",
+    "align-report",
     "align-losses",
     "align-rm",
     "align-ppo",
@@ -40,7 +42,7 @@ const EVERYTHING_BELOW: &[&str] = &[
 ];
 
 /// Crates that must work where there is no libtorch.
-const WITHOUT_LIBTORCH: [&str; 4] = ["align-types", "align-rules", "align-data", "xtask"];
+const WITHOUT_LIBTORCH: [&str; 5] = ["align-types", "align-rules", "align-data", "align-report", "xtask"];
 
 #[test]
 fn arrows_between_crates_are_in_the_map() {
@@ -96,6 +98,8 @@ fn wrong_arrows_are_caught() {
         ("align-losses", "align-lm", Normal),
         ("align-losses", "align-lm", Dev),
         ("align-types", "align-core", Normal),
+        ("align-report", "align-core", Normal),
+        ("align-report", "tch", Normal),
         ("align-data", "align-core", Normal),
         ("align-data", "align-testkit", Dev),
         ("align-train", "align-losses", Normal),
@@ -117,6 +121,7 @@ fn wrong_arrows_are_caught() {
         ("align-core", "align-testkit", Dev),
         ("align-train", "align-losses", Dev),
         ("align-repro", "align-testkit", Normal),
+        ("align-cli", "align-report", Normal),
         ("align-cgpo", "align-rules", Normal),
     ] {
         assert!(!wrong(from, to, kind), "{from} -> {to} ({kind:?})");

@@ -10,7 +10,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
 mod arrows;
+mod conformance;
 mod files;
+mod network;
 mod panics;
 mod source;
 mod torch_calls;

@@ -9,6 +9,7 @@ mod lora;
 mod merge;
 mod model;
 mod reference;
+mod report;
 mod sft;
 mod train;
 mod una;
@@ -27,22 +28,19 @@ pub use lora::LoraArgs;
 pub use merge::MergeArgs;
 pub use model::{DeviceName, Dtype, ModelArgs};
 pub use reference::ReferenceArgs;
+pub use report::ReportArgs;
 pub use sft::{AggregationName, SftArgs, TrainOnName};
 pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationName};
 pub use una::UnaArgs;
 
 /// Commands that are promised but not written yet.
-pub(crate) const NOT_YET: &[&str] = &["reward", "ppo", "rest", "cgpo", "report", "score"];
+pub(crate) const NOT_YET: &[&str] = &["reward", "ppo", "rest", "cgpo", "score"];
 
 /// Flags that are promised but not written yet, without their dashes.
 pub(crate) const FLAGS_NOT_YET: &[&str] = &[
     // Rewards.
     "reward-url",
     "normalize",
-    // Moving references.
-    "sync-ref-model",
-    "ref-model-mixup-alpha",
-    "ref-model-sync-steps",
     // Policy gradients.
     "critic-learning-rate",
     "kl-coef",
@@ -111,6 +109,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Add an adapter to the weights of its base
     Merge(MergeArgs),
+    /// Show runs on one HTML page: curves, distributions, samples, configuration
+    Report(ReportArgs),
     /// Write a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -118,7 +118,7 @@ pub enum Command {
 impl Command {
     /// Says whether the command needs libtorch.
     pub fn needs_torch(&self) -> bool {
-        !matches!(self, Self::Data(_) | Self::Completions(_))
+        !matches!(self, Self::Data(_) | Self::Report(_) | Self::Completions(_))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod doctor;
+mod report;
 
 use std::ffi::OsString;
 
@@ -20,14 +21,15 @@ pub fn run(argv: &[OsString]) -> Result<()> {
     match settings::parse(argv)?.command {
         Command::Completions(completions) => talk::data(&manual::completions(completions.shell)),
         Command::Data(DataCommand::Check(check)) => check::run(&check),
+        Command::Report(report) => report::run(&report),
         Command::Doctor(doctor) => Err(doctor::run(doctor.json, arguments)),
         Command::Sft(_)
         | Command::Dpo(_)
         | Command::Logprobs(_)
         | Command::Generate(_)
-        | Command::Eval(_)
         | Command::Kto(_)
         | Command::Una(_)
+        | Command::Eval(_)
         | Command::Merge(_) => Err(launch::become_torch(arguments)),
     }
 }

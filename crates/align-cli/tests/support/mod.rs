@@ -1,5 +1,7 @@
 //! Runs the programs as a user does.
 
+pub mod kills;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -82,7 +84,8 @@ pub fn command(folder: &Path, arguments: &str) -> Command {
             None => command.arg(word),
         };
     }
-    command.env("NO_COLOR", "1").stdin(Stdio::null());
+    // What runs keep for each other stays in the test's own folder.
+    command.env("NO_COLOR", "1").env("XDG_CACHE_HOME", folder.join("cache")).stdin(Stdio::null());
     command
 }
 
@@ -159,6 +162,29 @@ pub fn write_demonstrations(folder: &Path, name: &str, rows: usize) -> PathBuf {
     write(folder, name, lines)
 }
 
+/// Writes answers with a thumb up (a full stop at the end) or down, by turns.
+pub fn write_thumbs(folder: &Path, name: &str, rows: usize) -> PathBuf {
+    let line = |row: usize| {
+        let (up, more) = (row % 2 == 0, " and more".repeat(row % 3));
+        let end = if up { "." } else { "" };
+        format!(
+            "{{\"prompt\": \"What is thing {row}?\", \"completion\": \" Thing {row} it is{more}{end}\", \"label\": {up}}}\n"
+        )
+    };
+    write(folder, name, (0..rows).map(line).collect::<String>())
+}
+
+/// Writes answers with scores from 0 to 1.
+pub fn write_scores(folder: &Path, name: &str, rows: usize) -> PathBuf {
+    let line = |row: usize| {
+        let score = (row % 5) as f64 / 4.0;
+        format!(
+            "{{\"prompt\": \"Rate me {row}:\", \"completion\": \" number {row} of all\", \"score\": {score}}}\n"
+        )
+    };
+    write(folder, name, (0..rows).map(line).collect::<String>())
+}
+
 /// Reads a file of one JSON object per line.
 pub fn json_lines(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap();
@@ -180,4 +206,21 @@ pub fn tree(folder: &Path) -> Vec<String> {
     }
     names.sort();
     names
+}
+
+/// Makes the vector of a token of a copied model NaN, so that rows with the token, and no others, have no loss.
+pub fn poison_token(model: &Path, token: &str) {
+    let read = |bytes: &[u8]| -> serde_json::Value { serde_json::from_slice(bytes).unwrap() };
+    let tokenizer = read(&std::fs::read(model.join("tokenizer.json")).unwrap());
+    let row = tokenizer["model"]["vocab"][token].as_u64().unwrap() as usize;
+    let path = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = read(&bytes[8..8 + length]);
+    let embedding = &header["model.embed_tokens.weight"];
+    let width = embedding["shape"][1].as_u64().unwrap() as usize;
+    assert_eq!(embedding["dtype"], "F32");
+    let start = 8 + length + embedding["data_offsets"][0].as_u64().unwrap() as usize + 4 * width * row;
+    bytes[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
 }

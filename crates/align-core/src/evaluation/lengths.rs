@@ -222,6 +222,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case is a bootstrap for every bin.
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
         #[test]
         fn bins_hold_every_outcome_once_and_do_not_overlap(differences in prop::collection::vec(-6i32..6, 1..60)) {
             let outcomes: Vec<_> =

@@ -1,5 +1,5 @@
 use align_core::{
-    CausalLm, Coupling, LossOutput, Objective, PackedBatch,
+    CausalLm, Coupling, LossOutput, Objective, PackedBatch, Parameter,
     align_types::PromptGroup,
     gather_log_probs, linear_terms, linearise, log_collision_probs, no_grad,
     tch::{Kind, Tensor},
@@ -261,6 +261,14 @@ impl Objective for Dpo {
                 notes.iter().map(|note| note.get(start..start + 3).unwrap_or_default()).collect();
             linear_terms(&rows, &[&pairs.policy.chosen, &pairs.policy.rejected])
         })
+    }
+
+    fn after_update(&mut self, updates: u64, policy: &[Parameter]) -> Result<()> {
+        self.reference.after_update(updates, policy)
+    }
+
+    fn weights(&self) -> Vec<Parameter> {
+        self.reference.weights()
     }
 
     fn check_first_step(&self, metrics: &[(String, f64)]) -> Result<()> {

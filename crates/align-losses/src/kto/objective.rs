@@ -1,5 +1,5 @@
 use align_core::{
-    CausalLm, Coupling, LossOutput, Objective, PackedBatch,
+    CausalLm, Coupling, LossOutput, Objective, PackedBatch, Parameter,
     align_types::{Completion, PromptGroup},
     tch::{Kind, Tensor},
 };
@@ -261,6 +261,14 @@ impl Objective for Kto {
             (KtoLossType::Kto | KtoLossType::ApoZeroUnpaired, []) => Ok(()),
             _ => Err(Error::input("state of the objective", format!("{state:?} is not that of this loss"))),
         }
+    }
+
+    fn after_update(&mut self, updates: u64, policy: &[Parameter]) -> Result<()> {
+        self.reference.after_update(updates, policy)
+    }
+
+    fn weights(&self) -> Vec<Parameter> {
+        self.reference.weights()
     }
 
     fn check_first_step(&self, metrics: &[(String, f64)]) -> Result<()> {

@@ -1,6 +1,6 @@
 use align_core::{
-    CausalLm, LossOutput, Objective, PackedBatch, align_types::PromptGroup, align_types::config::UnaConfig,
-    tch::Tensor,
+    CausalLm, LossOutput, Objective, PackedBatch, Parameter, align_types::PromptGroup,
+    align_types::config::UnaConfig, tch::Tensor,
 };
 
 use super::{FeedbackInputs, UnaInputs, a_star_target, qrpo_target, una_loss};
@@ -173,6 +173,14 @@ impl Objective for Una {
             scored: scored.feedback(&targets),
         };
         una_loss(&inputs, &self.config)
+    }
+
+    fn after_update(&mut self, updates: u64, policy: &[Parameter]) -> Result<()> {
+        self.reference.after_update(updates, policy)
+    }
+
+    fn weights(&self) -> Vec<Parameter> {
+        self.reference.weights()
     }
 
     fn check_first_step(&self, metrics: &[(String, f64)]) -> Result<()> {

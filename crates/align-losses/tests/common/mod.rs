@@ -5,11 +5,13 @@
     reason = "each test binary uses its part; a failed unwrap is a failed test"
 )]
 
+use std::collections::BTreeMap;
+
 use align_core::{
-    CausalLm, Objective, PackedBatch,
+    CausalLm, LossComponent, Objective, PackedBatch,
     align_types::{Completion, PromptGroup, Purpose, RngStream},
     couple_batch,
-    tch::Tensor,
+    tch::{Kind, Tensor},
 };
 use align_testkit::BigramLm;
 use proptest::prelude::*;
@@ -44,15 +46,23 @@ pub fn sums(model: &BigramLm, groups: &[PromptGroup]) -> Tensor {
     model.token_log_probs(&PackedBatch::new(groups).unwrap(), 1.0).unwrap().sums().unwrap()
 }
 
+/// What a training loop computes of a batch.
+pub struct Cut {
+    pub loss: f64,
+    pub gradient: Vec<f64>,
+    /// Summands and metrics, Σ sums / Σ counts over the micro-batches; none without items.
+    pub metrics: BTreeMap<&'static str, f64>,
+}
+
 /// What a training loop computes of a batch cut at two places: the coupling in passes of `rows` surveyed rows, the
-/// denominators of the whole batch, gradients added over the micro-batches.
-pub fn cut_loss(
+/// denominators of the whole batch, gradients and metrics added over the micro-batches.
+pub fn cut_batch(
     model: &BigramLm,
     objective: &dyn Objective,
     groups: &[PromptGroup],
     cuts: &[usize; 2],
     rows: usize,
-) -> (f64, Vec<f64>) {
+) -> Cut {
     align_core::clear_gradients([model.table()]).unwrap();
     let denominators = objective.denominators(groups).unwrap();
     let coupling = couple_batch(objective, model, groups, rows).unwrap();
@@ -61,6 +71,7 @@ pub fn cut_loss(
     ends.push(groups.len());
     let (mut start, mut total) = (0, 0.0);
     let mut found = vec![0.0; denominators.len()];
+    let mut sums: BTreeMap<&'static str, (f64, f64)> = BTreeMap::new();
     for end in ends {
         let part = &groups[start..end];
         let places = std::mem::replace(&mut start, end)..end;
@@ -73,12 +84,33 @@ pub fn cut_loss(
             None => objective.loss(model, &batch, part).unwrap(),
         };
         found.iter_mut().zip(&output.components).for_each(|(sum, c)| *sum += c.denominator);
+        let terms = |c: &LossComponent| c.terms.sum(Kind::Double).double_value(&[]);
+        let components = output.components.iter().map(|c| (c.name, terms(c), c.denominator));
+        for (name, sum, count) in components.chain(output.metrics.iter().map(|m| (m.name, m.sum, m.count))) {
+            let entry = sums.entry(name).or_default();
+            *entry = (entry.0 + sum, entry.1 + count);
+        }
         let loss = output.scaled_sum(&denominators).unwrap();
         total += loss.double_value(&[]);
         loss.backward();
     }
     align_testkit::assert_close(&found, &denominators, 1e-9);
-    (total, Vec::try_from(model.table().grad().reshape([-1])).unwrap())
+    let gradient = Vec::try_from(model.table().grad().reshape([-1])).unwrap();
+    let mean =
+        |(name, (sum, count)): (&'static str, (f64, f64))| (count > 0.0).then_some((name, sum / count));
+    Cut { loss: total, gradient, metrics: sums.into_iter().filter_map(mean).collect() }
+}
+
+/// Loss and gradient of [`cut_batch`].
+pub fn cut_loss(
+    model: &BigramLm,
+    objective: &dyn Objective,
+    groups: &[PromptGroup],
+    cuts: &[usize; 2],
+    rows: usize,
+) -> (f64, Vec<f64>) {
+    let cut = cut_batch(model, objective, groups, cuts, rows);
+    (cut.loss, cut.gradient)
 }
 
 pub fn tokens(most: usize) -> impl Strategy<Value = Vec<u32>> {

@@ -1,21 +1,22 @@
+use align_report::{figure_card, table};
+
 use super::{Report, citation, escape, figure::Figure, figure_text, svg, weight_text};
 use crate::{
     study::{Sample, Table},
     verdict::{ControlVerdict, Verdict},
 };
 
-const STYLE: &str = include_str!("page.css");
+/// What only this page has.
+const STYLE: &str = "\
+@media (min-width: 44rem) { .wide td[data-label^=\"ours\"] { min-width: 18.5rem; } }
+";
 
 /// Writes a report as one page that needs nothing else: no script, no font, no request.
 pub fn html(report: &Report<'_>) -> String {
     let Report { outcome, environment, plan } = report;
     let experiment = &outcome.experiment;
     let title = escape(&experiment.title);
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
-         content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
-    );
+    let mut page = format!("<h1>{title}</h1>\n");
     page += &format!("<p class=\"answer\">{}</p>\n", escape(&outcome.answer.join(" ")));
     page += &format!(
         "<p class=\"meta\"><strong>{}</strong>. Size: {}. Reproduces {}.</p>\n",
@@ -42,7 +43,8 @@ pub fn html(report: &Report<'_>) -> String {
     }
     page += "</dl>\n<details><summary>The plan, fixed before the run</summary>\n<pre>";
     page += &escape(plan);
-    page + "</pre></details>\n</main>\n</body>\n</html>\n"
+    page += "</pre></details>\n";
+    align_report::page(&experiment.title, STYLE, &page)
 }
 
 fn link(url: &str, text: &str) -> String {
@@ -52,21 +54,6 @@ fn link(url: &str, text: &str) -> String {
     } else {
         escape(text)
     }
-}
-
-/// A table whose cells carry their column's name, so that a narrow page can show each row as a card.
-fn table(class: &str, head: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let mut text = format!("<table class=\"{class}\">\n<thead><tr>");
-    head.iter().for_each(|cell| text += &format!("<th scope=\"col\">{}</th>", escape(cell)));
-    text += "</tr></thead>\n<tbody>\n";
-    for row in rows {
-        text += "<tr>";
-        for (name, cell) in head.iter().zip(row) {
-            text += &format!("<td data-label=\"{}\">{cell}</td>", escape(name));
-        }
-        text += "</tr>\n";
-    }
-    text + "</tbody>\n</table>\n"
 }
 
 fn owned(head: &[&str]) -> Vec<String> {
@@ -129,24 +116,17 @@ fn data_table(part: &Table) -> String {
 }
 
 fn figure(figure: &Figure) -> String {
+    let note = |text: &str| format!("<p>{}</p>\n", escape(text));
     match figure {
-        Figure::Lines(chart) => format!(
-            "<figure>\n<figcaption>{}</figcaption>\n{}\n<p>{}</p>\n</figure>\n",
-            escape(&chart.title),
-            svg::line_chart(chart),
-            escape(&chart.note)
-        ),
+        Figure::Lines(chart) => figure_card("", &chart.title, &svg::line_chart(chart), &note(&chart.note)),
         Figure::Grids(grids) => {
             let cells: String = grids
                 .grids
                 .iter()
                 .map(|g| format!("<div><h3>{}</h3>{}</div>\n", escape(&g.title), svg::grid(g)))
                 .collect();
-            format!(
-                "<figure class=\"full\">\n<figcaption>{}</figcaption>\n<div class=\"grids\">\n{cells}</div>\n<p>{}</p>\n</figure>\n",
-                escape(&grids.title),
-                escape(&grids.note)
-            )
+            let drawing = format!("<div class=\"grids\">\n{cells}</div>");
+            figure_card("full", &grids.title, &drawing, &note(&grids.note))
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Reports of a run: Markdown, a self-contained page, and the table on stdout.
 
-pub mod figure;
 mod html;
 mod markdown;
-pub mod svg;
 mod text;
 
 use crate::{
     claim::Evidence, environment::Environment, experiment::Experiment, interval::Over, outcome::Outcome,
 };
 
+pub use align_report::{escape, figure, svg};
 pub use html::html;
 pub use markdown::markdown;
 pub use text::{listing, text_table};
@@ -23,24 +22,6 @@ pub struct Report<'a> {
     pub environment: &'a Environment,
     /// The plan as it stands in its file.
     pub plan: &'a str,
-}
-
-/// Makes text safe inside HTML elements and quoted attributes.
-pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            // Control characters are not allowed in HTML, and models do write them.
-            c if c.is_control() && c != '\n' && c != '\t' => safe.push('\u{fffd}'),
-            c => safe.push(c),
-        }
-    }
-    safe
 }
 
 /// Writes a figure with its interval.
@@ -90,12 +71,6 @@ fn citation(experiment: &Experiment) -> String {
 mod tests {
     use super::*;
     use crate::interval::Estimate;
-
-    #[test]
-    fn everything_that_html_reads_is_escaped() {
-        assert_eq!(escape("<a href='x'>&\"</a>"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;&lt;/a&gt;");
-        assert_eq!(escape("a\u{1}b\n\u{1b}[0m"), "a\u{fffd}b\n\u{fffd}[0m");
-    }
 
     #[test]
     fn figures_show_what_they_rest_on() {

@@ -1,6 +1,8 @@
 //! A small model, a pair loss and a row source that the tests of the training loop share.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod events;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

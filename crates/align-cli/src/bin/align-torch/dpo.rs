@@ -3,8 +3,9 @@
 use align_cli::{
     Result,
     args::{DpoArgs, ReferenceArgs},
+    health,
 };
-use align_core::Objective;
+use align_core::{Objective, align_types::HealthCheck};
 use align_data::Kind;
 use align_losses::{Dpo as DpoObjective, Reference};
 use align_train::Unit;
@@ -47,5 +48,9 @@ impl Method for Dpo<'_> {
         let made = reference::make(&self.0.reference, setup, rows, false)?;
         let objective = DpoObjective::new(config, made.reference).map_err(failure::of)?;
         Ok(Box::new(if made.begins_equal { objective.starting_at_reference() } else { objective }))
+    }
+
+    fn health(&self) -> Vec<HealthCheck> {
+        health::dpo(&self.0.dpo_config())
     }
 }

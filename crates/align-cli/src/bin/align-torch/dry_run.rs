@@ -11,8 +11,10 @@ use serde_json::json;
 use crate::{
     failure,
     model::{self, Folder},
+    reference,
     rows::Rows,
     train::Method,
+    tuning::Tuning,
 };
 
 /// Shows configuration, batch arithmetic, memory estimate and number of steps on stdout.
@@ -29,12 +31,16 @@ pub fn show(
     let base = train.model.as_deref();
     // Below an adapter the base is a reference at no cost.
     let costs = |reference: &Path| trained.is_none() || base != Some(reference);
-    let reference = base.and_then(|base| method.reference(base)).is_some_and(costs);
+    let beside = base.and_then(|base| method.reference(base)).is_some_and(costs);
     let steps = config.total_steps(rows.train.len());
     let per_epoch = rows.train.len().div_ceil(config.batch_size.max(1));
     let estimate = |options| folder.config.memory_estimate_for(&options).map_err(failure::of);
     // What would be computed on is not asked: shapes take the same bytes everywhere.
-    let other = estimate(model::frozen(&train.machine, Device::Cpu))?;
+    let args = method.reference_args();
+    let frozen = model::frozen(&train.machine, Device::Cpu);
+    let follows = args.is_some_and(|args| args.sync().is_some());
+    let other = estimate(if follows { reference::following(&frozen) } else { frozen })?;
+    let described = args.zip(base).map(|(args, base)| reference::describe(args, &Tuning::of(train), base));
     let options = model::trained(train, Device::Cpu);
     let estimate = match trained {
         None => estimate(options)?,
@@ -45,7 +51,7 @@ pub fn show(
     let batch_tokens = (all * batch_rows).checked_div(rows.train.len()).unwrap_or(0);
     let pass = config.micro_batch_tokens.max(longest).min(batch_tokens.max(1));
     let (_, shares) = rows.source(config.batch_size, config.seed, steps)?;
-    let memory = Memory::new(&estimate, pass, config.threads, reference.then_some(&other));
+    let memory = Memory::new(&estimate, pass, config.threads, beside.then_some(&other));
     if train.machine.json {
         let value = json!({
             "config": settings,
@@ -57,6 +63,7 @@ pub fn show(
             "parameters": estimate.parameters,
             "trained_parameters": estimate.trained,
             "memory_mb": memory.total_mb(),
+            "reference": described,
             "data": report,
             "data_shares": shares,
         });
@@ -71,6 +78,7 @@ pub fn show(
          # steps         {steps} ({per_epoch} per epoch)\n\
          # parameters    {:.2} million, {:.2} million of them trained\n\
          # memory        about {:.0} MB: {}\n\
+         {}\
          # nothing was trained and nothing was written\n",
         rows.train.len(),
         rows.eval.len(),
@@ -87,6 +95,7 @@ pub fn show(
         estimate.trained as f64 / 1e6,
         memory.total_mb(),
         memory.parts(),
+        described.map(|text| format!("# reference     {text}\n")).unwrap_or_default(),
     ))
 }
 

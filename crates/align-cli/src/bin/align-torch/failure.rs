@@ -1,5 +1,7 @@
 //! Errors of the other crates as errors of the program: which exit code, which hints.
 
+use std::path::Path;
+
 use align_cli::Error;
 
 /// Turns an error into the program's own.
@@ -105,15 +107,21 @@ impl Failure for align_train::Error {
                 text,
                 ["delete that checkpoint's folder to continue from the one before".to_owned()],
             ),
-            Train::NonFinite { .. } => Error::data(
-                text,
-                ["lower --learning-rate, or look at these rows; NaN in the weights of --model does it too"
-                    .to_owned()],
-            ),
+            Train::NonFinite { .. } => Error::data(text, [BAD_NUMBER.to_owned()]),
             Train::Rows { rows, source } => {
-                source.failed().with_message(|message| format!("rows {}: {message}", rows.join(", ")))
+                let bad_number = matches!(source, align_core::Error::NonFinite { .. });
+                let failed = source.failed();
+                let failed = failed.with_message(|message| format!("rows {}: {message}", rows.join(", ")));
+                if bad_number { failed.with_hint(BAD_NUMBER.to_owned()) } else { failed }
             }
-            Train::Step { source, .. } => source.failed().with_message(|_| text),
+            Train::Step { source, saved, .. } => {
+                let failed = source.failed().with_message(|_| text);
+                let bad_number = failed.hints().iter().any(|hint| hint == BAD_NUMBER);
+                match saved.filter(|_| bad_number) {
+                    Some(saved) => failed.with_hint(start_from(&saved.folder.join("model"))),
+                    None => failed,
+                }
+            }
             Train::InputsMismatch { .. } => Error::usage(
                 text,
                 ["a new run goes into another --output-dir; --overwrite would delete this one".to_owned()],
@@ -127,6 +135,16 @@ impl Failure for align_train::Error {
             _ => Error::data(text, []),
         }
     }
+}
+
+/// What to do about a loss or gradient that is no number.
+const BAD_NUMBER: &str =
+    "lower --learning-rate, or look at these rows; NaN in the weights of --model does it too";
+
+/// A run that was stopped cannot go on with other rows or another rate; a new one can begin with its weights.
+fn start_from(model: &Path) -> String {
+    let flag = if model.join("adapter_config.json").exists() { "adapter" } else { "model" };
+    format!("to go on with other settings or rows, start a new run with --{flag} {}", model.display())
 }
 
 fn is_out_of_memory(message: &str) -> bool {

@@ -68,11 +68,18 @@ pub fn fingerprint(rows: &Rows, folders: &[&Path], columns: &[&str]) -> Result<S
         rows.files.iter().for_each(|part| hash.update((part.rows as u64).to_le_bytes()));
     }
     for folder in folders {
-        let weights: Vec<PathBuf> =
-            origin::model_files(folder)?.into_iter().filter(|path| decides(path)).collect();
-        hash.update(origin::digest(&weights)?);
+        hash.update(weights(folder)?);
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Computes a digest of the numbers of a model or an adapter in a folder.
+///
+/// # Errors
+/// [`Error::Data`] for a folder that cannot be read.
+pub fn weights(folder: &Path) -> Result<String> {
+    let files: Vec<PathBuf> = origin::model_files(folder)?.into_iter().filter(|path| decides(path)).collect();
+    origin::digest(&files)
 }
 
 /// Only numbers matter: the tokenizer of a reference is not read.

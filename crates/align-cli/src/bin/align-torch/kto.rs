@@ -3,9 +3,12 @@
 use align_cli::{
     Result,
     args::{KtoArgs, ReferenceArgs},
-    talk,
+    health, talk,
 };
-use align_core::{Objective, align_types::config::KtoLossType};
+use align_core::{
+    Objective,
+    align_types::{HealthCheck, config::KtoLossType},
+};
 use align_data::Kind;
 use align_losses::Kto as KtoObjective;
 use align_train::Unit;
@@ -63,5 +66,9 @@ impl Method for Kto<'_> {
             objective = objective.with_baseline_model(Box::new(model));
         }
         Ok(Box::new(if made.begins_equal { objective.starting_at_reference() } else { objective }))
+    }
+
+    fn health(&self) -> Vec<HealthCheck> {
+        health::kto(&self.0.kto_config(), self.0.train.batch.batch_size)
     }
 }

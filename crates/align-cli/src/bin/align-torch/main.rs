@@ -17,6 +17,7 @@ mod model;
 mod notices;
 mod origin;
 mod output;
+mod precompute;
 mod progress;
 mod reference;
 mod rows;
@@ -57,7 +58,7 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),
         Command::Kto(kto) => train::run(&kto.train, &settings.resolved, &kto::Kto(kto)),
         Command::Una(una) => train::run(&una.train, &settings.resolved, &una::Una(una)),
-        Command::Data(_) | Command::Completions(_) => align_cli::front::run(argv),
+        Command::Data(_) | Command::Report(_) | Command::Completions(_) => align_cli::front::run(argv),
     }
 }
 

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use align_cli::{Error, Result, args::ReferenceArgs};
-use align_core::{CausalLm, PackedBatch, align_types::PromptGroup, no_grad};
-use align_lm::{Model, ModelConfig};
-use align_losses::Reference;
+use align_core::{CausalLm, align_types::config::ReferenceSync};
+use align_lm::{FrozenStorage, LoadOptions, Model, ModelConfig, Trainable};
+use align_losses::{MovingReference, Reference};
 
 use crate::{
-    computer, failure,
-    logprobs::batches,
+    failure,
     model::{self, Folder},
+    precompute,
     rows::Rows,
     train::Setup,
     tuning::Tuning,
@@ -29,6 +29,33 @@ pub struct Made {
 /// Returns the folder of the reference.
 pub fn folder<'a>(args: &'a ReferenceArgs, base: &'a Path) -> &'a Path {
     args.ref_model.as_deref().unwrap_or(base)
+}
+
+/// Says in one line what the reference of a run is.
+pub fn describe(args: &ReferenceArgs, tuning: &Tuning<'_>, base: &Path) -> String {
+    let alone = "the model without the adapter, which takes no memory of its own";
+    let what = match (args.ref_model.as_deref(), tuning) {
+        (Some(folder), Tuning::New(_) | Tuning::From(_)) if folder == base => alone.to_owned(),
+        (Some(folder), _) => folder.display().to_string(),
+        (None, Tuning::Full) => "the model as it is before the first step".to_owned(),
+        (None, Tuning::New(_)) => alone.to_owned(),
+        (None, Tuning::From(_)) => {
+            "the model with the adapter as it is before the first step, which takes the memory of an adapter"
+                .to_owned()
+        }
+    };
+    let how = match args.sync() {
+        Some(ReferenceSync { ref_model_mixup_alpha: alpha, ref_model_sync_steps: steps }) => {
+            format!(
+                "; it follows the policy: every {steps} steps it becomes {alpha} of it and the rest of itself"
+            )
+        }
+        None if args.precompute_ref_log_probs => {
+            "; its log-probabilities are found or computed before the first step".to_owned()
+        }
+        None => String::new(),
+    };
+    what + &how
 }
 
 /// Checks that a reference of its own speaks of the same tokens.
@@ -52,20 +79,28 @@ pub fn check_rows(args: &ReferenceArgs, rows: &Rows) -> Result<()> {
     model::rows_fit(&rows.eval, context, reference)
 }
 
-/// Loads the reference, or computes its log-probabilities into the rows; `keeps_model` asks for the model all the
-/// same.
+/// Loads the reference, or finds its log-probabilities or computes them into the rows; `keeps_model` asks for the model
+/// all the same.
 ///
 /// # Errors
-/// A reference that cannot be loaded or run.
+/// A reference that cannot be loaded or run, or cannot follow the policy though it should.
 pub fn make(args: &ReferenceArgs, setup: &Setup<'_>, rows: &mut Rows, keeps_model: bool) -> Result<Made> {
     let begins_equal = args.ref_model.is_none() && setup.tuning.begins_at_rest(setup.policy);
-    let model = load(setup, args.ref_model.as_deref())?;
-    if !args.precompute_ref_log_probs {
-        return Ok(Made { reference: Reference::Model(Box::new(model)), model: None, begins_equal });
+    let given = args.ref_model.as_deref();
+    let made = |reference, model| Ok(Made { reference, model, begins_equal });
+    if let Some(sync) = args.sync() {
+        return made(Reference::Moving(moving(setup, given, sync)?), None);
     }
-    let kept = keeps_model.then(|| model.replica().map_err(failure::of)).transpose()?;
-    precompute(model, setup, rows)?;
-    Ok(Made { reference: Reference::Precomputed, model: kept, begins_equal })
+    if !args.precompute_ref_log_probs {
+        return made(Reference::Model(Box::new(load(setup, given)?)), None);
+    }
+    let kept = keeps_model.then(|| load(setup, given)).transpose()?;
+    let load = || match &kept {
+        Some(model) => model.replica().map_err(failure::of),
+        None => load(setup, given),
+    };
+    precompute::run(setup, &folders(setup, given), load, rows)?;
+    made(Reference::Precomputed, kept)
 }
 
 /// Loads the reference: `--ref-model`, or the model as it was before the first step.
@@ -80,38 +115,29 @@ fn load(setup: &Setup<'_>, given: Option<&Path>) -> Result<Model> {
     }
 }
 
-/// Rows whose reference is computed before they are put away: few enough for memory where the rows are on disk.
-const AT_ONCE: usize = 4096;
-
-/// Computes the reference's log-probability of every answer, so that the model can be dropped.
-fn precompute(reference: Model, setup: &Setup<'_>, rows: &mut Rows) -> Result<()> {
-    let mut replicas = model::replicas(reference, setup.threads)?;
-    for set in [&mut rows.train, &mut rows.eval] {
-        let taken = std::mem::replace(set, Vec::new().into());
-        *set = taken.update::<Error>(AT_ONCE, |groups| {
-            let sums = sums(&mut replicas, groups, setup.micro_batch_tokens)?;
-            let answers = groups.iter_mut().flat_map(|group| &mut group.completions);
-            answers.zip(sums).for_each(|(answer, sum)| answer.ref_logprob = Some(sum));
-            Ok(())
-        })?;
+/// Lists the folders whose numbers are the reference's.
+fn folders<'a>(setup: &Setup<'a>, given: Option<&'a Path>) -> Vec<&'a Path> {
+    match (given, setup.tuning) {
+        (Some(folder), _) => vec![folder],
+        (None, Tuning::From(adapter)) => vec![setup.base, adapter],
+        (None, Tuning::Full | Tuning::New(_)) => vec![setup.base],
     }
-    Ok(())
 }
 
-/// Computes the log-probability of every answer.
-fn sums(replicas: &mut [Model], groups: &[PromptGroup], micro_batch_tokens: usize) -> Result<Vec<f64>> {
-    let cut = batches(groups, micro_batch_tokens);
-    let mut sums: Vec<f64> = Vec::new();
-    for round in cut.chunks(replicas.len()) {
-        let jobs = round.iter().map(|batch| groups.get(batch.clone()).unwrap_or_default());
-        let results = computer::in_parallel(replicas, jobs, |model, groups| {
-            let _guard = no_grad();
-            let batch = PackedBatch::new(groups).map_err(failure::of)?;
-            let sums = model.token_log_probs(&batch, 1.0).and_then(|logps| logps.to_vecs());
-            let sum = |values: &Vec<f32>| values.iter().map(|value| f64::from(*value)).sum::<f64>();
-            Ok(sums.map_err(failure::of)?.iter().map(sum).collect::<Vec<_>>())
-        })?;
-        sums.extend(results.into_iter().flatten());
-    }
-    Ok(sums)
+/// Loads a reference that follows the policy. A resumed run puts the weights of its checkpoint into it.
+fn moving(setup: &Setup<'_>, given: Option<&Path>, sync: ReferenceSync) -> Result<MovingReference> {
+    // In float32 whatever is computed with: 16 bits would lose a small share of the policy.
+    let model = model::load(given.unwrap_or(setup.base), &following(&setup.reference))?;
+    MovingReference::new(Box::new(model), sync, &setup.policy.parameters()).map_err(|error| {
+        let folder = given.unwrap_or(setup.base).display();
+        Error::data(
+            format!("--sync-ref-model: the reference {folder} cannot follow the policy: {error}"),
+            ["a reference that follows has the policy's architecture and sizes".to_owned()],
+        )
+    })
+}
+
+/// Says how a reference that follows the policy is loaded.
+pub fn following(reference: &LoadOptions) -> LoadOptions {
+    LoadOptions { trainable: Trainable::All, frozen: FrozenStorage::Float, recompute: false, ..*reference }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use align_cli::{
     Error, Result,
     args::{ReferenceArgs, TrainArgs},
-    talk,
+    health, talk,
 };
-use align_core::Objective;
+use align_core::{Objective, align_types::HealthCheck};
 use align_data::{DataConfig, Kind};
 use align_lm::{Companions, LoadOptions, Model, SaveDtype};
 use align_train::{
@@ -67,10 +67,19 @@ pub trait Method {
     /// # Errors
     /// A reference that cannot be loaded.
     fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>>;
+
+    /// Returns what is watched over while it trains.
+    fn health(&self) -> Vec<HealthCheck> {
+        health::shared()
+    }
 }
 
 /// What an objective is made from.
 pub struct Setup<'a> {
+    /// The flags of every training command.
+    pub train: &'a TrainArgs,
+    /// What else is in the folder of `--model`.
+    pub folder: &'a model::Folder,
     /// The model that is trained.
     pub policy: &'a Model,
     /// What is trained of it.
@@ -142,6 +151,8 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     let companions = Companions::read(base).map_err(failure::of)?;
     let config = train.train_config();
     let setup = Setup {
+        train,
+        folder: &folder,
         policy: &policy,
         tuning: &tuning,
         base,
@@ -202,6 +213,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     hooks.save_final = Some(&save_final);
     hooks.before_finish = Some(&sample);
     hooks.stop = stop;
+    hooks.checks = method.health();
     hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
     match align_train::train(job, hooks).map_err(failure::of)? {
         Outcome::Interrupted { step, checkpoint } => Err(interrupted(step, checkpoint.as_deref())),

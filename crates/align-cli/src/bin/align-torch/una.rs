@@ -3,8 +3,9 @@
 use align_cli::{
     Error, Result,
     args::{ReferenceArgs, UnaArgs},
+    health,
 };
-use align_core::Objective;
+use align_core::{Objective, align_types::HealthCheck};
 use align_data::Kind;
 use align_losses::{REFERENCE_REWARDS, Una as UnaObjective};
 use align_train::Unit;
@@ -59,6 +60,10 @@ impl Method for Una<'_> {
             })?;
         }
         Ok(Box::new(if made.begins_equal { objective.starting_at_reference() } else { objective }))
+    }
+
+    fn health(&self) -> Vec<HealthCheck> {
+        health::una(&self.0.una_config())
     }
 }
 

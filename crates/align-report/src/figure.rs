@@ -1,4 +1,4 @@
-//! Figures as data; [`super::svg`] draws them.
+//! Figures as data; [`crate::svg`] draws them.
 
 use serde::Serialize;
 

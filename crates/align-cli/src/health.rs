@@ -1,0 +1,210 @@
+//! Which checks watch over a training run, in one table: `docs/metrics.md` has them too.
+//!
+//! A check that speaks without cause teaches people to read none. So bounds are wide, means are compared and not single
+//! steps, and the loop asks that a change is six standard errors of the two means or more.
+
+use align_types::config::{
+    DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, UnaConfig, UnaLossType,
+};
+use align_types::{HealthCheck, Move, Rule};
+
+use crate::metrics::Place;
+
+/// Steps of a mean, where a change or a level is looked for.
+const STEPS: usize = 20;
+/// Pairs that exclude chance: random answers are all in order in one of 2³² cases.
+const PAIRS: usize = 32;
+/// A reward difference at which the sigmoid's gradient is below 1e-6 of its largest.
+const SATURATED: f64 = 15.0;
+/// Nats per answer beyond which a policy has little in common with its reference.
+const FAR: f64 = 50.0;
+/// Nats by which an estimate that should not be negative may be so by rounding.
+const ROUNDING: f64 = 0.1;
+/// By which share of themselves log-probabilities fall when answers are being forgotten.
+const FORGOTTEN: f64 = 0.1;
+
+/// Returns the checks of every method.
+pub fn shared() -> Vec<HealthCheck> {
+    let rises = Move::rises("loss").by_share(0.5, "loss", None);
+    vec![
+        HealthCheck {
+            name: "no-gradient",
+            rule: Rule::Stuck { metric: "grad_norm", value: 0.0, steps: 3 },
+            meaning: "nothing is learned; usually the answers of each row are the same after cutting, every loss is past \
+                      its margin, or weights and adapter are all frozen: look at the rows with `align data check` and \
+                      raise --max-length, or stop here",
+        },
+        HealthCheck {
+            name: "loss-rises",
+            rule: Rule::Moved { moves: vec![rises], steps: STEPS },
+            meaning: "the updates do harm; usually the learning rate is too large: lower --learning-rate, or give \
+                      --warmup-steps",
+        },
+    ]
+}
+
+/// Returns the checks of `align dpo`.
+pub fn dpo(config: &DpoConfig) -> Vec<HealthCheck> {
+    let mut checks = shared();
+    if config.uses_reference() {
+        checks.push(separated("rewards/accuracies"));
+        checks.push(displaced(config.beta));
+    } else {
+        checks.push(separated("reference_free/accuracies"));
+        checks.push(displaced_without_reference());
+    }
+    // Only of these is the gradient a function of rewards/margins that vanishes for large ones.
+    let vanishes = |loss: DpoLossType| {
+        use DpoLossType::{Discopop, ExoPair, Hinge, Sigmoid};
+        matches!(loss, Sigmoid | Hinge | ExoPair | Discopop)
+    };
+    let of_margins = config.uses_reference() && config.f_divergence_type == FDivergence::ReverseKl;
+    if of_margins && config.losses().all(|(loss, _)| vanishes(loss)) {
+        checks.push(saturated("rewards/margins", f64::NEG_INFINITY));
+    }
+    checks
+}
+
+/// Returns the checks of `align kto`, whose baseline `kl` needs at least two rows in a batch.
+pub fn kto(config: &KtoConfig, batch_size: usize) -> Vec<HealthCheck> {
+    let mut checks = shared();
+    checks.push(forgotten(config.beta));
+    if config.loss_type == KtoLossType::Kto {
+        checks.push(far("kl"));
+        if batch_size > 1 {
+            checks.push(HealthCheck {
+                name: "baseline-always-zero",
+                rule: Rule::Always { metric: "kl", value: 0.0, steps: STEPS },
+                meaning: "this is legal and common: mismatched answers never became likelier than under the reference, \
+                          and the mean is clamped at 0; rewards were then compared with 0, and a larger --batch-size \
+                          makes the estimate less noisy",
+            });
+        }
+    }
+    checks
+}
+
+/// Returns the checks of `align una`.
+pub fn una(config: &UnaConfig) -> Vec<HealthCheck> {
+    let mut checks = shared();
+    checks.push(separated("rewards/accuracies"));
+    if config.loss_type == UnaLossType::Mse {
+        checks.push(saturated("rewards/scored", -SATURATED));
+    }
+    checks
+}
+
+/// Returns the checks of methods that sample from the policy: their KL to the reference and the length of samples.
+pub fn sampling(kl: &'static str, length: &'static str) -> Vec<HealthCheck> {
+    let drift = |name, change: Move, meaning| HealthCheck {
+        name,
+        rule: Rule::Moved { moves: vec![change.by_share(0.5, length, None)], steps: STEPS },
+        meaning,
+    };
+    vec![
+        far(kl),
+        HealthCheck {
+            name: "kl-negative",
+            rule: Rule::Outside { metric: kl, low: -ROUNDING, high: f64::INFINITY, steps: STEPS },
+            meaning: "an estimate of a KL cannot stay below 0; usually sampling and training do not see the same tokens, \
+                      temperature or weights",
+        },
+        drift(
+            "length-drift",
+            Move::rises(length),
+            "answers grow, and rewards often pay for length alone; read some, and compare rewards at equal length",
+        ),
+        drift(
+            "length-collapse",
+            Move::falls(length),
+            "answers shrink, and rewards often pay for saying little; read some, and compare rewards at equal length",
+        ),
+    ]
+}
+
+/// Lists the checks of a command for the page of metrics.
+pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
+    let mut checks = match place {
+        Place::Training => return shared(),
+        Place::Dpo => {
+            let free = DpoConfig { reference_free: true, ..DpoConfig::default() };
+            [dpo(&DpoConfig::default()), dpo(&free)].concat()
+        }
+        Place::Kto => kto(&KtoConfig::default(), 2),
+        Place::Una => una(&UnaConfig::default()),
+        _ => Vec::new(),
+    };
+    let common = shared();
+    checks.retain(|check| !common.contains(check));
+    checks
+}
+
+fn separated(accuracies: &'static str) -> HealthCheck {
+    HealthCheck {
+        name: "separated-from-the-start",
+        rule: Rule::FromTheStart { metric: accuracies, bound: 1.0, rows: PAIRS },
+        meaning: "there is nothing to learn; usually a formatting artefact tells chosen from rejected (length, a missing \
+                  end of sequence, a template on one side), the model was trained on these pairs already, or --ref-model \
+                  is not its reference: read some rows with `align data check`",
+    }
+}
+
+/// Likelihood displacement, 2410.08847.
+fn displaced(beta: f64) -> HealthCheck {
+    let falls = |metric, of| Move::falls(metric).by_share(FORGOTTEN, of, Some(("β", beta)));
+    let moves = vec![
+        falls("rewards/chosen", "logps/chosen"),
+        falls("rewards/rejected", "logps/rejected"),
+        Move::rises("rewards/margins"),
+    ];
+    HealthCheck {
+        name: "likelihood-displacement",
+        rule: Rule::Moved { moves, steps: STEPS },
+        meaning: DISPLACED,
+    }
+}
+
+fn displaced_without_reference() -> HealthCheck {
+    let falls = |metric| Move::falls(metric).by_share(FORGOTTEN, metric, None);
+    let moves = vec![falls("logps/chosen"), falls("logps/rejected"), Move::rises("reference_free/margins")];
+    HealthCheck {
+        name: "likelihood-displacement",
+        rule: Rule::Moved { moves, steps: STEPS },
+        meaning: DISPLACED,
+    }
+}
+
+const DISPLACED: &str = "the chosen answers become unlikely too, only less so than the rejected ones, and probability \
+                         goes to answers that nobody rated (likelihood displacement); common, and harmful when it goes \
+                         on: read some samples, lower --learning-rate, raise --beta, or add the likelihood of the chosen \
+                         answers (--loss-type sft)";
+
+fn forgotten(beta: f64) -> HealthCheck {
+    let falls = |metric, of| Move::falls(metric).by_share(FORGOTTEN, of, Some(("β", beta)));
+    let moves = vec![falls("rewards/chosen", "logps/chosen"), falls("rewards/rejected", "logps/rejected")];
+    HealthCheck {
+        name: "likelihood-displacement",
+        rule: Rule::Moved { moves, steps: STEPS },
+        meaning: "desirable answers become unlikely together with the undesirable ones, and probability goes to answers \
+                  that nobody rated; lower --learning-rate, raise --beta, or raise --desirable-weight",
+    }
+}
+
+fn saturated(reward: &'static str, low: f64) -> HealthCheck {
+    HealthCheck {
+        name: "saturated",
+        rule: Rule::Outside { metric: reward, low, high: SATURATED, steps: STEPS },
+        meaning: "the sigmoid is flat there, so that rows like these teach next to nothing; usually the run is past its \
+                  best, or --beta or --learning-rate is too large: compare with held-out rows (--eval-data, --keep-best) \
+                  and stop earlier",
+    }
+}
+
+fn far(kl: &'static str) -> HealthCheck {
+    HealthCheck {
+        name: "kl-out-of-range",
+        rule: Rule::Outside { metric: kl, low: f64::NEG_INFINITY, high: FAR, steps: STEPS },
+        meaning: "the policy has left its reference, where rewards mean little; lower --learning-rate, or strengthen the \
+                  pull to the reference",
+    }
+}
