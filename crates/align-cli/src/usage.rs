@@ -184,7 +184,7 @@ mod tests {
     fn every_mistake_names_the_flag_and_what_to_do() {
         for (line, message, hint) in [
             ("align dpo --betta 1", "unknown flag --betta", "did you mean --beta?"),
-            ("align sft --beta 1", "unknown flag --beta", "`--beta` is a flag of align dpo"),
+            ("align sft --beta 1", "unknown flag --beta", "`--beta` is a flag of align"),
             ("align dpo --beta x", "--beta x: expected a number", "align dpo --help"),
             ("align dpo --batch-size -1", "--batch-size -1: expected a whole number", "align dpo --help"),
             ("align dpo --kl-coef 0.1", "--kl-coef is not in this version yet", "align dpo --help"),

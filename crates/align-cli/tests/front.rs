@@ -64,7 +64,7 @@ fn wrong_flags_need_no_libtorch() {
     let run = "--model m --data d --output-dir o";
     for (line, texts) in [
         ("dpo --betta 0.1", &["unknown flag --betta", "hint: did you mean --beta?"][..]),
-        ("sft --beta 0.1", &["unknown flag --beta", "hint: `--beta` is a flag of align dpo"]),
+        ("sft --beta 0.1", &["unknown flag --beta", "hint: `--beta` is a flag of align"]),
         ("dpo --lora-rnak 8", &["unknown flag --lora-rnak", "did you mean --lora-rank?"]),
         ("trian", &["unknown command trian"]),
         ("dop", &["unknown command dop", "hint: did you mean dpo?"]),

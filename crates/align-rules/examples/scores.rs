@@ -10,7 +10,13 @@ use align_types::{Columns, Reward, RewardItem};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let columns = Columns::new();
-    let item = |completion| RewardItem { prompt: "What is 2 + 2?", messages: None, completion, columns: &columns, source: None };
+    let item = |completion| RewardItem {
+        prompt: "What is 2 + 2?",
+        messages: None,
+        completion,
+        columns: &columns,
+        source: None,
+    };
     let answers = [item("It is 4."), item("I would say: four, most probably.")];
     for name in ["rule:length", "rule:length=10", "rule:contains=four", "rule:regex=\\b[0-9]+\\b"] {
         println!("{name:24} {:?}", rule(name)?.score(&answers)?);

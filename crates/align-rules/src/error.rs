@@ -55,7 +55,9 @@ pub enum Error {
         why: String,
     },
     /// A program ended before it had answered.
-    #[error("{row}: the reward command `{command}` ended ({status}) without an answer; it must answer every line it reads")]
+    #[error(
+        "{row}: the reward command `{command}` ended ({status}) without an answer; it must answer every line it reads"
+    )]
     Ended {
         /// The row that was asked for.
         row: String,

@@ -63,7 +63,8 @@ impl Program {
     pub fn start(command: &str, limit: Duration) -> Result<Self> {
         let words = words(command)?;
         let start = |source| Error::Start { command: command.to_owned(), source };
-        let (program, arguments) = words.split_first().ok_or_else(|| start(std::io::ErrorKind::NotFound.into()))?;
+        let (program, arguments) =
+            words.split_first().ok_or_else(|| start(std::io::ErrorKind::NotFound.into()))?;
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -74,7 +75,9 @@ impl Program {
         let (send, answers) = sync_channel(UNREAD);
         if let Some(output) = child.stdout.take() {
             // A thread of its own, because reading a pipe knows no time limit.
-            std::thread::Builder::new().spawn(move || read_lines(output, |line| send.send(line).is_ok())).map_err(start)?;
+            std::thread::Builder::new()
+                .spawn(move || read_lines(output, |line| send.send(line).is_ok()))
+                .map_err(start)?;
         }
         let name = format!("command:{program}");
         Ok(Self { name, command: command.to_owned(), limit, child, input, answers, next: 0 })
@@ -91,7 +94,8 @@ impl Program {
     fn ask(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>> {
         let first = self.next;
         self.next += items.len() as u64;
-        let text: String = items.iter().zip(first..).map(|(item, id)| format!("{}\n", question(item, id))).collect();
+        let text: String =
+            items.iter().zip(first..).map(|(item, id)| format!("{}\n", question(item, id))).collect();
         if let Some(item) = items.first() {
             self.nothing_is_left(&item.describe(0))?;
         }
@@ -119,7 +123,9 @@ impl Program {
     /// Refuses a line that came although no row asked for it.
     fn nothing_is_left(&self, row: &str) -> Result<()> {
         match self.answers.try_recv() {
-            Ok(Ok(line)) => Err(self.refuse(row, &line, "it came before the row was asked for: one line too many")),
+            Ok(Ok(line)) => {
+                Err(self.refuse(row, &line, "it came before the row was asked for: one line too many"))
+            }
             Ok(Err(_)) | Err(TryRecvError::Empty | TryRecvError::Disconnected) => Ok(()),
         }
     }
@@ -156,7 +162,8 @@ impl Program {
     fn refuse(&self, row: &str, line: &[u8], why: &str) -> Error {
         // What a terminal would obey is shown as what it is not.
         let harmless = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        let shown: String = String::from_utf8_lossy(line).trim_end().chars().take(120).map(harmless).collect();
+        let shown: String =
+            String::from_utf8_lossy(line).trim_end().chars().take(120).map(harmless).collect();
         Error::Answer {
             row: row.to_owned(),
             command: self.command.clone(),

@@ -43,7 +43,10 @@ mod tests {
     #[test]
     fn quotation_marks_keep_words_together() {
         let line = r#"python3  'my scorer.py' --mark "a \" b" \$HOME '' it\'s"#;
-        assert_eq!(words(line).unwrap(), ["python3", "my scorer.py", "--mark", "a \" b", "$HOME", "", "it's"]);
+        assert_eq!(
+            words(line).unwrap(),
+            ["python3", "my scorer.py", "--mark", "a \" b", "$HOME", "", "it's"]
+        );
         for wrong in ["", "  \t", "a 'b", "a \"b\\\"", "a \\"] {
             assert!(words(wrong).is_err(), "{wrong}");
         }

@@ -63,11 +63,12 @@ fn the_question_has_prompt_completion_and_the_columns_of_the_row() {
     );
     let mut program = program(&folder, &script, TIME_LIMIT);
     assert_eq!(score(&mut program, &["a \"line\"\nand \\ more", " 4"]).unwrap(), [None, None]);
-    let lines: Vec<serde_json::Value> =
-        std::fs::read_to_string(asked).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let expected = |id: u64, completion: &str| {
-        serde_json::json!({"id": id, "prompt": "2 + 2 =", "completion": completion, "row": {"answer": "4"}})
-    };
+    let lines: Vec<serde_json::Value> = std::fs::read_to_string(asked)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let expected = |id: u64, completion: &str| serde_json::json!({"id": id, "prompt": "2 + 2 =", "completion": completion, "row": {"answer": "4"}});
     assert_eq!(lines, [expected(0, "a \"line\"\nand \\ more"), expected(1, " 4")]);
 }
 

@@ -7,7 +7,13 @@ fn scores(reward: &mut dyn Reward, completions: &[&str]) -> Vec<Option<f64>> {
     let columns = Columns::new();
     let items: Vec<_> = completions
         .iter()
-        .map(|completion| RewardItem { prompt: "p", messages: None, completion, columns: &columns, source: None })
+        .map(|completion| RewardItem {
+            prompt: "p",
+            messages: None,
+            completion,
+            columns: &columns,
+            source: None,
+        })
         .collect();
     reward.score(&items).unwrap()
 }
@@ -118,7 +124,8 @@ impl Reward for Broken {
 fn a_reward_that_breaks_its_promise_is_an_error_that_names_the_row() {
     let columns = Columns::new();
     let source = Source { file: "rows.jsonl".into(), row: 7 };
-    let item = RewardItem { prompt: "p", messages: None, completion: "c", columns: &columns, source: Some(&source) };
+    let item =
+        RewardItem { prompt: "p", messages: None, completion: "c", columns: &columns, source: Some(&source) };
     let told = |values: Vec<Option<f64>>| {
         WeightedSum::new(vec![Box::new(Broken(values))], &[]).unwrap().score(&[item]).unwrap_err().to_string()
     };

@@ -171,7 +171,8 @@ mod tests {
     /// variance 30/4 − 1 = 13/2, so the slope is 3/26 and the intercept 1/2 − 3/26 = 5/13.
     #[test]
     fn the_regression_is_that_of_least_squares() {
-        let outcomes = [outcome(0, 0.0, -2.0), outcome(1, 1.0, 0.0), outcome(2, 0.0, 1.0), outcome(3, 1.0, 5.0)];
+        let outcomes =
+            [outcome(0, 0.0, -2.0), outcome(1, 1.0, 0.0), outcome(2, 0.0, 1.0), outcome(3, 1.0, 5.0)];
         let control = LengthControl::of("x", &outcomes, 4, 0).unwrap();
         assert!((control.slope.unwrap() - 3.0 / 26.0).abs() < 1e-12);
         assert!((control.at_equal_length.unwrap().mean - 5.0 / 13.0).abs() < 1e-12);
@@ -196,17 +197,34 @@ mod tests {
         let outcomes: Vec<_> = (0..300)
             .map(|i| {
                 let difference = f64::from(i % 30) - 5.0;
-                outcome(i as usize, if difference > 0.0 { 1.0 } else if difference < 0.0 { 0.0 } else { 0.5 }, difference)
+                outcome(
+                    i as usize,
+                    if difference > 0.0 {
+                        1.0
+                    } else if difference < 0.0 {
+                        0.0
+                    } else {
+                        0.5
+                    },
+                    difference,
+                )
             })
             .collect();
         let control = LengthControl::of("x", &outcomes, 300, 0).unwrap();
         let plain = outcomes.iter().map(|o| o.score).sum::<f64>() / 300.0;
         assert!(plain > 0.8 && control.at_equal_length.unwrap().mean < plain - 0.2);
-        assert_eq!(control.bins.first().unwrap().score.mean, 0.5 / 6.0, "differences −5 to 0, of which 0 is a tie");
+        assert_eq!(
+            control.bins.first().unwrap().score.mean,
+            0.5 / 6.0,
+            "differences −5 to 0, of which 0 is a tie"
+        );
         assert_eq!(control.bins.last().unwrap().score.mean, 1.0);
     }
 
     proptest! {
+        // Each case is a bootstrap for every bin.
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
         #[test]
         fn bins_hold_every_outcome_once_and_do_not_overlap(differences in prop::collection::vec(-6i32..6, 1..60)) {
             let outcomes: Vec<_> =

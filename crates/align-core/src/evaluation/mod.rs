@@ -6,6 +6,7 @@
 mod divergence;
 mod lengths;
 mod pairs;
+mod rows;
 mod wins;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use divergence::{Divergence, DivergenceMean, SequenceDivergence, sequence_divergences};
 pub use lengths::{LengthBin, LengthControl, Outcome};
 pub use pairs::{PairAgreement, PairMargin};
+pub use rows::RowValues;
 pub use wins::{Samples, WinRate, verdict};
 
 use crate::{Result, intervals::Estimate};
@@ -48,7 +50,11 @@ impl Prompts {
                 count += 1;
                 count - 1
             };
-            of_rows.push(if row.prompt.len() < 2 { new() } else { *known.entry(&row.prompt).or_insert_with(new) });
+            of_rows.push(if row.prompt.len() < 2 {
+                new()
+            } else {
+                *known.entry(&row.prompt).or_insert_with(new)
+            });
         }
         Self { of_rows, count }
     }

@@ -1,115 +1,113 @@
-use align_core::{
-    evaluation::{PairAgreement, PairMargin, Prompts},
-    intervals::Estimate,
-};
+//! What of a row is averaged, under the names of the training metrics.
+
+use align_core::evaluation::{PairMargin, RowValues};
 
 use super::{Feedback, HeldOutMethod, Losses, Pair, Rows};
-use crate::Result;
 
-/// Averages over rows, under the names of the training metrics.
-pub(super) struct Figures<'a> {
-    prompts: &'a Prompts,
-    seed: u64,
-    pub list: Vec<(&'static str, Estimate)>,
+impl HeldOutMethod {
+    /// β and the baseline of the implicit reward.
+    fn scale(&self) -> (f64, f64) {
+        match self {
+            Self::Sft => (0.0, 0.0),
+            Self::Dpo(config) => (config.beta, 0.0),
+            Self::Kto { config, baseline } => (config.beta, *baseline),
+            Self::Una(config) => (config.beta, 0.0),
+        }
+    }
 }
 
-impl<'a> Figures<'a> {
-    pub(super) fn new(prompts: &'a Prompts, seed: u64) -> Self {
-        Self { prompts, seed, list: Vec::new() }
-    }
+/// Lists the values of all rows.
+pub(super) fn values(kinds: &Rows, losses: &Losses, method: &HeldOutMethod) -> Vec<RowValues> {
+    let mut list = of_losses(kinds, losses);
+    list.extend(likelihood(&kinds.plain));
+    list.extend(pairs(&kinds.pairs, method));
+    list.extend(labels(&kinds.labelled, method));
+    let (beta, _) = method.scale();
+    list.push(each("rewards/scored", &kinds.scored, |one| beta * one.logps.ratio()));
+    list.push(each("una/target", &kinds.scored, |one| one.target));
+    list.retain(|values| !values.values.is_empty());
+    list
+}
 
-    /// Adds the average of (row, value, weight), if there is one.
-    fn add(&mut self, name: &'static str, values: impl IntoIterator<Item = (usize, f64, f64)>) -> Result<()> {
-        let average = self.prompts.average(name, values, self.seed)?;
-        self.list.extend(average.map(|average| (name, average)));
-        Ok(())
+/// The margin of a pair and its difference in length.
+pub(super) fn margin(pair: &Pair, method: &HeldOutMethod) -> PairMargin {
+    let (beta, _) = method.scale();
+    PairMargin {
+        row: pair.row,
+        margin: beta * pair.chosen.ratio() - beta * pair.rejected.ratio(),
+        difference: pair.chosen.tokens as f64 - pair.rejected.tokens as f64,
     }
+}
 
-    /// The mean loss: one figure, or one for each kind where rows are of several.
-    pub(super) fn losses(&mut self, kinds: &Rows, losses: &Losses) -> Result<()> {
-        let several = [kinds.pairs.len(), kinds.labelled.len(), kinds.scored.len()];
-        let several = several.iter().filter(|count| **count > 0).count() > 1;
-        let name = |name| if several { name } else { "loss" };
-        let pairs = kinds.pairs.iter().zip(&losses.pairs).map(|(pair, loss)| (pair.row, *loss, 1.0));
-        self.add(name("loss/pairs"), pairs)?;
-        let of = |rows: &[Feedback], losses: &[f64]| -> Vec<(usize, f64, f64)> {
-            rows.iter().zip(losses).map(|(one, loss)| (one.row, *loss, 1.0)).collect()
-        };
-        self.add(name("loss/binary"), of(&kinds.labelled, &losses.labelled))?;
-        self.add(name("loss/scored"), of(&kinds.scored, &losses.scored))
-    }
+fn each(name: &'static str, rows: &[Feedback], of: impl Fn(&Feedback) -> f64) -> RowValues {
+    RowValues::new(name, rows.iter().map(|one| (one.row, of(one), 1.0)))
+}
 
-    /// What each kind of rows has beside its loss.
-    pub(super) fn kinds(&mut self, kinds: &Rows, method: &HeldOutMethod) -> Result<Option<PairAgreement>> {
-        let (beta, baseline) = match method {
-            HeldOutMethod::Sft => (0.0, 0.0),
-            HeldOutMethod::Dpo(config) => (config.beta, 0.0),
-            HeldOutMethod::Kto { config, baseline } => (config.beta, *baseline),
-            HeldOutMethod::Una(config) => (config.beta, 0.0),
-        };
-        self.likelihood(&kinds.plain)?;
-        let agreement = if kinds.pairs.is_empty() { None } else { Some(self.pairs(&kinds.pairs, beta)?) };
-        self.labels(&kinds.labelled, beta, baseline)?;
-        if let HeldOutMethod::Kto { .. } = method {
-            self.list.push(("kl", Estimate::exact(baseline)));
-        }
-        self.add("rewards/scored", kinds.scored.iter().map(|one| (one.row, beta * one.logps.ratio(), 1.0)))?;
-        self.add("una/target", kinds.scored.iter().map(|one| (one.row, one.target, 1.0)))?;
-        Ok(agreement)
-    }
+/// The losses: under one name, or one for each kind where rows are of several.
+fn of_losses(kinds: &Rows, losses: &Losses) -> Vec<RowValues> {
+    let kinds_there = [kinds.pairs.len(), kinds.labelled.len(), kinds.scored.len()];
+    let several = kinds_there.iter().filter(|count| **count > 0).count() > 1;
+    let name = |name| if several { name } else { "loss" };
+    let pairs = kinds.pairs.iter().zip(&losses.pairs).map(|(pair, loss)| (pair.row, *loss, 1.0));
+    let answers = |name, rows: &[Feedback], losses: &[f64]| {
+        RowValues::new(name, rows.iter().zip(losses).map(|(one, loss)| (one.row, *loss, 1.0)))
+    };
+    vec![
+        RowValues::new(name("loss/pairs"), pairs),
+        answers(name("loss/binary"), &kinds.labelled, &losses.labelled),
+        answers(name("loss/scored"), &kinds.scored, &losses.scored),
+    ]
+}
 
-    fn likelihood(&mut self, rows: &[Feedback]) -> Result<()> {
-        let tokens = |one: &Feedback| one.logps.tokens.max(1) as f64;
-        self.add("loss", rows.iter().map(|one| (one.row, -one.logps.policy / tokens(one), tokens(one))))?;
-        if let Some((_, loss)) = self.list.last().filter(|_| !rows.is_empty()) {
-            let interval = loss.interval.map(|(low, high)| (low.exp(), high.exp()));
-            let perplexity = Estimate { mean: loss.mean.exp(), interval, ..*loss };
-            self.list.push(("perplexity", perplexity));
-        }
-        self.add("logps/completion", rows.iter().map(|one| (one.row, one.logps.policy, 1.0)))?;
-        if rows.iter().any(|one| one.logps.reference.is_none()) {
-            return Ok(());
-        }
-        let of = |one: &Feedback, sum: f64| (one.row, sum / tokens(one), tokens(one));
-        self.add(
-            "reference/loss",
-            rows.iter().map(|one| of(one, one.logps.ratio() - one.logps.policy)),
-        )?;
-        self.add("reference/difference", rows.iter().map(|one| of(one, -one.logps.ratio())))
+fn likelihood(rows: &[Feedback]) -> Vec<RowValues> {
+    let tokens = |one: &Feedback| one.logps.tokens.max(1) as f64;
+    let per_token = |name, sum: &dyn Fn(&Feedback) -> f64| {
+        RowValues::new(name, rows.iter().map(|one| (one.row, sum(one) / tokens(one), tokens(one))))
+    };
+    let loss = per_token("loss", &|one| -one.logps.policy);
+    let perplexity = RowValues { name: "perplexity", exponential: true, ..loss.clone() };
+    let mut list = vec![loss, perplexity, each("logps/completion", rows, |one| one.logps.policy)];
+    if rows.iter().all(|one| one.logps.reference.is_some()) {
+        list.push(per_token("reference/loss", &|one| one.logps.ratio() - one.logps.policy));
+        list.push(per_token("reference/difference", &|one| -one.logps.ratio()));
     }
+    list
+}
 
-    fn pairs(&mut self, pairs: &[Pair], beta: f64) -> Result<PairAgreement> {
-        let margin = |pair: &Pair| beta * (pair.chosen.ratio() - pair.rejected.ratio());
-        // Strict and of the two products, as training counts it.
-        let right = |pair: &Pair| f64::from(u8::from(beta * pair.chosen.ratio() > beta * pair.rejected.ratio()));
-        let mut add = |name, of: &dyn Fn(&Pair) -> f64| self.add(name, pairs.iter().map(|pair| (pair.row, of(pair), 1.0)));
-        add("rewards/chosen", &|pair| beta * pair.chosen.ratio())?;
-        add("rewards/rejected", &|pair| beta * pair.rejected.ratio())?;
-        add("rewards/margins", &margin)?;
-        add("rewards/accuracies", &right)?;
-        add("logps/chosen", &|pair| pair.chosen.policy)?;
-        add("logps/rejected", &|pair| pair.rejected.policy)?;
-        let margins: Vec<PairMargin> = pairs
-            .iter()
-            .map(|pair| PairMargin {
-                row: pair.row,
-                margin: margin(pair),
-                difference: pair.chosen.tokens as f64 - pair.rejected.tokens as f64,
-            })
-            .collect();
-        PairAgreement::of(&margins, self.prompts, self.seed)
-    }
+fn pairs(pairs: &[Pair], method: &HeldOutMethod) -> Vec<RowValues> {
+    let (beta, _) = method.scale();
+    let each = |name, of: &dyn Fn(&Pair) -> f64| {
+        RowValues::new(name, pairs.iter().map(|pair| (pair.row, of(pair), 1.0)))
+    };
+    // Strict and of the two products, as training counts it.
+    let right = |pair: &Pair| f64::from(u8::from(beta * pair.chosen.ratio() > beta * pair.rejected.ratio()));
+    vec![
+        each("rewards/chosen", &|pair| beta * pair.chosen.ratio()),
+        each("rewards/rejected", &|pair| beta * pair.rejected.ratio()),
+        each("rewards/margins", &|pair| margin(pair, method).margin),
+        each("rewards/accuracies", &right),
+        each("logps/chosen", &|pair| pair.chosen.policy),
+        each("logps/rejected", &|pair| pair.rejected.policy),
+    ]
+}
 
-    fn labels(&mut self, rows: &[Feedback], beta: f64, baseline: f64) -> Result<()> {
-        let of = |label: f64, value: &dyn Fn(&Feedback) -> f64| -> Vec<(usize, f64, f64)> {
-            rows.iter().filter(|one| one.target == label).map(|one| (one.row, value(one), 1.0)).collect()
-        };
-        let reward = |one: &Feedback| beta * one.logps.ratio();
-        self.add("rewards/chosen", of(1.0, &reward))?;
-        self.add("rewards/rejected", of(0.0, &reward))?;
-        self.add("logps/chosen", of(1.0, &|one| one.logps.policy))?;
-        self.add("logps/rejected", of(0.0, &|one| one.logps.policy))?;
-        let right = |one: &Feedback| (one.logps.ratio() > baseline) == (one.target == 1.0);
-        self.add("labels/accuracies", rows.iter().map(|one| (one.row, f64::from(u8::from(right(one))), 1.0)))
+fn labels(rows: &[Feedback], method: &HeldOutMethod) -> Vec<RowValues> {
+    let (beta, baseline) = method.scale();
+    let of = |name, label: f64, value: &dyn Fn(&Feedback) -> f64| {
+        let class = rows.iter().filter(|one| one.target == label);
+        RowValues::new(name, class.map(|one| (one.row, value(one), 1.0)))
+    };
+    let reward = |one: &Feedback| beta * one.logps.ratio();
+    let right = |one: &Feedback| (one.logps.ratio() > baseline) == (one.target == 1.0);
+    let mut list = vec![
+        of("rewards/chosen", 1.0, &reward),
+        of("rewards/rejected", 0.0, &reward),
+        of("logps/chosen", 1.0, &|one| one.logps.policy),
+        of("logps/rejected", 0.0, &|one| one.logps.policy),
+        each("labels/accuracies", rows, |one| f64::from(u8::from(right(one)))),
+    ];
+    if let HeldOutMethod::Kto { .. } = method {
+        list.push(each("kl", rows, |_| baseline));
     }
+    list
 }

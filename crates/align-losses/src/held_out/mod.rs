@@ -1,21 +1,19 @@
-//! Losses and metrics of rows that were not trained on, with intervals over prompts.
+//! Losses and metrics of rows that were not trained on.
 
 mod figures;
 mod rows;
 
 use align_core::{
     align_types::PromptGroup,
-    evaluation::{PairAgreement, Prompts},
-    intervals::Estimate,
+    evaluation::{PairMargin, RowValues},
     tch::Tensor,
 };
 
 use crate::{
-    BcoBatch, DpoConfig, DpoInputs, Error, FeedbackInputs, KtoConfig, KtoInputs, KtoLossType, PairLengths, Result,
-    RunningMean, UnaConfig, UnaInputs, bco_loss, dpo_loss, kto_loss, una_loss,
+    BcoBatch, DpoConfig, DpoInputs, Error, FeedbackInputs, KtoConfig, KtoInputs, KtoLossType, PairLengths,
+    Result, RunningMean, UnaConfig, UnaInputs, bco_loss, dpo_loss, kto_loss, una_loss,
 };
 use align_core::LossOutput;
-use figures::Figures;
 use rows::{Feedback, Pair, Rows};
 
 /// Summed log-probabilities of one answer.
@@ -65,23 +63,25 @@ pub struct HeldOutItem {
     pub loss: f64,
 }
 
-/// What held-out rows say of a model.
+/// What held-out rows say of a model, row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldOut {
     /// The loss of every item.
     pub items: Vec<HeldOutItem>,
-    /// Averages under the names that training has for them, with intervals over prompts.
-    pub figures: Vec<(&'static str, Estimate)>,
-    /// How often the chosen answer of a pair is preferred, with and without length; `None` without pairs.
-    pub pairs: Option<PairAgreement>,
+    /// Values under the names that training has for their averages;
+    /// [`Prompts::figures`](align_core::evaluation::Prompts::figures) averages them, with intervals.
+    pub values: Vec<RowValues>,
+    /// The margins of pairs; [`PairAgreement`](align_core::evaluation::PairAgreement) counts them, with and without
+    /// length.
+    pub margins: Vec<PairMargin>,
 }
 
 /// Measures held-out rows from the log-probabilities of their answers, `logps[row][answer]`.
 ///
-/// All rows together are what an optimiser batch is in training, for the losses that couple rows. The figures are those
-/// of the training metrics, averaged over rows:
+/// All rows together are what an optimiser batch is in training, for the losses that couple rows. The values are those
+/// whose averages training logs:
 ///
-/// | method | figures |
+/// | method | values |
 /// | --- | --- |
 /// | `Sft` | `loss` (per token), `perplexity` (its exponential), `logps/completion`; with a reference `reference/loss` and `reference/difference`, paired |
 /// | `Dpo`, `Una` on pairs | `loss`, `rewards/chosen`, `rewards/rejected`, `rewards/margins`, `rewards/accuracies` (strict), `logps/chosen`, `logps/rejected` |
@@ -97,27 +97,22 @@ pub struct HeldOut {
 /// let answer = |policy, reference| AnswerLogProbs { policy, reference: Some(reference), tokens: 3 };
 /// let pair = PromptGroup::new(vec![1, 2], vec![Completion::new(vec![3; 3]), Completion::new(vec![4; 3])]);
 /// let logps = [vec![answer(-10.0, -10.5), answer(-11.0, -10.5)]];
-/// let found = held_out(&[pair], &logps, &HeldOutMethod::Dpo(DpoConfig::default()), 0)?;
-/// let loss = found.figures.iter().find(|(name, _)| *name == "loss").map(|(_, loss)| loss.mean);
-/// assert!((loss.unwrap() - 0.64439666).abs() < 1e-8);
+/// let found = held_out(&[pair], &logps, &HeldOutMethod::Dpo(DpoConfig::default()))?;
+/// assert!((found.items[0].loss - 0.64439666).abs() < 1e-8);
 /// # Ok::<(), align_core::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Error::Input`] names the row that the method cannot take, or a loss that has no term per pair;
-/// [`Error::NonFinite`] for a figure that is no number.
+/// [`Error::Input`] names the row that the method cannot take, or a loss that is no average over pairs.
 pub fn held_out(
     rows: &[PromptGroup],
     logps: &[Vec<AnswerLogProbs>],
     method: &HeldOutMethod,
-    seed: u64,
 ) -> Result<HeldOut> {
     let kinds = Rows::new(rows, logps, method)?;
     let losses = losses(&kinds, method)?;
-    let prompts = Prompts::of(rows);
-    let mut figures = Figures::new(&prompts, seed);
-    figures.losses(&kinds, &losses)?;
-    let pairs = figures.kinds(&kinds, method)?;
+    let values = figures::values(&kinds, &losses, method);
+    let margins = kinds.pairs.iter().map(|pair| figures::margin(pair, method)).collect();
     let mut items: Vec<HeldOutItem> = Vec::with_capacity(rows.len());
     let item = |row, answer, loss: &f64| HeldOutItem { row, answer, loss: *loss };
     items.extend(kinds.pairs.iter().zip(&losses.pairs).map(|(pair, loss)| item(pair.row, None, loss)));
@@ -125,7 +120,7 @@ pub fn held_out(
         items.extend(rows.iter().zip(losses).map(|(one, loss)| item(one.row, Some(one.answer), loss)));
     }
     items.sort_by_key(|item| (item.row, item.answer));
-    Ok(HeldOut { items, figures: figures.list, pairs })
+    Ok(HeldOut { items, values, margins })
 }
 
 /// The loss of every item, by kind.
@@ -139,11 +134,7 @@ struct Losses {
 
 impl Losses {
     fn of_answers<'a>(&'a self, kinds: &'a Rows) -> [(&'a [Feedback], &'a [f64]); 3] {
-        [
-            (&kinds.labelled, &self.labelled),
-            (&kinds.scored, &self.scored),
-            (&kinds.plain, &self.plain),
-        ]
+        [(&kinds.labelled, &self.labelled), (&kinds.scored, &self.scored), (&kinds.plain, &self.plain)]
     }
 }
 
@@ -155,7 +146,10 @@ fn losses(kinds: &Rows, method: &HeldOutMethod) -> Result<Losses> {
         }
         HeldOutMethod::Dpo(config) => {
             let sides = PairTensors::new(&kinds.pairs, config)?;
-            Ok(Losses { pairs: terms(&dpo_loss(&sides.inputs(config), config)?, kinds.pairs.len())?, ..Losses::default() })
+            Ok(Losses {
+                pairs: terms(&dpo_loss(&sides.inputs(config), config)?, kinds.pairs.len())?,
+                ..Losses::default()
+            })
         }
         HeldOutMethod::Kto { config, baseline } => {
             let labelled = of_labels(&kinds.labelled, config, *baseline)?;
@@ -271,7 +265,8 @@ impl FeedbackTensors {
     }
 
     fn inputs(&self) -> Option<FeedbackInputs<'_>> {
-        let inputs = FeedbackInputs { policy: &self.policy, reference: &self.reference, targets: &self.targets };
+        let inputs =
+            FeedbackInputs { policy: &self.policy, reference: &self.reference, targets: &self.targets };
         (self.policy.numel() > 0).then_some(inputs)
     }
 }

@@ -60,11 +60,14 @@ impl Rows {
         if !likelihood && logps.iter().any(|answer| answer.reference.is_none()) {
             return Err("the method compares with a reference, and there is none".into());
         }
-        let numbers = |answer: &AnswerLogProbs| answer.policy.is_finite() && answer.reference.is_none_or(f64::is_finite);
+        let numbers = |answer: &AnswerLogProbs| {
+            answer.policy.is_finite() && answer.reference.is_none_or(f64::is_finite)
+        };
         if !logps.iter().all(numbers) {
             return Err("a log-probability is not finite".into());
         }
-        let unjudged = group.completions.iter().all(|answer| answer.label.is_none() && answer.reward.is_none());
+        let unjudged =
+            group.completions.iter().all(|answer| answer.label.is_none() && answer.reward.is_none());
         if let ([chosen, rejected], true, false) = (logps, unjudged, likelihood) {
             if matches!(method, HeldOutMethod::Kto { .. }) {
                 return Err("a pair without labels; KTO takes labelled answers".into());

@@ -4,7 +4,7 @@ use align_cli::{
     Result,
     args::{EvalArgs, MethodName},
 };
-use align_core::{CausalLm, Objective, PackedBatch, align_types::PromptGroup, evaluation::Prompts, no_grad};
+use align_core::{CausalLm, Objective, PackedBatch, align_types::PromptGroup, no_grad};
 use align_lm::Model;
 use align_losses::{AnswerLogProbs, HeldOut, HeldOutMethod, Kto, Reference, held_out, kto_baseline};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ pub fn measure(
     let logps = bench.answers(&data.rows)?;
     let method = method(bench, data, context)?;
     let seed = flags.sampling.seed;
-    let found = held_out(&data.rows, &logps, &method, seed).map_err(failure::of)?;
+    let found = held_out(&data.rows, &logps, &method).map_err(failure::of)?;
     for (index, (row, logps)) in data.rows.iter().zip(&logps).enumerate() {
         let answers: Vec<Value> = row
             .completions
@@ -56,7 +56,7 @@ pub fn measure(
         MethodName::Una => "una",
         MethodName::Sft | MethodName::Auto => "sft",
     };
-    Ok(HeldOutReport::new(name, data.rows.len(), Prompts::of(&data.rows).count, found))
+    HeldOutReport::new(name, &data.rows, &found, seed)
 }
 
 /// The losses of one row: one number for one item, a list for several.

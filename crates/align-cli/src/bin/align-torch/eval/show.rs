@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use align_cli::{Result, args::EvalArgs};
 use align_core::{
-    align_types::Completion,
+    align_types::{Completion, PromptGroup},
     evaluation::{Divergence, DivergenceMean, LengthControl, PairAgreement, Prompts, Samples, WinRate},
     intervals::Estimate,
 };
@@ -52,11 +52,17 @@ pub struct HeldOutReport {
 }
 
 impl HeldOutReport {
-    /// Takes what was found.
-    pub fn new(method: &'static str, rows: usize, prompts: usize, found: HeldOut) -> Self {
-        let figures =
-            found.figures.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
-        Self { method, rows, prompts, figures, list: found.figures, pairs: found.pairs }
+    /// Averages what was found.
+    ///
+    /// # Errors
+    /// A value that is not finite.
+    pub fn new(method: &'static str, rows: &[PromptGroup], found: &HeldOut, seed: u64) -> Result<Self> {
+        let prompts = Prompts::of(rows);
+        let list = prompts.figures(&found.values, seed).map_err(failure::of)?;
+        let pairs = (!found.margins.is_empty()).then(|| PairAgreement::of(&found.margins, &prompts, seed));
+        let pairs = pairs.transpose().map_err(failure::of)?;
+        let figures = list.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
+        Ok(Self { method, rows: rows.len(), prompts: prompts.count, figures, list, pairs })
     }
 }
 
