@@ -169,6 +169,7 @@ mod tests {
 
     use super::*;
     use crate::attention::PackedAttention;
+    use crate::tail::Tail;
     use crate::weights::{Plan, Role, Source};
     use crate::{LoadOptions, Model, ModelConfig, Trainable};
 
@@ -206,7 +207,7 @@ mod tests {
     }
 
     /// The gradient of a weighted sum of log-probabilities in every weight of a whole model, against central
-    /// differences in float64, for both ways to attend to siblings.
+    /// differences in float64, for both ways to attend to siblings, with all rows in the last block and with few.
     #[test]
     fn gradients_are_those_of_finite_differences() {
         // The threads of libtorch spin against those of the other tests.
@@ -221,7 +222,10 @@ mod tests {
         };
         let weights: Vec<Tensor> = tensors.iter().map(|(_, shape, role)| random(shape, role)).collect();
         let batch = batch();
-        for scores_per_call in [0, usize::MAX / 8] {
+        let tail = Tail::new(&batch, Device::Cpu).unwrap();
+        for (scores_per_call, whole) in
+            [(0, true), (0, false), (usize::MAX / 8, true), (usize::MAX / 8, false)]
+        {
             align_testkit::gradient_check(&weights, 1e-6, |weights| {
                 let named = tensors.iter().zip(weights).map(|((name, _, _), w)| (name.as_str(), w)).collect();
                 let mut source = Given(named);
@@ -230,9 +234,13 @@ mod tests {
                 let llama = build(&config, Device::Cpu, &mut builder).unwrap();
                 let mut attention = PackedAttention::with_threshold(&batch, scores_per_call, Device::Cpu);
                 let tensor = |list: &[i64]| Tensor::from_slice(list);
-                let hidden =
-                    llama.hidden(&tensor(batch.ids()), &tensor(batch.positions()), &mut attention).unwrap();
-                let logits = llama.head(&hidden.index_select(0, &tensor(batch.predict_rows()))).unwrap();
+                let (ids, positions) = (tensor(batch.ids()), tensor(batch.positions()));
+                let hidden = match whole {
+                    true => llama.hidden(&ids, &positions, &mut attention),
+                    false => llama.hidden_tail(&ids, &positions, &mut attention, &tail),
+                };
+                let predict = if whole { tensor(batch.predict_rows()) } else { tail.predict.shallow_clone() };
+                let logits = llama.head(&hidden.unwrap().index_select(0, &predict)).unwrap();
                 let log_probs = gather_log_probs(&logits, &tensor(batch.targets()), 1.0).unwrap();
                 let factors: Vec<f64> = (0..batch.targets().len()).map(|i| 1.0 - 0.4 * i as f64).collect();
                 (log_probs * Tensor::from_slice(&factors)).sum(Kind::Double)

@@ -327,42 +327,38 @@ impl Model {
     /// # Errors
     /// As [`CausalLm::logits`].
     pub fn hidden_states(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
-        let (ids, positions) = self.stream(batch)?;
+        self.forward(batch, None)
+    }
+
+    /// Computes the hidden states of all rows, or of those of a tail.
+    fn forward(&self, batch: &PackedBatch, tail: Option<&Tail>) -> align_core::Result<Tensor> {
+        batch.check_vocabulary(self.vocab_size())?;
+        self.check_context(batch)?;
+        let ids = PackedBatch::index_tensor(batch.ids(), self.options.device)?;
+        let positions = PackedBatch::index_tensor(batch.positions(), self.options.device)?;
         self.enter(batch);
         let mut attention = PackedAttention::new(batch, self.options.device);
-        if !self.records_blocks()? {
-            return self.decoder.hidden(&ids, &positions, &mut attention);
+        if !(self.options.recomputes() && self.is_trained() && records_gradients()?) {
+            return match tail {
+                None => self.decoder.hidden(&ids, &positions, &mut attention),
+                Some(tail) => self.decoder.hidden_tail(&ids, &positions, &mut attention, tail),
+            };
         }
-        let rows = Rows { batch: batch.clone(), ids, positions };
+        let tail = tail.map(|tail| tail.rows.shallow_clone());
+        let rows = Rows { batch: batch.clone(), ids, positions, tail };
         let (hidden, segment) = Segment::record(&self.decoder, rows, attention)?;
         self.tape.push(segment);
         Ok(hidden)
     }
 
-    /// Checks a batch and returns its tokens and their positions, `[T]` each.
-    fn stream(&self, batch: &PackedBatch) -> align_core::Result<(Tensor, Tensor)> {
-        batch.check_vocabulary(self.vocab_size())?;
-        self.check_context(batch)?;
-        let tensor = |list: &[i64]| PackedBatch::index_tensor(list, self.options.device);
-        Ok((tensor(batch.ids())?, tensor(batch.positions())?))
-    }
-
-    /// Says whether a forward pass keeps the inputs of blocks instead of what is inside them.
-    fn records_blocks(&self) -> align_core::Result<bool> {
-        Ok(self.options.recomputes() && self.is_trained() && records_gradients()?)
-    }
-
     /// Computes the hidden states of the rows that predict, `[N, H]`.
     fn predicting_states(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
-        // Dropout of an adapter is drawn for all rows, and so are the blocks that are computed again.
-        if self.adapter.is_some() || self.records_blocks()? {
+        // Dropout is drawn for all rows of a layer.
+        if self.adapter.as_ref().is_some_and(Attached::drops) {
             return predicting(&self.hidden_states(batch)?, batch);
         }
-        let (ids, positions) = self.stream(batch)?;
         let tail = Tail::new(batch, self.options.device)?;
-        let mut attention = PackedAttention::new(batch, self.options.device);
-        let hidden = self.decoder.hidden_tail(&ids, &positions, &mut attention, &tail)?;
-        Ok(hidden.f_index_select(0, &tail.predict)?)
+        Ok(self.forward(batch, Some(&tail))?.f_index_select(0, &tail.predict)?)
     }
 
     /// Tells an adapter which rows its layers will see next.

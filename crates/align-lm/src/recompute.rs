@@ -3,15 +3,37 @@ use std::fmt;
 
 use align_core::{Error, PackedBatch, Result, no_grad, records_gradients, tch::Tensor};
 
-use crate::attention::PackedAttention;
+use crate::attention::{PackedAttention, TailAttention};
 use crate::rope::Rotation;
-use crate::transformer::Transformer;
+use crate::transformer::{Block, Transformer};
 
 /// The rows of a forward pass: a batch, its tokens `[T]` and their positions `[T]`.
 pub(crate) struct Rows {
     pub(crate) batch: PackedBatch,
     pub(crate) ids: Tensor,
     pub(crate) positions: Tensor,
+    /// The rows that the last block computes; all if absent.
+    pub(crate) tail: Option<Tensor>,
+}
+
+impl Rows {
+    /// Computes a block, the last one for the rows of the tail alone.
+    fn forward(
+        &self,
+        decoder: &Transformer,
+        block: &Block,
+        x: &Tensor,
+        rotations: &[Rotation],
+        index: usize,
+        attention: &mut PackedAttention,
+    ) -> Result<Tensor> {
+        match &self.tail {
+            Some(tail) if index + 1 == decoder.blocks.len() => {
+                block.forward_rows(x, rotations, index, &mut TailAttention(attention), Some(tail))
+            }
+            _ => block.forward(x, rotations, index, attention),
+        }
+    }
 }
 
 /// A forward pass that kept the input of each block and nothing from inside the blocks (arXiv:1604.06174): the
@@ -40,7 +62,7 @@ impl Segment {
             let _guard = no_grad();
             let mut x = decoder.embedding.forward(&rows.ids, &rows.positions)?;
             for (index, block) in decoder.blocks.iter().enumerate() {
-                let next = block.forward(&x, &rotations, index, &mut attention)?;
+                let next = rows.forward(decoder, block, &x, &rotations, index, &mut attention)?;
                 inputs.push(std::mem::replace(&mut x, next));
             }
             leaf(&x)?
@@ -62,7 +84,8 @@ impl Segment {
             let index = self.inputs.len();
             let Some(block) = decoder.blocks.get(index) else { continue };
             let input = leaf(&input)?;
-            let output = block.forward(&input, &self.rotations, index, &mut self.attention)?;
+            let output =
+                self.rows.forward(decoder, block, &input, &self.rotations, index, &mut self.attention)?;
             pull(&output, &gradient)?;
             gradient = input.f_grad()?;
         }

@@ -249,7 +249,7 @@ impl Block {
     }
 
     /// As [`Self::forward`] of some of the rows, which see all of them; `attention` knows which.
-    fn forward_rows(
+    pub(crate) fn forward_rows(
         &self,
         x: &Tensor,
         rotations: &[Rotation],

@@ -227,7 +227,11 @@ impl CausalLm for PolicyWithValue {
     }
 
     fn logits(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
-        self.policy.logits(batch)
+        if batch.groups().is_empty() {
+            return self.policy.logits(batch);
+        }
+        // From the rows that the values are computed from, so that both ways give the same bits.
+        self.policy.logits_of(&self.policy.hidden_states(batch)?, batch)
     }
 
     fn parameters(&self) -> Vec<Parameter> {

@@ -398,7 +398,9 @@ fn one_forward_gives_the_logits_of_the_policy_and_values() {
         let plain = Model::load(&dir, &LoadOptions::default()).unwrap();
         let both = PolicyWithValue::new(Model::load(&dir, &LoadOptions::default()).unwrap(), 4).unwrap();
         let (logits, values) = both.logits_and_values(&batch).unwrap();
-        assert!(logits.equal(&plain.logits(&batch).unwrap()) && logits.equal(&both.logits(&batch).unwrap()));
+        assert!(logits.equal(&both.logits(&batch).unwrap()));
+        // Without values the last block computes fewer rows, which other products round.
+        assert!(logits.allclose(&plain.logits(&batch).unwrap(), 1e-5, 1e-6, false));
         assert!(values.values().equal(both.values(&batch).unwrap().values()));
         let parameters = CausalLm::parameters(&both);
         assert_eq!(parameters.len(), plain.parameters().len() + 2);

@@ -175,7 +175,7 @@ fn multiply(threads: usize, tiny: bool) -> Result<(), Failure> {
         let matrix = || Tensor::f_ones([size, size], (Kind::Float, Device::Cpu));
         let (a, b, product) = (matrix()?, matrix()?, matrix()?);
         for _ in 0..PRODUCTS {
-            a.f_mm_out(&product, &b)?;
+            let _ = a.f_mm_out(&product, &b)?;
         }
         Ok(())
     };

@@ -64,6 +64,11 @@ impl Attached {
         }
     }
 
+    /// Says whether the layers drop inputs.
+    pub(crate) fn drops(&self) -> bool {
+        self.dropout.is_some()
+    }
+
     /// Notes the rows that the layers will see next.
     pub(crate) fn enter(&self, batch: &PackedBatch, device: Device) {
         if let Some(dropout) = &self.dropout {
