@@ -383,6 +383,7 @@ impl Study for StyleStudy {
             findings.evidence.extend(runs.evidence(id, figure)?.map(|evidence| (id.clone(), evidence)));
         }
         runs.show(&self.settings.arms, &mut findings)?;
+        findings.deviations.push(format!("The gold reward: {}.", super::gold::RULE));
         findings.deviations.extend(self.texts.deviations.iter().map(ToString::to_string));
         Ok(findings)
     }

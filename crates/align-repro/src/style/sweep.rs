@@ -243,8 +243,13 @@ impl Sweep<'_> {
 
     fn validate(&self, model: &Model, updates: u64) -> Result<Point> {
         let requests = &self.requests.validation;
-        let worth =
-            measure(model, self.reference, requests, self.settings.validation_samples, self.seed ^ 1 << 32)?;
+        let worth = measure(
+            model,
+            self.reference,
+            requests,
+            self.settings.validation_samples,
+            self.seed ^ (1 << 32),
+        )?;
         Ok(Point { updates, worth })
     }
 
@@ -285,7 +290,7 @@ pub(super) fn measure_on_test(
     settings: &SweepSettings,
     seed: u64,
 ) -> Result<Worth> {
-    measure(model, reference, &requests.test, settings.test_samples, seed ^ 2 << 32)
+    measure(model, reference, &requests.test, settings.test_samples, seed ^ (2 << 32))
 }
 
 /// Returns the checkpoint of a point after the reference, which is point 0 of every path.
