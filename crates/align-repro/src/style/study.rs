@@ -252,13 +252,15 @@ impl StyleStudy {
         let gold: Vec<f64> = requests.train.iter().zip(&groups).flat_map(gold).collect();
         let mean = gold.iter().sum::<f64>() / gold.len().max(1) as f64;
         let variance = gold.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gold.len().max(1) as f64;
-        Ok(SftResult {
+        let result = SftResult {
             worth: sweep::measure_on_test(&model, &model, &requests, &settings.sweep, seed)?,
             turned: feedback::disagreement(&requests.train, &groups),
             answers: gold.len(),
             gold: (mean, variance.sqrt()),
             sample: show::first_sample(&model, &requests)?,
-        })
+        };
+        write(&folder.join(RESULT), &result)?;
+        Ok(result)
     }
 
     fn train(&self, arm: &str, seed: u64, context: &UnitContext<'_>) -> Result<ArmResult> {
@@ -269,6 +271,7 @@ impl StyleStudy {
         let load = || policy::load(&folder.join(MODEL));
         let reference = load()?.frozen_copy()?;
         let scored: Vec<PromptGroup> = read(&folder.join(FEEDBACK))?;
+        let start: SftResult = read(&folder.join(RESULT))?;
         let (scramble, loss) = self.broken(settings);
         let recipe = Recipe {
             form: settings.feedback,
@@ -282,6 +285,7 @@ impl StyleStudy {
             loss,
             balance: settings.balance,
             reference: &reference,
+            start: start.worth,
             rows: &recipe.rows(&scored),
             requests: &Requests::split(seed),
             seed,
@@ -383,6 +387,7 @@ impl Study for StyleStudy {
             findings.evidence.extend(runs.evidence(id, figure)?.map(|evidence| (id.clone(), evidence)));
         }
         runs.show(&self.settings.arms, &mut findings)?;
+        findings.deviations.push(format!("The gold reward: {}.", super::gold::RULE));
         findings.deviations.extend(self.texts.deviations.iter().map(ToString::to_string));
         Ok(findings)
     }

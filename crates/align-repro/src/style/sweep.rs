@@ -124,6 +124,8 @@ pub(super) struct Sweep<'a> {
     pub loss: Loss,
     pub balance: Balance,
     pub reference: &'a Model,
+    /// What the reference is worth on test requests.
+    pub start: Worth,
     pub rows: &'a Rows,
     pub requests: &'a Requests,
     pub seed: u64,
@@ -160,8 +162,11 @@ impl Sweep<'_> {
         let (path, point) = best(&paths).ok_or_else(|| empty("the grid has no settings"))?;
         let place =
             frontier(&paths, self.settings.matched_kl).ok_or_else(|| empty("the grid has no settings"))?;
-        let matched = self.read(&paths, place.path, place.point, place.share, &snapshots)?;
-        let best = self.read(&paths, path, point, 1.0, &snapshots)?;
+        let best = self.read(&paths, path, point, &snapshots)?;
+        // A checkpoint is read once.
+        let same = (place.path, place.point) == (path, point);
+        let there = if same { best } else { self.read(&paths, place.path, place.point, &snapshots)? };
+        let matched = self.mixed(there, place.share);
         let digest = snapshot(&snapshots, path, point)?.digest.clone();
         Ok(ArmResult { paths, best, matched: Some(matched), digest, work, labels: self.rows.labels })
     }
@@ -243,8 +248,13 @@ impl Sweep<'_> {
 
     fn validate(&self, model: &Model, updates: u64) -> Result<Point> {
         let requests = &self.requests.validation;
-        let worth =
-            measure(model, self.reference, requests, self.settings.validation_samples, self.seed ^ 1 << 32)?;
+        let worth = measure(
+            model,
+            self.reference,
+            requests,
+            self.settings.validation_samples,
+            self.seed ^ (1 << 32),
+        )?;
         Ok(Point { updates, worth })
     }
 
@@ -252,28 +262,32 @@ impl Sweep<'_> {
         measure_on_test(model, self.reference, self.requests, self.settings, self.seed)
     }
 
-    /// Reads a checkpoint on test requests, or its mixture with the reference.
+    /// Reads a checkpoint on test requests.
     fn read(
         &self,
         paths: &[Path],
         path: usize,
         point: usize,
-        share: f64,
         snapshots: &[Vec<Snapshot>],
     ) -> Result<Reading> {
         let kept = snapshot(snapshots, path, point)?;
         let path = paths.get(path).ok_or_else(|| empty("a path is missing"))?;
-        let mut worth = self.test(&kept.model)?;
-        if share < 1.0 {
-            let start = self.test(self.reference)?;
-            let mix = |start: f64, end: f64| start + share * (end - start);
-            worth = Worth {
-                gold: mix(start.gold, worth.gold),
-                kl: share * worth.kl,
-                distinct: mix(start.distinct, worth.distinct),
-            };
+        let worth = self.test(&kept.model)?;
+        Ok(Reading { rate: path.rate, beta: path.beta, updates: kept.updates, share: 1.0, worth })
+    }
+
+    /// Mixes a policy with the reference.
+    fn mixed(&self, policy: Reading, share: f64) -> Reading {
+        if share >= 1.0 {
+            return policy;
         }
-        Ok(Reading { rate: path.rate, beta: path.beta, updates: kept.updates, share, worth })
+        let mix = |start: f64, end: f64| start + share * (end - start);
+        let worth = Worth {
+            gold: mix(self.start.gold, policy.worth.gold),
+            kl: share * policy.worth.kl,
+            distinct: mix(self.start.distinct, policy.worth.distinct),
+        };
+        Reading { share, worth, ..policy }
     }
 }
 
@@ -285,7 +299,7 @@ pub(super) fn measure_on_test(
     settings: &SweepSettings,
     seed: u64,
 ) -> Result<Worth> {
-    measure(model, reference, &requests.test, settings.test_samples, seed ^ 2 << 32)
+    measure(model, reference, &requests.test, settings.test_samples, seed ^ (2 << 32))
 }
 
 /// Returns the checkpoint of a point after the reference, which is point 0 of every path.

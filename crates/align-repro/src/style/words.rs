@@ -23,16 +23,16 @@ pub fn say(outcome: &Outcome, id: &str, shown: &str, contrary: &str) -> String {
     }
 }
 
-/// Says how the controls came out.
+/// Says how the controls came out; those of a single seed decide nothing.
 pub fn controls(outcome: &Outcome) -> String {
-    let failed: Vec<&str> = outcome
-        .controls
+    let decided: Vec<_> = outcome.controls.iter().filter(|c| c.decides).collect();
+    let failed: Vec<&str> = decided
         .iter()
-        .filter(|c| !matches!(c.verdict, ControlVerdict::Holds | ControlVerdict::NotRun))
+        .filter(|c| c.verdict != ControlVerdict::Holds)
         .map(|c| c.control.id.as_str())
         .collect();
-    if outcome.controls.iter().all(|c| c.verdict == ControlVerdict::NotRun) {
-        "No control was run, so the figures answer nothing.".to_owned()
+    if decided.is_empty() {
+        "No control was decided, so the figures answer nothing.".to_owned()
     } else if failed.is_empty() {
         "Every control that was run holds.".to_owned()
     } else {
