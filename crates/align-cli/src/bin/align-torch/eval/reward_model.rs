@@ -118,9 +118,12 @@ mod tests {
         let copy = |from: &str, name: &str| {
             std::fs::copy(align_testkit::fixture(&format!("{from}/{name}")), to.join(name)).unwrap();
         };
-        ["config.json", "model.safetensors"].map(|name| copy("classifiers/llama", name));
-        ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
-            .map(|name| copy("models/tiny-llama", name));
+        for name in ["config.json", "model.safetensors"] {
+            copy("classifiers/llama", name);
+        }
+        for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+            copy("models/tiny-llama", name);
+        }
     }
 
     fn load(folder: &Path, context: Option<usize>) -> RewardModel {

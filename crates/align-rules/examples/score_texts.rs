@@ -1,7 +1,7 @@
 //! Scores two answers with every rule.
 //!
 //! ```text
-//! cargo run --release -p align-rules --example scores
+//! cargo run --release -p align-rules --example score_texts
 //! ```
 //! prints one line per rule: its name, and the reward of each answer.
 
