@@ -450,7 +450,7 @@ mod tests {
             ("resume = 3\n", "run.toml:1: resume = 3: expected true or false", ""),
             ("[train]\nbeta = 1\n", "run.toml:1: unknown key train", ""),
             ("seed = -1\n", "run.toml:1: seed = -1: expected a whole number", ""),
-            ("loss_type = \"ipo\"\n", "run.toml:1: loss_type = ipo: there is no such choice", "sigmoid"),
+            ("loss_type = \"ipoo\"\n", "run.toml:1: loss_type = ipoo: there is no such choice", "sigmoid"),
             ("beta = 1\nbeta = 2\n", "run.toml:2: duplicate key", "TOML"),
             ("beta 1\n", "run.toml:1:", "TOML"),
             (

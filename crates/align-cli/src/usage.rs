@@ -189,7 +189,7 @@ mod tests {
             ("align dpo --batch-size -1", "--batch-size -1: expected a whole number", "align dpo --help"),
             ("align dpo --kl-coef 0.1", "--kl-coef is not in this version yet", "align dpo --help"),
             ("align generate --reward-url r", "--reward-url is not in this version yet", "generate --help"),
-            ("align dpo --loss-type ipo", "--loss-type ipo: there is no such choice", "choices: sigmoid"),
+            ("align dpo --loss-type ipoo", "--loss-type ipoo: there is no such choice", "choices: sigmoid"),
             ("align dpo --dtype fp8", "--dtype fp8: there is no such choice", "choices: f32, bf16"),
             ("align reward", "align reward is not in this version yet", "align --help"),
             ("align dop", "unknown command dop", "did you mean dpo?"),

@@ -157,8 +157,7 @@ fn what_is_no_run_is_refused_with_its_place() {
     let folder = temporary.path();
     fs::create_dir(folder.join("empty")).unwrap();
     write(folder, "file", "");
-    align(folder, "report {absent}")
-        .refused(4, &["absent: it does not exist", "hint: name the --output-dir"]);
+    align(folder, "report {absent}").refused(4, &["absent: it does not exist", "hint: name the run folder"]);
     align(folder, "report {file}").refused(4, &["file: it is a file"]);
     align(folder, "report {empty}")
         .refused(4, &["empty: it is not the folder of a run: it has no config.toml"]);

@@ -36,7 +36,9 @@ impl Axis {
         let (low, high) = range(values)?;
         if low > 0.0 && high.log10() - low.log10() > DECADES {
             let air = 10f64.powf(0.03 * (high.log10() - low.log10()));
-            return Some(Self { low: low / air, high: high * air, scale: Scale::Log });
+            // The air around numbers at the ends of the range would be 0 or infinite.
+            let (low, high) = ((low / air).max(f64::MIN_POSITIVE), (high * air).min(f64::MAX));
+            return Some(Self { low, high, scale: Scale::Log });
         }
         Self::linear([low, high])
     }

@@ -117,7 +117,7 @@ impl Run {
     /// A folder that is none, or a file in it that is not what a run writes.
     pub fn read(path: &Path) -> Result<Self> {
         let refuse = |why: &str| {
-            let hint = "name the --output-dir of a training command, such as runs/dpo";
+            let hint = "name the run folder of a training command, such as runs/dpo";
             Err(Error::data(format!("{}: {why}", path.display()), [hint.to_owned()]))
         };
         match fs::metadata(path) {
