@@ -45,7 +45,8 @@ fn refused(folder: &Path, method: &str, more: &str, texts: &[&str]) {
 /// The vector of one token is NaN; only the sixth row has it.
 #[test]
 fn nan_in_a_later_step_stops_after_a_checkpoint_and_names_the_rows() {
-    let rows: [(&str, fn(usize, &str) -> Value); 3] = [
+    type Row = fn(usize, &str) -> Value;
+    let rows: [(&str, Row); 3] = [
         ("dpo", |row, word| pair(&format!("Number {row}?"), &format!(" Yes{word}"), " No")),
         (
             "kto",

@@ -146,7 +146,7 @@ fn kto_trains_with_odd_batches_and_batches_of_one() {
         let words = ["blue", "grey and low", "green"][i % 3];
         format!(
             "{{\"prompt\": \"The sky, seen {i} times, is\", \"completion\": \" {words}.\", \"label\": {}}}\n",
-            i % 2 == 0
+            i.is_multiple_of(2)
         )
     };
     write(folder, "labels.jsonl", (0..5).map(row).collect::<String>());

@@ -15,7 +15,7 @@ fn assert_whole(page: &str) {
     let mut open: Vec<&str> = Vec::new();
     let mut rest = page;
     while let Some(start) = rest.find('<') {
-        let end = start + rest[start..].find('>').expect("a tag without an end");
+        let end = start + rest[start..].find('>').unwrap();
         let tag = &rest[start + 1..end];
         let name = tag.trim_start_matches('/').split([' ', '/', '\n']).next().unwrap();
         assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '!'), "<{tag}> is no tag");

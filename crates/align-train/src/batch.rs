@@ -112,7 +112,7 @@ mod tests {
     fn passes_are_about_equal() {
         assert_eq!(cut(&[4, 4, 4, 1], 12), [0..2, 2..4]);
         assert_eq!(cut(&[1; 10], 9), [0..5, 5..10]);
-        assert_eq!(cut(&[1; 10], 4096), [0..10]);
+        assert_eq!(cut(&[1; 10], 4096).len(), 1);
     }
 
     #[test]

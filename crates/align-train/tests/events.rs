@@ -82,7 +82,7 @@ fn later_steps_are_cut_and_files_of_others_are_left_alone() {
     assert_eq!(steps(folder.path()), [1, 2, 3, 4, 5]);
     std::fs::write(&theirs, "theirs").unwrap();
     EventsFile::open(folder.path(), 0).unwrap();
-    assert_eq!(files(folder.path()), [theirs.clone()]);
+    assert_eq!(files(folder.path()), std::slice::from_ref(&theirs));
     assert_eq!(std::fs::read(theirs).unwrap(), b"theirs");
 }
 

@@ -165,7 +165,7 @@ pub fn write_demonstrations(folder: &Path, name: &str, rows: usize) -> PathBuf {
 /// Writes answers with a thumb up (a full stop at the end) or down, by turns.
 pub fn write_thumbs(folder: &Path, name: &str, rows: usize) -> PathBuf {
     let line = |row: usize| {
-        let (up, more) = (row % 2 == 0, " and more".repeat(row % 3));
+        let (up, more) = (row.is_multiple_of(2), " and more".repeat(row % 3));
         let end = if up { "." } else { "" };
         format!(
             "{{\"prompt\": \"What is thing {row}?\", \"completion\": \" Thing {row} it is{more}{end}\", \"label\": {up}}}\n"

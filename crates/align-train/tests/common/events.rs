@@ -1,4 +1,5 @@
 //! A reader of event files, from the description of the format and apart from the writer.
+#![allow(clippy::panic, reason = "a test fails by a panic")]
 
 use std::path::Path;
 
