@@ -29,7 +29,7 @@ fn nothing_of_a_program_opens_a_connection() {
     let lock = fs::read_to_string(workspace.root().join("Cargo.lock")).unwrap();
     let names = lock.lines().filter_map(|line| line.strip_prefix("name = "));
     for name in names.map(|name| name.trim_matches('"')) {
-        let connects = |known: &str| name == *known || name.starts_with(&format!("{known}-"));
+        let connects = |known: &str| name == known || name.starts_with(&format!("{known}-"));
         if CONNECTING.iter().copied().any(connects) {
             problems.push(format!("Cargo.lock: {name} opens connections"));
         }
