@@ -83,7 +83,7 @@ impl Frame {
         }
         let (middle, half) = ((LEFT + right) / 2.0, (TOP + bottom) / 2.0);
         *svg += &format!(
-            r#"<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/><text x="{middle:.1}" y="{:.1}" text-anchor="middle">{}</text><text transform="translate(14 {half:.1}) rotate(-90)" text-anchor="middle">{}</text>"#,
+            r#"<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/><text x="{middle:.1}" y="{:.1}" text-anchor="middle">{}</text><text transform="translate(11 {half:.1}) rotate(-90)" text-anchor="middle">{}</text>"#,
             bottom + 36.0,
             escape(x_label),
             escape(y_label),
