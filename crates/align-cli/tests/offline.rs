@@ -139,7 +139,7 @@ fn kto_says_what_is_wrong_with_labels() {
     let folder = temporary.path();
     write_answers(folder, "few.jsonl", "label", |i| (i == 0).into());
     let answer = train(folder, "kto --data {few.jsonl}").ok();
-    assert!(answer.stderr.contains("use desirable-weight from 7 to 9.33"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("use --desirable-weight from 7 to 9.33"), "{}", answer.stderr);
     let answer = train(folder, "kto --data {few.jsonl} --desirable-weight 8").ok();
     assert!(!answer.stderr.contains("desirable-weight"), "{}", answer.stderr);
     write_answers(folder, "good.jsonl", "label", |_| true.into());
@@ -257,5 +257,43 @@ fn pairs_without_a_difference_are_refused() {
     for method in ["dpo", "una"] {
         train(folder, &format!("{method} --data {{same.jsonl}}"))
             .refused(4, &["in all 8 pairs chosen and rejected are the same", "--max-length"]);
+    }
+}
+
+/// Runs every preset for one step on rows of its kind.
+#[test]
+fn presets_train() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 8);
+    write_answers(folder, "thumbs.jsonl", "label", |i| (i % 2 == 0).into());
+    write_answers(folder, "scores.jsonl", "score", |i| i.into());
+    write_answers(folder, "shares.jsonl", "score", |i| (i as f64 / 8.0).into());
+    let columns =
+        |i: usize| json!({"question": format!("{i}? "), "response_j": "Yes, it is.", "response_k": "no"});
+    write_rows(folder, "exchange.jsonl", (0..8).map(columns));
+    let turns = |i: usize| json!({"messages": [{"role": "user", "content": format!("{i}?")}, {"role": "assistant", "content": "Yes."}]});
+    write_rows(folder, "chats.jsonl", (0..8).map(turns));
+    let presets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/presets");
+    for entry in std::fs::read_dir(presets).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let data = match name.as_str() {
+            "README.md" => continue,
+            "sft-chat.toml" => "--data {chats.jsonl}",
+            "stack-exchange.toml" => "--data {exchange.jsonl}",
+            "kto.toml" | "kto-few-good.toml" => "--data {thumbs.jsonl}",
+            "una-scores.toml" => "--data {scores.jsonl}",
+            "una-mixed.toml" => "--data {pairs.jsonl} --data {thumbs.jsonl} --data {shares.jsonl}",
+            _ => "--data {pairs.jsonl}",
+        };
+        let text = std::fs::read_to_string(&path).unwrap();
+        let method = text.lines().nth(1).unwrap().split(' ').nth(2).unwrap();
+        let line = format!(
+            "{method} --config {} --model {} {data} --output-dir {{run}} --overwrite --max-steps 1 --samples 0",
+            path.display(),
+            tiny_llama().display()
+        );
+        align(folder, &line).ok();
     }
 }

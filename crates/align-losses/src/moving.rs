@@ -1,4 +1,6 @@
-use align_core::{CausalLm, Parameter, align_types::config::ReferenceSync, check_mixable, mix_weights};
+use align_core::{
+    CausalLm, Parameter, align_types::config::ReferenceSync, check_mixable, mix_weights, tch::Kind,
+};
 
 use crate::{Error, Result};
 
@@ -44,6 +46,10 @@ impl MovingReference {
             return Err(Error::input("moving reference", why));
         }
         check_mixable(&weights, policy)?;
+        if let Some(weight) = weights.iter().find(|weight| weight.tensor.kind() != Kind::Float) {
+            let why = format!("{} is {:?}; checkpoints hold float32", weight.name, weight.tensor.kind());
+            return Err(Error::input("moving reference", why));
+        }
         let shared = |(a, b): &(&Parameter, &Parameter)| {
             a.tensor.numel() > 0 && a.tensor.data_ptr() == b.tensor.data_ptr()
         };

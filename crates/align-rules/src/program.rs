@@ -100,23 +100,23 @@ impl Program {
             self.nothing_is_left(&item.describe(0))?;
         }
         let Some(mut input) = self.input.take() else { return Err(self.ended(items)) };
-        let (scores, input) = std::thread::scope(|scope| {
-            // A program that answers while it is still being asked would otherwise wait for us, and we for it.
-            let writer = scope.spawn(move || {
-                // Where the program has ended, its missing answer says so.
-                let _ = input.write_all(text.as_bytes()).and_then(|()| input.flush());
-                input
-            });
-            let scores: Result<Vec<_>> =
-                items.iter().enumerate().map(|(index, item)| self.answer(item, index, first)).collect();
-            if scores.is_err() {
-                // The writer may be waiting for a program that no longer reads.
-                let _ = self.child.kill();
-            }
-            (scores, writer.join().ok())
+        let (give_back, taken_back) = sync_channel(1);
+        // A program that answers while it is still being asked would otherwise wait for us, and we for it. Nobody waits
+        // for this thread after an error: a process that the program started may hold the pipe and never read it.
+        let writer = std::thread::Builder::new().spawn(move || {
+            // Where the program has ended, its missing answer says so.
+            let _ = input.write_all(text.as_bytes()).and_then(|()| input.flush());
+            let _ = give_back.send(input);
         });
+        writer.map_err(|source| Error::Start { command: self.command.clone(), source })?;
+        let scores: Result<Vec<_>> =
+            items.iter().enumerate().map(|(index, item)| self.answer(item, index, first)).collect();
+        if scores.is_err() {
+            let _ = self.child.kill();
+        }
         let scores = scores?;
-        self.input = input;
+        // All questions are answered; one that was not read to its end is waited for as an answer is.
+        self.input = taken_back.recv_timeout(self.limit).ok();
         Ok(scores)
     }
 

@@ -148,7 +148,8 @@ fn name(loss: DpoLossType) -> &'static str {
         DpoLossType::Simpo => "loss/simpo",
         DpoLossType::Cpo => "loss/cpo",
         DpoLossType::Orpo => "loss/orpo",
-        _ => "loss/sigmoid",
+        DpoLossType::Sigmoid => "loss/sigmoid",
+        _ => "loss/other",
     }
 }
 
@@ -207,4 +208,23 @@ fn metrics(pairs: &Pairs, config: &DpoConfig) -> Result<Vec<MetricTerm>> {
         MetricTerm::of("logps/chosen", &pairs.policy.chosen)?,
         MetricTerm::of("logps/rejected", &pairs.policy.rejected)?,
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a run shows is what its configuration announces.
+    #[test]
+    fn summands_have_the_names_that_the_configuration_lists() {
+        for first in DpoLossType::ALL {
+            for second in DpoLossType::ALL {
+                let loss_type = if first == second { vec![first] } else { vec![first, second] };
+                let config = DpoConfig { loss_type, ..DpoConfig::default() };
+                let names: Vec<_> = summands(&config).iter().map(|summand| summand.name).collect();
+                let shown = if names.len() > 1 { names } else { Vec::new() };
+                assert_eq!(config.summands(), shown);
+            }
+        }
+    }
 }

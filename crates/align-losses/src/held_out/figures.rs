@@ -25,8 +25,15 @@ pub(super) fn values(kinds: &Rows, losses: &Losses, method: &HeldOutMethod) -> V
     let (beta, _) = method.scale();
     list.push(each("rewards/scored", &kinds.scored, |one| beta * one.logps.ratio()));
     list.push(each("una/target", &kinds.scored, |one| one.target));
-    list.retain(|values| !values.values.is_empty());
-    list
+    let mut merged: Vec<RowValues> = Vec::new();
+    for values in list.into_iter().filter(|values| !values.values.is_empty()) {
+        // Pairs and labelled answers have numbers of one name, as in training.
+        match merged.iter_mut().find(|known| known.name == values.name) {
+            Some(known) => known.values.extend(values.values),
+            None => merged.push(values),
+        }
+    }
+    merged
 }
 
 /// The margin of a pair and its difference in length.

@@ -15,7 +15,7 @@ pub const TEXTS: Texts =
 
 const DEVIATIONS: &[&str] = &[
     "The paper aligns language models of 1 to 30 billion parameters and judges them by benchmarks and by GPT-4. Here a policy \
-     of some ten thousand parameters writes 20 tokens for a reward that is known: direction only, no statement about \
+     of some thirty thousand parameters writes 20 tokens for a reward that is known: direction only, no statement about \
      the size of any effect in a language model.",
     "DPO and KTO see the same answers, the same number of answers per update and the same number of updates. One pair is \
      one label for DPO and two for KTO. The arms without 90 % of the desirable rows repeat theirs more often.",
@@ -27,7 +27,7 @@ const DEVIATIONS: &[&str] = &[
     "Sizes, grid and claims were set on pilot runs with seeds from 1000, which are not reported.",
     "The quick size was first registered with 3 seeds and 32 test samples per prompt. That run left the control \
      rule-over-flat undecided (+0.73 ± 1.08), so it was given 5 seeds, and 20 test samples to stay within its two minutes; \
-     claims, margins and settings are the same.",
+     claims, margins and all other settings are the same. Seeds 0 to 2 of that run are counted again.",
     "No correction for the number of comparisons was made.",
 ];
 

@@ -208,6 +208,7 @@ impl Runs<'_> {
             "answers trained on",
             "tokens",
             "desirable / undesirable rows",
+            "mean z0 (first seed)",
         ];
         Table {
             title: "Samples and compute".into(),

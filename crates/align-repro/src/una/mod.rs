@@ -15,7 +15,7 @@ pub const TEXTS: Texts =
 
 const DEVIATIONS: &[&str] = &[
     "The paper aligns Mistral 7B and judges it by leaderboards, MT-Bench and AlpacaEval; the differences between its arms are \
-     small there. Here a policy of some ten thousand parameters writes 20 tokens for a reward that is known: direction \
+     small there. Here a policy of some thirty thousand parameters writes 20 tokens for a reward that is known: direction \
      only, no statement about the size of any effect in a language model.",
     "All arms see the same answers in the same batches and make the same number of updates; pairs, labels and scores come \
      from one noisy score per answer. A label is a score above the median of all scores. Scores are scaled to [0, 1] by their \

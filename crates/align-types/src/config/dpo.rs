@@ -342,6 +342,30 @@ impl DpoConfig {
         Ok(())
     }
 
+    /// Refuses a setting that none of the losses reads: whoever gives it expects another loss.
+    fn check_unread(&self) -> Result<()> {
+        let default = Self::default();
+        let has = |loss: DpoLossType| self.loss_type.contains(&loss);
+        let likelihood = self.loss_type.iter().any(|loss| loss.has_likelihood());
+        let settings = [
+            ("simpo-gamma", self.simpo_gamma != default.simpo_gamma, has(DpoLossType::Simpo)),
+            ("cpo-alpha", self.cpo_alpha != default.cpo_alpha, has(DpoLossType::Cpo)),
+            ("discopop-tau", self.discopop_tau != default.discopop_tau, has(DpoLossType::Discopop)),
+            (
+                "f-alpha-divergence-coef",
+                self.f_alpha_divergence_coef != default.f_alpha_divergence_coef,
+                self.f_divergence_type == FDivergence::AlphaDivergence,
+            ),
+            ("sft-aggregation", self.sft_aggregation != default.sft_aggregation, likelihood),
+        ];
+        match settings.into_iter().find(|(_, given, read)| *given && !read) {
+            None => Ok(()),
+            Some((first, ..)) => {
+                Err(Error::Exclusive { first, second: "loss-type", why: "none of the losses reads it" })
+            }
+        }
+    }
+
     fn check_combinations(&self) -> Result<()> {
         let any = |property: fn(DpoLossType) -> bool| self.loss_type.iter().any(|loss| property(*loss));
         let exclusive = |first, second, why| Err(Error::Exclusive { first, second, why });
@@ -350,6 +374,7 @@ impl DpoConfig {
                 "above 0 with loss-type exo_pair, whose target is undefined at 0; 2402.00856 has 0.001";
             return Err(Error::Config { key: "label-smoothing", value: "0".into(), expected });
         }
+        self.check_unread()?;
         if self.label_smoothing > 0.0 && !any(DpoLossType::smooths) {
             return exclusive("label-smoothing", "loss-type", "none of the losses reads it");
         }
@@ -463,6 +488,8 @@ mod tests {
             (weights(&[1.0, 2.0]), "one weight for each"),
             (weights(&[-1.0]), "at least 0"),
             (weights(&[0.0]), "at least one weight above 0"),
+            (DpoConfig { simpo_gamma: 1.0, ..Default::default() }, "none of the losses reads it"),
+            (DpoConfig { f_alpha_divergence_coef: 0.9, ..Default::default() }, "f-alpha-divergence-coef"),
             (DpoConfig { discopop_tau: 0.0, ..Default::default() }, "(0, 1]"),
             (DpoConfig { simpo_gamma: f64::NAN, ..Default::default() }, "simpo-gamma"),
         ] {

@@ -61,28 +61,29 @@ impl KtoConfig {
     }
 
     /// Says which weights would balance a data set of unequal classes; `None` where the weights are inside the
-    /// advised range λ_D n_D / (λ_U n_U) ∈ [1, 4/3], or the loss is not KTO's, or a class is absent.
+    /// advised range λ_D n_D / (λ_U n_U) ∈ [1, 4/3], or the loss is not KTO's, or a class is absent or weighs nothing.
     ///
     /// ```
     /// use align_types::config::KtoConfig;
     ///
     /// let hint = KtoConfig::default().balance_hint(100, 1000).unwrap();
-    /// assert!(hint.contains("desirable-weight from 10 to 13.33"));
+    /// assert!(hint.contains("--desirable-weight from 10 to 13.33"));
     /// assert_eq!(KtoConfig::default().balance_hint(500, 500), None);
     /// ```
     pub fn balance_hint(&self, desirable: usize, undesirable: usize) -> Option<String> {
         let (up, down) = (desirable as f64, undesirable as f64);
         let balance = self.desirable_weight * up / (self.undesirable_weight * down);
         let advised = (1.0..=MOST_BALANCE + 1e-9).contains(&balance);
-        if desirable == 0 || undesirable == 0 || advised || self.loss_type != KtoLossType::Kto {
+        let unweighted = self.desirable_weight == 0.0 || self.undesirable_weight == 0.0;
+        if desirable == 0 || undesirable == 0 || advised || unweighted || self.loss_type != KtoLossType::Kto {
             return None;
         }
         let text = |value: f64| ((value * 100.0).round() / 100.0).to_string();
         let wanted_up = self.undesirable_weight * down / up;
         let wanted_down = self.desirable_weight * up / down;
         Some(format!(
-            "{desirable} desirable and {undesirable} undesirable answers: use desirable-weight from {} to {}, or \
-             undesirable-weight from {} to {}",
+            "{desirable} desirable and {undesirable} undesirable answers: use --desirable-weight from {} to {}, or \
+             --undesirable-weight from {} to {}",
             text(wanted_up),
             text(wanted_up * MOST_BALANCE),
             text(wanted_down / MOST_BALANCE),

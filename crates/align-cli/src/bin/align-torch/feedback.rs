@@ -2,6 +2,7 @@
 //! teaches nothing.
 
 use align_cli::{Error, Result};
+use align_core::align_types::{Completion, PromptGroup};
 
 use crate::rows::Rows;
 
@@ -65,14 +66,15 @@ pub fn scores(rows: &align_data::Rows) -> Result<Option<(f64, f64)>> {
     Ok(range)
 }
 
-/// Refuses pairs of which none has a difference.
+/// Refuses pairs of which none has a difference; rows of other kinds are not looked at.
 ///
 /// # Errors
 /// [`Error::Data`]; rows on a disk that fails.
 pub fn pairs_differ(rows: &Rows) -> Result<()> {
     for group in rows.train.iter() {
         let group = group?;
-        let mut answers = group.completions.iter().map(|answer| &answer.token_ids);
+        let alone = |answer: &&Completion| answer.label.is_none() && answer.reward.is_none();
+        let mut answers = group.completions.iter().filter(alone).map(|answer| &answer.token_ids);
         let first = answers.next();
         if answers.any(|other| Some(other) != first) {
             return Ok(());
@@ -84,30 +86,42 @@ pub fn pairs_differ(rows: &Rows) -> Result<()> {
     ))
 }
 
-/// Refuses rows of pairs, labels and scores that teach nothing: of every kind that is there all are equal.
+/// Refuses rows of pairs, labels and scores of which no kind has a difference in it.
 ///
 /// # Errors
-/// [`Error::Data`]; rows on a disk that fails.
+/// [`Error::Data`] about a kind that is there; rows on a disk that fails.
 pub fn differs(rows: &Rows) -> Result<()> {
-    let labels = labels(&rows.train)?;
-    let scores = scores(&rows.train)?;
+    let mut refusals = Vec::new();
+    let is_pair = |group: &PromptGroup| {
+        group.completions.iter().all(|answer| answer.label.is_none() && answer.reward.is_none())
+    };
     let mut pairs = false;
     for group in rows.train.iter() {
-        pairs |= group?.completions.iter().any(|answer| answer.label.is_none() && answer.reward.is_none());
+        pairs |= is_pair(&*group?);
     }
-    match scores {
-        None if pairs => {
-            if labels == Labels::default() {
-                pairs_differ(rows)
-            } else {
-                Ok(())
-            }
+    let labels = labels(&rows.train)?;
+    let labelled = labels.desirable + labels.undesirable > 0;
+    let scores = scores(&rows.train)?;
+    let checks: [(bool, Result<()>); 3] = [
+        (labelled, labels.differ()),
+        (scores.is_some(), scores.map_or(Ok(()), scores_differ)),
+        (pairs, if pairs { pairs_differ(rows) } else { Ok(()) }),
+    ];
+    for (_, check) in checks.into_iter().filter(|(there, _)| *there) {
+        match check {
+            Ok(()) => return Ok(()),
+            Err(error) => refusals.push(error),
         }
-        None => labels.differ(),
-        Some((low, high)) if low == high && !pairs && labels == Labels::default() => Err(Error::data(
-            format!("--data: all scores are {low}, so that nothing tells good answers from bad ones"),
-            ["check the column of the score with `align data check`".to_owned()],
-        )),
-        Some(_) => Ok(()),
     }
+    refusals.into_iter().next().map_or(Ok(()), Err)
+}
+
+fn scores_differ((low, high): (f64, f64)) -> Result<()> {
+    if low < high {
+        return Ok(());
+    }
+    Err(Error::data(
+        format!("--data: all scores are {low}, so that nothing tells good answers from bad ones"),
+        ["check the column of the score with `align data check`".to_owned()],
+    ))
 }

@@ -59,9 +59,12 @@ impl Method for Kto<'_> {
     fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>> {
         let config = self.0.kto_config();
         let mismatched = config.loss_type == KtoLossType::Kto;
+        // Answers meet prompts of other rows, in the policy and in the reference.
+        let context = reference::context(&self.0.reference)?;
+        let most = context.map_or(setup.max_length, |tokens| tokens.min(setup.max_length));
         let made = reference::make(&self.0.reference, setup, rows, mismatched)?;
         let mut objective =
-            KtoObjective::new(config, made.reference).map_err(failure::of)?.with_max_length(setup.max_length);
+            KtoObjective::new(config, made.reference).map_err(failure::of)?.with_max_length(most);
         if let Some(model) = made.model {
             objective = objective.with_baseline_model(Box::new(model));
         }

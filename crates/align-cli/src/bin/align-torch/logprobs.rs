@@ -104,6 +104,36 @@ pub fn row_number(group: &PromptGroup) -> usize {
     group.source.as_ref().map_or(0, |source| source.row)
 }
 
+/// Computes the log-probability of every answer of some rows and the number of its tokens, `go_on` being asked before
+/// each round of passes.
+///
+/// # Errors
+/// A model that fails; what `go_on` refuses.
+pub fn sums(
+    replicas: &mut [Model],
+    rows: &[PromptGroup],
+    micro_batch_tokens: usize,
+    progress: &mut Progress,
+    go_on: impl Fn() -> Result<()>,
+) -> Result<Vec<(f64, usize)>> {
+    let cut = batches(rows, micro_batch_tokens);
+    let mut sums = Vec::new();
+    for round in cut.chunks(replicas.len().max(1)) {
+        go_on()?;
+        let jobs = round.iter().map(|batch| rows.get(batch.clone()).unwrap_or_default());
+        let results = computer::in_parallel(replicas, jobs, |model, rows| {
+            let _guard = no_grad();
+            let batch = PackedBatch::new(rows).map_err(failure::of)?;
+            let values = model.token_log_probs(&batch, 1.0).and_then(|logps| logps.to_vecs());
+            let sum = |values: &Vec<f32>| (values.iter().map(|value| f64::from(*value)).sum(), values.len());
+            Ok(values.map_err(failure::of)?.iter().map(sum).collect::<Vec<(f64, usize)>>())
+        })?;
+        sums.extend(results.into_iter().flatten());
+        progress.add(round.iter().map(|batch| batch.len()).sum());
+    }
+    Ok(sums)
+}
+
 /// Cuts rows into runs of at most `limit` tokens; a longer row runs alone.
 pub fn batches(groups: &[PromptGroup], limit: usize) -> Vec<Range<usize>> {
     let mut batches = Vec::new();

@@ -1,13 +1,15 @@
 //! `--precompute-ref-log-probs`: what the reference gives for every answer, found in the cache or computed once.
 
-use std::path::Path;
+use std::{path::Path, sync::atomic::Ordering};
 
 use align_cli::{Error, Result, cache, talk};
-use align_core::{CausalLm, PackedBatch, align_types::PromptGroup, no_grad};
+use align_core::align_types::PromptGroup;
 use align_data::{Lookup, ReferenceCache};
 use align_lm::Model;
 
-use crate::{computer, doctor, failure, inputs, logprobs::batches, model, rows::Rows, train::Setup};
+use crate::{
+    computer, doctor, inputs, interrupt, logprobs, model, progress::Progress, rows::Rows, train::Setup,
+};
 
 /// Rows of one entry of the cache: few enough for memory where the rows are on disk, and what is lost at most when the
 /// program is killed.
@@ -33,6 +35,8 @@ pub fn run(
     let mut load = Some(load);
     let mut replicas: Vec<Model> = Vec::new();
     let mut source = Source { cache, found: 0, computed: 0 };
+    let all = rows.train.len() + rows.eval.len();
+    let mut progress = Progress::new(all, 0, setup.train.machine.no_progress);
     for set in [&mut rows.train, &mut rows.eval] {
         let taken = std::mem::replace(set, Vec::new().into());
         *set = taken.update::<Error>(AT_ONCE, |groups| {
@@ -40,13 +44,16 @@ pub fn run(
                 if let Some(load) = load.take() {
                     replicas = model::replicas(load()?, setup.threads)?;
                 }
-                sums(&mut replicas, groups, setup.micro_batch_tokens)
+                let tokens = setup.micro_batch_tokens;
+                let sums = logprobs::sums(&mut replicas, groups, tokens, &mut progress, go_on)?;
+                Ok(sums.into_iter().map(|(sum, _)| sum).collect())
             })?;
             let answers = groups.iter_mut().flat_map(|group| &mut group.completions);
             answers.zip(sums).for_each(|(answer, sum)| answer.ref_logprob = Some(sum));
             Ok(())
         })?;
     }
+    progress.finish();
     source.tell();
     Ok(())
 }
@@ -141,22 +148,13 @@ fn check_finite(groups: &[PromptGroup], sums: &[f64]) -> Result<()> {
     Ok(())
 }
 
-/// Computes the log-probability of every answer.
-fn sums(replicas: &mut [Model], groups: &[PromptGroup], micro_batch_tokens: usize) -> Result<Vec<f64>> {
-    let cut = batches(groups, micro_batch_tokens);
-    let mut sums: Vec<f64> = Vec::new();
-    for round in cut.chunks(replicas.len().max(1)) {
-        let jobs = round.iter().map(|batch| groups.get(batch.clone()).unwrap_or_default());
-        let results = computer::in_parallel(replicas, jobs, |model, groups| {
-            let _guard = no_grad();
-            let batch = PackedBatch::new(groups).map_err(failure::of)?;
-            let sums = model.token_log_probs(&batch, 1.0).and_then(|logps| logps.to_vecs());
-            let sum = |values: &Vec<f32>| values.iter().map(|value| f64::from(*value)).sum::<f64>();
-            Ok(sums.map_err(failure::of)?.iter().map(sum).collect::<Vec<_>>())
-        })?;
-        sums.extend(results.into_iter().flatten());
+/// Stops between two pieces of work where the user asked for it.
+fn go_on() -> Result<()> {
+    if interrupt::flag()?.load(Ordering::SeqCst) {
+        let hints = vec!["what the reference gave so far is kept; repeat the command to go on".to_owned()];
+        return Err(Error::Interrupted { step: 0, hints });
     }
-    Ok(sums)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use align_cli::{Error, Result, args::ReferenceArgs};
+use align_core::tch::Kind;
 use align_core::{CausalLm, align_types::config::ReferenceSync};
 use align_lm::{FrozenStorage, LoadOptions, Model, ModelConfig, Trainable};
 use align_losses::{MovingReference, Reference};
@@ -68,6 +69,15 @@ pub fn check(args: &ReferenceArgs, folder: &Folder) -> Result<()> {
     model::same_vocabulary(&folder.config, &config, reference)
 }
 
+/// Returns the context of a reference of its own.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn context(args: &ReferenceArgs) -> Result<Option<usize>> {
+    let read = |folder: &std::path::PathBuf| ModelConfig::read(folder).map_err(failure::of);
+    Ok(args.ref_model.as_ref().map(read).transpose()?.map(|config| config.context_length()))
+}
+
 /// Checks that every row fits into the context of a reference of its own.
 ///
 /// # Errors
@@ -85,7 +95,12 @@ pub fn check_rows(args: &ReferenceArgs, rows: &Rows) -> Result<()> {
 /// # Errors
 /// A reference that cannot be loaded or run, or cannot follow the policy though it should.
 pub fn make(args: &ReferenceArgs, setup: &Setup<'_>, rows: &mut Rows, keeps_model: bool) -> Result<Made> {
-    let begins_equal = args.ref_model.is_none() && setup.tuning.begins_at_rest(setup.policy);
+    // In 16 bits only equal passes over equal rows give equal numbers.
+    let dropout = setup.policy.lora().is_some_and(|lora| lora.dropout > 0.0);
+    let equal_passes = !args.precompute_ref_log_probs && !dropout;
+    let begins_equal = args.ref_model.is_none()
+        && setup.tuning.begins_at_rest(setup.policy)
+        && (equal_passes || setup.reference.compute == Kind::Float);
     let given = args.ref_model.as_deref();
     let made = |reference, model| Ok(Made { reference, model, begins_equal });
     if let Some(sync) = args.sync() {

@@ -7,7 +7,7 @@ use align_cli::{
 };
 use align_core::{Objective, align_types::HealthCheck};
 use align_data::Kind;
-use align_losses::{REFERENCE_REWARDS, Una as UnaObjective};
+use align_losses::{REFERENCE_REWARDS, Reference, Una as UnaObjective};
 use align_train::Unit;
 
 use crate::{
@@ -47,18 +47,18 @@ impl Method for Una<'_> {
                 config.check_range(smallest, largest).map_err(out_of_range)?;
             }
         }
+        let objective = UnaObjective::new(config, Reference::Precomputed).map_err(failure::of)?;
+        for set in [&rows.train, &rows.eval] {
+            set.iter().try_for_each(|group| {
+                objective.denominators(&[group?.into_owned()]).map_err(failure::of).map(|_| ())
+            })?;
+        }
         feedback::differs(rows)
     }
 
     fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>> {
         let made = reference::make(&self.0.reference, setup, rows, false)?;
         let objective = UnaObjective::new(self.0.una_config(), made.reference).map_err(failure::of)?;
-        // A row that the loss cannot take is refused before anything is written.
-        for set in [&rows.train, &rows.eval] {
-            set.iter().try_for_each(|group| {
-                objective.denominators(&[group?.into_owned()]).map_err(failure::of).map(|_| ())
-            })?;
-        }
         Ok(Box::new(if made.begins_equal { objective.starting_at_reference() } else { objective }))
     }
 

@@ -46,6 +46,17 @@ fn output(report: &ReportArgs) -> Result<PathBuf> {
         (None, [run]) => run.join(name),
         (None, _) => name.to_owned(),
     };
+    // A run folder holds what the run is resumed from; of its files only pages are made here.
+    let is_page = path.extension().is_some_and(|extension| extension == "html");
+    let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+    let inside = |run: &PathBuf| {
+        let run = fs::canonicalize(run).ok();
+        folder.as_ref().zip(run).is_some_and(|(folder, run)| folder.starts_with(run))
+    };
+    if !is_page && report.runs.iter().any(inside) {
+        let message = format!("--output {}: this would be a file of the run itself", path.display());
+        return Err(Error::usage(message, ["in a run folder the page is a .html file".to_owned()]));
+    }
     // The page is renamed into place, which would put a file where a device or a link was.
     match fs::symlink_metadata(&path) {
         Ok(about) if !about.is_file() => {

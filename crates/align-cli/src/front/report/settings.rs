@@ -71,22 +71,31 @@ fn environment_differences(runs: &[Run]) -> String {
     comparison(runs, &differing, "All runs had the same environment.")
 }
 
-/// Writes a table with a row for each run and a column for each thing in which they differ.
+/// Writes a table of what differs: with a row for each run, or, where more things differ than there are runs, a row for
+/// each thing.
 fn comparison(runs: &[Run], rows: &[(String, Vec<String>)], none: &str) -> String {
     if rows.is_empty() {
         return format!("<p>{none}</p>\n");
     }
-    let mut head = vec!["run".to_owned()];
-    head.extend(rows.iter().map(|(key, _)| key.clone()));
-    let cells = runs.iter().enumerate().map(|(index, run)| {
-        let mut cells = vec![format!("<bdi>{}</bdi>", escape(&run.name))];
-        cells.extend(rows.iter().map(|(_, values)| match values.get(index).map(String::as_str) {
-            None | Some("") => "–".to_owned(),
-            Some(value) => escape(value),
-        }));
-        cells
-    });
-    format!("<p>What differs:</p>\n{}", table("wide", &head, cells))
+    let cell = |value: Option<&String>| match value.map(String::as_str) {
+        None | Some("") => "–".to_owned(),
+        Some(value) => escape(value),
+    };
+    let named = |name: &str, cells: Vec<String>| {
+        std::iter::once(format!("<bdi>{}</bdi>", escape(name))).chain(cells).collect::<Vec<_>>()
+    };
+    let names = runs.iter().map(|run| run.name.clone());
+    let keys = rows.iter().map(|(key, _)| key.clone());
+    let text = if rows.len() > runs.len() {
+        let head: Vec<String> = std::iter::once("setting".to_owned()).chain(names).collect();
+        let of = |values: &Vec<String>| (0..runs.len()).map(|run| cell(values.get(run))).collect();
+        table("wide", &head, rows.iter().map(|(key, values)| named(key, of(values))))
+    } else {
+        let head: Vec<String> = std::iter::once("run".to_owned()).chain(keys).collect();
+        let of = |run: usize| rows.iter().map(|(_, values)| cell(values.get(run))).collect();
+        table("wide", &head, runs.iter().enumerate().map(|(index, run)| named(&run.name, of(index))))
+    };
+    format!("<p>What differs:</p>\n{text}")
 }
 
 fn list(environment: &Map<String, Value>) -> String {

@@ -4,15 +4,15 @@ use align_cli::{
     Result,
     args::{EvalArgs, MethodName},
 };
-use align_core::{CausalLm, Objective, PackedBatch, align_types::PromptGroup, no_grad};
+use align_core::{Objective, align_types::PromptGroup};
 use align_lm::Model;
 use align_losses::{AnswerLogProbs, HeldOut, HeldOutMethod, Kto, Reference, held_out, kto_baseline};
 use serde_json::{Value, json};
 
 use super::{Bench, RowNumbers, data::HeldOutRows, go_on, show::HeldOutReport};
 use crate::{
-    computer, failure,
-    logprobs::{batches, row_number},
+    failure,
+    logprobs::{self, row_number},
     model,
     progress::Progress,
 };
@@ -113,23 +113,9 @@ impl Bench<'_> {
         }
         let mut replicas =
             model::replicas(model.replica().map_err(failure::of)?, self.flags.machine.threads())?;
-        let cut = batches(rows, self.flags.micro_batch_tokens);
         let mut progress = Progress::new(rows.len(), 0, self.flags.machine.no_progress);
-        let mut sums = Vec::new();
-        for round in cut.chunks(replicas.len()) {
-            go_on()?;
-            let jobs = round.iter().map(|batch| rows.get(batch.clone()).unwrap_or_default());
-            let results = computer::in_parallel(&mut replicas, jobs, |model, rows| {
-                let _guard = no_grad();
-                let batch = PackedBatch::new(rows).map_err(failure::of)?;
-                let values = model.token_log_probs(&batch, 1.0).and_then(|logps| logps.to_vecs());
-                let sum =
-                    |values: &Vec<f32>| (values.iter().map(|value| f64::from(*value)).sum(), values.len());
-                Ok(values.map_err(failure::of)?.iter().map(sum).collect::<Vec<(f64, usize)>>())
-            })?;
-            sums.extend(results.into_iter().flatten());
-            progress.add(round.iter().map(|batch| batch.len()).sum());
-        }
+        let tokens = self.flags.micro_batch_tokens;
+        let sums = logprobs::sums(&mut replicas, rows, tokens, &mut progress, go_on)?;
         progress.finish();
         Ok(sums)
     }

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{computer, failure, interrupt, model, origin::Origin, output::Output};
 use data::Data;
+use rewards::Rewards;
 use show::Report;
 
 /// The two models, and how they are run.
@@ -57,11 +58,14 @@ pub fn run(flags: &EvalArgs, settings: &toml::Table) -> Result<()> {
     };
     let mut report = Report::new(flags);
     let mut rows = RowNumbers::new();
+    // Before anything that takes long: what cannot be loaded or started is known at once.
+    let wanted = data.prompts.is_some() && flags.wants(Measure::Rewards) && flags.rewards.count() > 0;
+    let mut rewards = if wanted { Some(Rewards::load(&bench)?) } else { None };
     if let Some(held_out) = &data.held_out {
         report.held_out = Some(held_out::measure(&bench, held_out, context, &mut rows)?);
     }
     if let Some(prompts) = &data.prompts {
-        samples::measure(&bench, &folder.tokenizer, prompts, &mut report, &mut rows)?;
+        samples::measure(&bench, &folder.tokenizer, prompts, rewards.as_mut(), &mut report, &mut rows)?;
     }
     if let Some(mut output) = output {
         let lines: Vec<Value> = rows.into_iter().map(|(row, numbers)| line(row, numbers)).collect();

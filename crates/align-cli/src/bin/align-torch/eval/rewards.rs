@@ -61,7 +61,10 @@ impl Rewards {
         let mut scored = Vec::with_capacity(prompts.len());
         for (prompts, answers) in prompts.chunks(AT_ONCE).zip(answers.chunks(AT_ONCE)) {
             go_on()?;
-            scored.extend(self.some(prompts, answers, tokenizer)?);
+            let some = self.some(prompts, answers, tokenizer);
+            // Ctrl-C reaches a program that scores too, which then fails.
+            go_on()?;
+            scored.extend(some?);
             progress.add(prompts.len());
         }
         progress.finish();

@@ -38,22 +38,19 @@ pub fn measure(
     bench: &Bench<'_>,
     tokenizer: &Tokenizer,
     prompts: &[TextPrompt],
+    rewards: Option<&mut Rewards>,
     report: &mut Report,
     rows: &mut RowNumbers,
 ) -> Result<()> {
     let flags = bench.flags;
     let groups: Vec<PromptGroup> = prompts.iter().map(|prompt| prompt.group.clone()).collect();
     let numbers = Prompts::of(&groups);
-    // Before sampling, which takes long: what cannot be loaded or started is known at once.
-    let rewards = flags.wants(Measure::Rewards) && flags.rewards.count() > 0;
-    let mut rewards = if rewards { Some(Rewards::load(bench)?) } else { None };
-
     let [stream, other_stream] = STREAMS;
     talk::say(&format!("sampling from {}", flags.model.display()));
     let answers = bench.sample(&bench.model, tokenizer, &groups, stream)?;
     let mut samples = SamplesReport::new(&answers, &numbers, flags.sampling.seed)?;
     add_samples(rows, "samples", prompts, tokenizer, &answers)?;
-    if let Some(rewards) = &mut rewards {
+    if let Some(rewards) = rewards {
         let silent = flags.machine.no_progress;
         let scored = rewards.score(prompts, &answers, tokenizer, silent)?;
         samples.reward = Some(RewardReport::new(rewards.name(), &scored, &numbers, flags.sampling.seed)?);
