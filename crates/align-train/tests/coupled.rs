@@ -17,12 +17,7 @@ struct Labelled;
 
 impl Labelled {
     fn rows(step: u64) -> Vec<PromptGroup> {
-        let mut groups = Pairs { batch_size: 7, poisoned_step: None }.rows(step);
-        for (index, group) in groups.iter_mut().enumerate() {
-            group.completions[0].label = Some(true);
-            group.completions[1].label = Some(index % 3 == 0);
-        }
-        groups
+        Pairs { batch_size: 7, poisoned_step: None }.labelled(step)
     }
 }
 

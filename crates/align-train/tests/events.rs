@@ -101,8 +101,10 @@ fn a_torn_end_is_cut_at_the_last_whole_event() {
     for torn in 0..=whole.len() {
         for (behind, junk) in [(&b""[..], false), (&[0; 40], true)] {
             files(folder.path()).iter().for_each(|path| std::fs::remove_file(path).unwrap());
-            std::fs::write(&path, [&whole[..torn], behind].concat()).unwrap();
-            let kept = ends.iter().filter(|end| **end <= torn).count() as u64;
+            let found = [&whole[..torn], behind].concat();
+            std::fs::write(&path, &found).unwrap();
+            // An event whose checksum happens to end in a zero is whole again with a zero behind its torn end.
+            let kept = ends.iter().filter(|end| found.get(..**end) == Some(&whole[..**end])).count() as u64;
             let mut file = EventsFile::open(folder.path(), 3).unwrap();
             assert_eq!(steps(folder.path()), (1..=kept).collect::<Vec<_>>(), "{torn} bytes, junk: {junk}");
             file.append(4, &[]).unwrap();

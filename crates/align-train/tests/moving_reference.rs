@@ -29,14 +29,8 @@ struct Rows {
 
 impl Rows {
     fn of(self, step: u64) -> Vec<PromptGroup> {
-        let mut groups = Pairs { batch_size: 6, poisoned_step: None }.rows(step);
-        if self.labelled {
-            for (index, group) in groups.iter_mut().enumerate() {
-                group.completions[0].label = Some(true);
-                group.completions[1].label = Some(index % 3 == 0);
-            }
-        }
-        groups
+        let pairs = Pairs { batch_size: 6, poisoned_step: None };
+        if self.labelled { pairs.labelled(step) } else { pairs.rows(step) }
     }
 }
 

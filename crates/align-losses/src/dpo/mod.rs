@@ -116,41 +116,16 @@ fn summands(config: &DpoConfig) -> Vec<Summand> {
     let mut list = Vec::new();
     for (loss, weight) in config.losses() {
         let (pairwise, likelihood) = match loss {
-            DpoLossType::Sft => (None, Some(("loss/sft", weight))),
+            DpoLossType::Sft => (None, Some((loss.metric(), weight))),
             DpoLossType::Cpo if config.cpo_alpha == 0.0 => (Some(weight), None),
             DpoLossType::Cpo => (Some(weight), Some(("loss/cpo_nll", weight * config.cpo_alpha))),
             DpoLossType::Orpo => (Some(weight * config.beta), Some(("loss/orpo_nll", weight))),
             _ => (Some(weight), None),
         };
-        list.extend(pairwise.map(|weight| Summand { name: name(loss), weight, loss: Some(loss) }));
+        list.extend(pairwise.map(|weight| Summand { name: loss.metric(), weight, loss: Some(loss) }));
         list.extend(likelihood.map(|(name, weight)| Summand { name, weight, loss: None }));
     }
     list
-}
-
-/// The name of a loss in the metrics.
-fn name(loss: DpoLossType) -> &'static str {
-    match loss {
-        DpoLossType::Hinge => "loss/hinge",
-        DpoLossType::Ipo => "loss/ipo",
-        DpoLossType::ExoPair => "loss/exo_pair",
-        DpoLossType::NcaPair => "loss/nca_pair",
-        DpoLossType::Robust => "loss/robust",
-        DpoLossType::BcoPair => "loss/bco_pair",
-        DpoLossType::SppoHard => "loss/sppo_hard",
-        DpoLossType::Aot => "loss/aot",
-        DpoLossType::AotUnpaired => "loss/aot_unpaired",
-        DpoLossType::ApoZero => "loss/apo_zero",
-        DpoLossType::ApoDown => "loss/apo_down",
-        DpoLossType::Discopop => "loss/discopop",
-        DpoLossType::Sft => "loss/sft",
-        DpoLossType::SigmoidNorm => "loss/sigmoid_norm",
-        DpoLossType::Simpo => "loss/simpo",
-        DpoLossType::Cpo => "loss/cpo",
-        DpoLossType::Orpo => "loss/orpo",
-        DpoLossType::Sigmoid => "loss/sigmoid",
-        _ => "loss/other",
-    }
 }
 
 /// Computes the terms `[B]` of a loss of single pairs.

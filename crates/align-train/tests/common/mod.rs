@@ -191,6 +191,16 @@ pub struct Pairs {
 }
 
 impl Pairs {
+    /// As [`Self::rows`] with labels: every first answer is good, and one in three of the second ones.
+    pub fn labelled(&self, step: u64) -> Vec<PromptGroup> {
+        let mut groups = self.rows(step);
+        for (index, group) in groups.iter_mut().enumerate() {
+            group.completions[0].label = Some(true);
+            group.completions[1].label = Some(index % 3 == 0);
+        }
+        groups
+    }
+
     pub fn rows(&self, step: u64) -> Vec<PromptGroup> {
         let mut rng = RngStream::new(11, Purpose::Synthetic, step, 0);
         let mut tokens = |longest: usize| -> Vec<u32> {

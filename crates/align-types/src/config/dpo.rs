@@ -73,31 +73,41 @@ impl DpoLossType {
         Self::Orpo,
     ];
 
-    /// Returns the name that configurations and metrics have for the loss.
+    /// Returns the name that the loss has in configurations.
     ///
     /// ```
     /// assert_eq!(align_types::config::DpoLossType::ExoPair.name(), "exo_pair");
     /// ```
     pub fn name(self) -> &'static str {
+        let name = self.metric();
+        name.strip_prefix("loss/").unwrap_or(name)
+    }
+
+    /// Returns the name that the loss has in the metrics.
+    ///
+    /// ```
+    /// assert_eq!(align_types::config::DpoLossType::ExoPair.metric(), "loss/exo_pair");
+    /// ```
+    pub fn metric(self) -> &'static str {
         match self {
-            Self::Sigmoid => "sigmoid",
-            Self::Hinge => "hinge",
-            Self::Ipo => "ipo",
-            Self::ExoPair => "exo_pair",
-            Self::NcaPair => "nca_pair",
-            Self::Robust => "robust",
-            Self::BcoPair => "bco_pair",
-            Self::SppoHard => "sppo_hard",
-            Self::Aot => "aot",
-            Self::AotUnpaired => "aot_unpaired",
-            Self::ApoZero => "apo_zero",
-            Self::ApoDown => "apo_down",
-            Self::Discopop => "discopop",
-            Self::Sft => "sft",
-            Self::SigmoidNorm => "sigmoid_norm",
-            Self::Simpo => "simpo",
-            Self::Cpo => "cpo",
-            Self::Orpo => "orpo",
+            Self::Sigmoid => "loss/sigmoid",
+            Self::Hinge => "loss/hinge",
+            Self::Ipo => "loss/ipo",
+            Self::ExoPair => "loss/exo_pair",
+            Self::NcaPair => "loss/nca_pair",
+            Self::Robust => "loss/robust",
+            Self::BcoPair => "loss/bco_pair",
+            Self::SppoHard => "loss/sppo_hard",
+            Self::Aot => "loss/aot",
+            Self::AotUnpaired => "loss/aot_unpaired",
+            Self::ApoZero => "loss/apo_zero",
+            Self::ApoDown => "loss/apo_down",
+            Self::Discopop => "loss/discopop",
+            Self::Sft => "loss/sft",
+            Self::SigmoidNorm => "loss/sigmoid_norm",
+            Self::Simpo => "loss/simpo",
+            Self::Cpo => "loss/cpo",
+            Self::Orpo => "loss/orpo",
         }
     }
 
@@ -267,13 +277,13 @@ impl DpoConfig {
     /// ```
     pub fn summands(&self) -> Vec<String> {
         let names = |loss: &DpoLossType| {
-            let name = loss.name();
+            let name = loss.metric();
             let second = match loss {
                 DpoLossType::Orpo => true,
                 DpoLossType::Cpo => self.cpo_alpha > 0.0,
                 _ => false,
             };
-            std::iter::once(format!("loss/{name}")).chain(second.then(|| format!("loss/{name}_nll")))
+            std::iter::once(name.to_owned()).chain(second.then(|| format!("{name}_nll")))
         };
         let all: Vec<_> = self.loss_type.iter().flat_map(names).collect();
         if all.len() > 1 { all } else { Vec::new() }

@@ -2,7 +2,7 @@
 //! teaches nothing.
 
 use align_cli::{Error, Result};
-use align_core::align_types::{Completion, PromptGroup};
+use align_core::align_types::Completion;
 
 use crate::rows::Rows;
 
@@ -73,8 +73,8 @@ pub fn scores(rows: &align_data::Rows) -> Result<Option<(f64, f64)>> {
 pub fn pairs_differ(rows: &Rows) -> Result<()> {
     for group in rows.train.iter() {
         let group = group?;
-        let alone = |answer: &&Completion| answer.label.is_none() && answer.reward.is_none();
-        let mut answers = group.completions.iter().filter(alone).map(|answer| &answer.token_ids);
+        let sides = group.completions.iter().filter(|answer| is_of_a_pair(answer));
+        let mut answers = sides.map(|answer| &answer.token_ids);
         let first = answers.next();
         if answers.any(|other| Some(other) != first) {
             return Ok(());
@@ -91,29 +91,28 @@ pub fn pairs_differ(rows: &Rows) -> Result<()> {
 /// # Errors
 /// [`Error::Data`] about a kind that is there; rows on a disk that fails.
 pub fn differs(rows: &Rows) -> Result<()> {
-    let mut refusals = Vec::new();
-    let is_pair = |group: &PromptGroup| {
-        group.completions.iter().all(|answer| answer.label.is_none() && answer.reward.is_none())
-    };
+    let labels = labels(&rows.train)?;
+    let scores = scores(&rows.train)?;
     let mut pairs = false;
     for group in rows.train.iter() {
-        pairs |= is_pair(&*group?);
+        pairs |= group?.completions.iter().any(is_of_a_pair);
     }
-    let labels = labels(&rows.train)?;
-    let labelled = labels.desirable + labels.undesirable > 0;
-    let scores = scores(&rows.train)?;
-    let checks: [(bool, Result<()>); 3] = [
-        (labelled, labels.differ()),
-        (scores.is_some(), scores.map_or(Ok(()), scores_differ)),
-        (pairs, if pairs { pairs_differ(rows) } else { Ok(()) }),
+    let kinds = [
+        (labels != Labels::default()).then(|| labels.differ()),
+        scores.map(scores_differ),
+        pairs.then(|| pairs_differ(rows)),
     ];
-    for (_, check) in checks.into_iter().filter(|(there, _)| *there) {
-        match check {
-            Ok(()) => return Ok(()),
-            Err(error) => refusals.push(error),
-        }
+    // One kind that teaches something is enough; otherwise the first that is there says why it does not.
+    let kinds: Vec<_> = kinds.into_iter().flatten().collect();
+    if kinds.iter().any(Result::is_ok) {
+        return Ok(());
     }
-    refusals.into_iter().next().map_or(Ok(()), Err)
+    kinds.into_iter().next().unwrap_or(Ok(()))
+}
+
+/// Says whether an answer is one side of a pair: it has no feedback of its own.
+fn is_of_a_pair(answer: &Completion) -> bool {
+    answer.label.is_none() && answer.reward.is_none()
 }
 
 fn scores_differ((low, high): (f64, f64)) -> Result<()> {
