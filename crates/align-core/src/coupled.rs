@@ -37,7 +37,7 @@ pub struct Coupling {
 /// A group that the objective or the model cannot take; measures or notes that are too few.
 pub fn couple_batch(
     objective: &dyn Objective,
-    model: &dyn CausalLm,
+    model: &(dyn CausalLm + 'static),
     groups: &[PromptGroup],
     rows: usize,
 ) -> Result<Option<Coupling>> {

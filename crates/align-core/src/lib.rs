@@ -28,6 +28,7 @@ mod padded;
 pub mod stats;
 pub mod storage;
 pub mod threads;
+mod trainable;
 mod values;
 
 pub use align_types;
@@ -41,4 +42,5 @@ pub use objective::{LossComponent, LossOutput, MetricTerm, Objective};
 pub use packed::{GroupSpan, PackedBatch};
 pub use padded::PaddedBatch;
 pub use tch;
+pub use trainable::Trainable;
 pub use values::{ScoreModel, TokenValues, ValueModel};

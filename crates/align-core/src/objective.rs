@@ -93,7 +93,9 @@ impl LossOutput {
 }
 
 /// What a training loop minimises: the seam between an algorithm and the loop, which knows no algorithm.
-pub trait Objective: Send {
+///
+/// `M` is what is trained: a language model unless said otherwise, `dyn ScoreModel` for the losses of reward models.
+pub trait Objective<M: ?Sized + 'static = dyn CausalLm>: Send {
     /// Returns the denominator of each component over the whole optimiser batch, from the data alone: the loop
     /// needs them before the first micro-batch.
     ///
@@ -108,7 +110,7 @@ pub trait Objective: Send {
     ///
     /// # Errors
     /// A group that this objective cannot take, or a failure of the model.
-    fn loss(&self, model: &dyn CausalLm, batch: &PackedBatch, groups: &[PromptGroup]) -> Result<LossOutput>;
+    fn loss(&self, model: &M, batch: &PackedBatch, groups: &[PromptGroup]) -> Result<LossOutput>;
 
     /// Returns the rows whose numbers this objective must have of the whole optimiser batch before its first
     /// micro-batch; `None` (the default) when rows do not depend on each other.
@@ -128,12 +130,7 @@ pub trait Objective: Send {
     ///
     /// # Errors
     /// As [`Self::loss`].
-    fn measure(
-        &self,
-        model: &dyn CausalLm,
-        batch: &PackedBatch,
-        surveyed: &[PromptGroup],
-    ) -> Result<Vec<Vec<f64>>> {
+    fn measure(&self, model: &M, batch: &PackedBatch, surveyed: &[PromptGroup]) -> Result<Vec<Vec<f64>>> {
         let _ = (model, batch);
         Ok(vec![Vec::new(); surveyed.len()])
     }
@@ -154,7 +151,7 @@ pub trait Objective: Send {
     /// As [`Self::loss`].
     fn coupled_loss(
         &self,
-        model: &dyn CausalLm,
+        model: &M,
         batch: &PackedBatch,
         groups: &[PromptGroup],
         notes: &[Vec<f64>],
@@ -214,7 +211,7 @@ pub trait Objective: Send {
     ///
     /// # Errors
     /// libtorch refuses.
-    fn replicate(&self) -> Result<Box<dyn Objective>>;
+    fn replicate(&self) -> Result<Box<dyn Objective<M>>>;
 }
 
 #[cfg(test)]

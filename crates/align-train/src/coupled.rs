@@ -1,4 +1,4 @@
-use align_core::{Coupling, PackedBatch, align_types::PromptGroup, no_grad};
+use align_core::{Coupling, PackedBatch, Trainable, align_types::PromptGroup, no_grad};
 
 use crate::batch::{Part, arrange};
 use crate::engine::{Engine, Worker, refused};
@@ -11,7 +11,7 @@ pub(crate) struct Survey {
     rows: usize,
 }
 
-impl Engine {
+impl<M: Trainable + ?Sized> Engine<M> {
     /// Asks the objective for the rows it must know of the whole batch; `None` when rows do not depend on each
     /// other.
     pub(crate) fn survey(&self, groups: &[PromptGroup]) -> Result<Option<Survey>> {
@@ -28,7 +28,7 @@ impl Engine {
     /// objective see all of them.
     pub(crate) fn couple(&mut self, survey: &Survey) -> Result<Coupling> {
         let mut measures = vec![Vec::new(); survey.rows];
-        let pairs: Vec<(&mut Worker, &Part)> = self.workers_mut().iter_mut().zip(&survey.parts).collect();
+        let pairs: Vec<(&mut Worker<M>, &Part)> = self.workers_mut().iter_mut().zip(&survey.parts).collect();
         let measured = parallel::map(pairs, |(worker, part)| worker.measure(part))?;
         for (part, measured) in survey.parts.iter().zip(measured) {
             for (place, measure) in part.places.iter().zip(measured?) {
@@ -44,7 +44,7 @@ impl Engine {
     }
 }
 
-impl Worker {
+impl<M: Trainable + ?Sized> Worker<M> {
     /// Measures the rows of a part, in its order.
     fn measure(&mut self, part: &Part) -> Result<Vec<Vec<f64>>> {
         let _guard = no_grad();

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use align_core::{
-    CausalLm, Coupling, Objective, PackedBatch, Parameter,
+    CausalLm, Coupling, Objective, PackedBatch, Parameter, Trainable,
     align_types::{PromptGroup, config::OptimizerConfig},
     clear_gradients, no_grad,
     tch::{Device, Tensor},
@@ -28,18 +28,18 @@ pub struct Compute {
 ///
 /// Each thread has a replica of model and objective (weights exist once, gradients once per thread) and takes
 /// its share of the tokens. Every sum over threads and micro-batches runs in a fixed order, so equal inputs
-/// and thread counts give equal bits.
-pub struct Engine {
-    workers: Vec<Worker>,
+/// and thread counts give equal bits. `M` is what is trained: a language model unless said otherwise.
+pub struct Engine<M: Trainable + ?Sized = dyn CausalLm> {
+    workers: Vec<Worker<M>>,
     optimizer: AdamW,
     max_grad_norm: f64,
     compute: Compute,
     gradients: Option<Gradients>,
 }
 
-pub(crate) struct Worker {
-    pub model: Box<dyn CausalLm>,
-    pub objective: Box<dyn Objective>,
+pub(crate) struct Worker<M: Trainable + ?Sized> {
+    pub model: Box<M>,
+    pub objective: Box<dyn Objective<M>>,
     parameters: Vec<Parameter>,
 }
 
@@ -73,13 +73,28 @@ pub struct EvalBatch {
 }
 
 impl Engine {
-    /// Makes an engine that trains `model` (or the weights it shares, where it is a replica) on `objective`.
+    /// Makes an engine that trains a language model (or the weights it shares, where it is a replica) on `objective`.
     ///
     /// # Errors
-    /// [`Error::Config`] for a model without parameters; libtorch refuses to replicate.
+    /// As [`Self::over`].
     pub fn new(
         model: Box<dyn CausalLm>,
         objective: Box<dyn Objective>,
+        optimizer: &OptimizerConfig,
+        compute: Compute,
+    ) -> Result<Self> {
+        Self::over(model, objective, optimizer, compute)
+    }
+}
+
+impl<M: Trainable + ?Sized> Engine<M> {
+    /// Makes an engine that trains any kind of model, as [`Engine::new`] does a language model.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a model without parameters; libtorch refuses to replicate.
+    pub fn over(
+        model: Box<M>,
+        objective: Box<dyn Objective<M>>,
         optimizer: &OptimizerConfig,
         compute: Compute,
     ) -> Result<Self> {
@@ -106,7 +121,7 @@ impl Engine {
     }
 
     /// Returns the objective.
-    pub fn objective(&self) -> Option<&dyn Objective> {
+    pub fn objective(&self) -> Option<&dyn Objective<M>> {
         self.workers.first().map(|worker| worker.objective.as_ref())
     }
 
@@ -219,7 +234,7 @@ impl Engine {
         self.objective().map(|objective| objective.weights()).unwrap_or_default()
     }
 
-    pub(crate) fn workers_mut(&mut self) -> &mut [Worker] {
+    pub(crate) fn workers_mut(&mut self) -> &mut [Worker<M>] {
         &mut self.workers
     }
 
@@ -246,8 +261,9 @@ impl Engine {
     /// As [`Self::evaluate`], but a loss that is not finite stays in the report; its rows are named beside it.
     pub(crate) fn evaluate_all(&mut self, batch: &EvalBatch) -> Result<(BatchReport, Vec<String>)> {
         let coupling = batch.survey.as_ref().map(|survey| self.couple(survey)).transpose()?;
-        let work =
-            |worker: &mut Worker, part: &Part| worker.evaluate(part, &batch.denominators, coupling.as_ref());
+        let work = |worker: &mut Worker<M>, part: &Part| {
+            worker.evaluate(part, &batch.denominators, coupling.as_ref())
+        };
         let mut totals = self.run(&batch.parts, work)?;
         totals.check_denominators(&batch.denominators)?;
         let rows = std::mem::take(&mut totals.not_finite);
@@ -272,9 +288,9 @@ impl Engine {
     fn run(
         &mut self,
         parts: &[Part],
-        work: impl Fn(&mut Worker, &Part) -> Result<Totals> + Sync,
+        work: impl Fn(&mut Worker<M>, &Part) -> Result<Totals> + Sync,
     ) -> Result<Totals> {
-        let pairs: Vec<(&mut Worker, &Part)> = self.workers.iter_mut().zip(parts).collect();
+        let pairs: Vec<(&mut Worker<M>, &Part)> = self.workers.iter_mut().zip(parts).collect();
         let mut all = Totals::default();
         for totals in parallel::map(pairs, |(worker, part)| work(worker, part))? {
             all.add(totals?);
@@ -289,8 +305,8 @@ impl Engine {
     }
 }
 
-impl Worker {
-    fn new(model: Box<dyn CausalLm>, objective: Box<dyn Objective>) -> Self {
+impl<M: Trainable + ?Sized> Worker<M> {
+    fn new(model: Box<M>, objective: Box<dyn Objective<M>>) -> Self {
         let parameters = model.parameters();
         Self { model, objective, parameters }
     }

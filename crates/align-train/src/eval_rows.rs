@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use align_core::{Coupling, PackedBatch, align_types::PromptGroup, no_grad};
+use align_core::{Coupling, PackedBatch, Trainable, align_types::PromptGroup, no_grad};
 use serde_json::{Map, Value};
 
 use crate::batch::Part;
@@ -16,7 +16,7 @@ const ROWS: usize = 1000;
 /// The numbers of one row, by their names in `metrics.jsonl`.
 type Numbers = Vec<(&'static str, f64)>;
 
-impl Engine {
+impl<M: Trainable + ?Sized> Engine<M> {
     /// Evaluates the first held-out rows one by one, and makes a line of each.
     ///
     /// A row that stands alone gives the same numbers as one among others, so that their means are the metrics of
@@ -26,8 +26,8 @@ impl Engine {
     /// As [`Engine::evaluate`].
     pub(crate) fn evaluate_rows(&mut self, batch: &EvalBatch, step: u64) -> Result<String> {
         let coupling = batch.survey.as_ref().map(|survey| self.couple(survey)).transpose()?;
-        let pairs: Vec<(&mut Worker, &Part)> = self.workers_mut().iter_mut().zip(&batch.parts).collect();
-        let work = |(worker, part): (&mut Worker, &Part)| worker.rows(part, coupling.as_ref());
+        let pairs: Vec<(&mut Worker<M>, &Part)> = self.workers_mut().iter_mut().zip(&batch.parts).collect();
+        let work = |(worker, part): (&mut Worker<M>, &Part)| worker.rows(part, coupling.as_ref());
         let mut lines: Vec<(usize, Value)> = Vec::new();
         for (part, rows) in batch.parts.iter().zip(parallel::map(pairs, work)?) {
             let places = part.places.iter().zip(&part.groups);
@@ -39,7 +39,7 @@ impl Engine {
     }
 }
 
-impl Worker {
+impl<M: Trainable + ?Sized> Worker<M> {
     /// Evaluates the rows of a part that are among the first of the batch, in their order.
     fn rows(&mut self, part: &Part, coupling: Option<&Coupling>) -> Result<Vec<Numbers>> {
         let _guard = no_grad();

@@ -7,7 +7,7 @@ use align_core::align_types::{
     HealthCheck, MetricSink, PromptGroup, PromptSource,
     config::{OptimizerConfig, TrainConfig},
 };
-use align_core::{CausalLm, Objective};
+use align_core::{CausalLm, Objective, Trainable};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Best, Checkpoints, SaveModel, TrainerState, Writers};
@@ -21,16 +21,16 @@ use crate::{
     SavedStep, Unit, environment, eval_rows, fingerprint, learning_rate,
 };
 
-/// Everything a run is made of.
-pub struct TrainJob<'a> {
+/// Everything a run is made of; `M` is what is trained, a language model unless said otherwise.
+pub struct TrainJob<'a, M: Trainable + ?Sized = dyn CausalLm> {
     /// The run folder, from [`RunFolder::open`].
     pub folder: &'a RunFolder,
     /// The checkpoint to continue from; `model` must then hold the weights of its `model_dir`.
     pub start: Option<Checkpoint>,
     /// The model. To keep a handle for saving, give a replica: it shares the weights.
-    pub model: Box<dyn CausalLm>,
+    pub model: Box<M>,
     /// What is minimised.
-    pub objective: Box<dyn Objective>,
+    pub objective: Box<dyn Objective<M>>,
     /// The rows of each step.
     pub source: &'a mut dyn PromptSource,
     /// Held-out rows; may be empty.
@@ -118,7 +118,7 @@ pub enum Outcome {
 /// finite is no error: it is `null` in the metrics, and a warning says so. [`Error::Checkpoint`] when `start` and `model` do not belong
 /// together, [`Error::InputsMismatch`] when `start` was written with other `inputs`. [`Error::BeforeFinish`] when
 /// that hook fails. Files that cannot be written.
-pub fn train<'a>(job: TrainJob<'a>, hooks: Hooks<'a>) -> Result<Outcome> {
+pub fn train<'a, M: Trainable + ?Sized>(job: TrainJob<'a, M>, hooks: Hooks<'a>) -> Result<Outcome> {
     job.config.validate()?;
     let mut run = Run::new(job, hooks)?;
     let (done, total) = (run.state.step, run.state.total_steps);
@@ -136,8 +136,8 @@ struct Evaluation {
     improved: bool,
 }
 
-struct Run<'a> {
-    engine: Engine,
+struct Run<'a, M: Trainable + ?Sized> {
+    engine: Engine<M>,
     source: &'a mut dyn PromptSource,
     eval: Option<EvalBatch>,
     keep_best: Option<KeepBest>,
@@ -156,11 +156,11 @@ struct Run<'a> {
     summary: Map<String, Value>,
 }
 
-impl<'a> Run<'a> {
-    fn new(job: TrainJob<'a>, hooks: Hooks<'a>) -> Result<Self> {
+impl<'a, M: Trainable + ?Sized> Run<'a, M> {
+    fn new(job: TrainJob<'a, M>, hooks: Hooks<'a>) -> Result<Self> {
         let TrainJob { config, folder, .. } = job;
         let compute = Compute { threads: config.threads, micro_batch_tokens: config.micro_batch_tokens };
-        let mut engine = Engine::new(job.model, job.objective, job.optimizer, compute)?;
+        let mut engine = Engine::over(job.model, job.objective, job.optimizer, compute)?;
         let eval = match job.eval.first() {
             None => None,
             Some(first) => {
@@ -434,9 +434,9 @@ impl<'a> Run<'a> {
 }
 
 /// Puts a checkpoint's state into the engine; the weights are there already, and are checked.
-fn continue_from(
+fn continue_from<M: Trainable + ?Sized>(
     checkpoint: &Checkpoint,
-    engine: &mut Engine,
+    engine: &mut Engine<M>,
     total_steps: u64,
     inputs: &str,
 ) -> Result<TrainerState> {
@@ -459,7 +459,10 @@ fn continue_from(
     Ok(state)
 }
 
-fn restore_weights_of_the_objective(checkpoint: &Checkpoint, engine: &mut Engine) -> Result<()> {
+fn restore_weights_of_the_objective<M: Trainable + ?Sized>(
+    checkpoint: &Checkpoint,
+    engine: &mut Engine<M>,
+) -> Result<()> {
     let path = checkpoint.objective_file();
     let saved = &checkpoint.state.objective_fingerprint;
     let own = engine.objective_fingerprint()?;

@@ -159,7 +159,12 @@ impl Objective for Kto {
         Ok(vec![labels(groups)?.len() as f64])
     }
 
-    fn loss(&self, model: &dyn CausalLm, batch: &PackedBatch, groups: &[PromptGroup]) -> Result<LossOutput> {
+    fn loss(
+        &self,
+        model: &(dyn CausalLm + 'static),
+        batch: &PackedBatch,
+        groups: &[PromptGroup],
+    ) -> Result<LossOutput> {
         if self.config.loss_type.couples_rows() {
             let why =
                 "its baseline belongs to the optimiser batch; the loop must survey the whole batch first";

@@ -193,7 +193,7 @@ pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Re
     };
     let save = |to: &Path| save_in(to, SaveDtype::F32);
     let save_final = |to: &Path| save_in(to, SaveDtype::Source);
-    let job = TrainJob {
+    let job: TrainJob<'_> = TrainJob {
         folder: &run,
         start,
         model: Box::new(policy.replica().map_err(failure::of)?),
