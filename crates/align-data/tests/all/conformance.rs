@@ -1,5 +1,4 @@
 //! Hazards of the field that lie between text and tokens.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
 use crate::common;
 

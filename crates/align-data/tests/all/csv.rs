@@ -1,7 +1,5 @@
 //! CSV as people have it, good and broken.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use std::io::Write;

@@ -1,7 +1,5 @@
 //! What the doctor finds, in files made for it and in public ones.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use std::{

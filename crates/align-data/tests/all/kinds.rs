@@ -1,7 +1,5 @@
 //! Labels, scores and ranks on their way to prompt groups.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use align_data::{

@@ -1,7 +1,5 @@
 //! Rows of every format on their way to token ids, and what is reported of them.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use std::{collections::BTreeMap, path::PathBuf};

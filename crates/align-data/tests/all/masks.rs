@@ -1,7 +1,5 @@
 //! Which tokens of a conversation are trained on, against TRL (fixtures/text/make_masks.py).
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use align_data::{

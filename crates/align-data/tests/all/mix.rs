@@ -1,7 +1,5 @@
 //! Mixtures and stored rows: proportions, order, and the same rows again.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use align_data::{

@@ -1,7 +1,5 @@
 //! The order of rows.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use align_data::{PromptGroup, PromptSource, ShuffledRows, hold_out};
 use proptest::prelude::*;
 

@@ -1,7 +1,6 @@
 //! Parquet as pyarrow writes it (`fixtures/text/make_parquet.py`), and damaged.
 
 #![cfg(feature = "parquet")]
-#![allow(clippy::unwrap_used, clippy::panic)]
 
 use crate::common;
 

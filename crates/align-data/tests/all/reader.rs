@@ -1,7 +1,5 @@
 //! Files as people have them, good and broken.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use std::io::Write;

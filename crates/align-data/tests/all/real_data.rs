@@ -1,7 +1,5 @@
 //! Public data sets as they are published; skipped with a note where they are absent.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use align_data::{BadRows, DataConfig, Error, Format, load_pairs};

@@ -1,7 +1,5 @@
 //! Folders without `tokenizer.json`: ids and texts as Python's tokenizers give them, and broken files.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use std::{io::Read, path::PathBuf};

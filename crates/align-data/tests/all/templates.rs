@@ -1,8 +1,6 @@
 //! Chat templates against the rendering of transformers (fixtures/text/make_templates.py, which goes through what
 //! Jinja can do, and fixtures/templates/make.py, which goes through the families of models).
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,5 @@
 //! Token ids against TRL's own preprocessing (fixtures/text/make_tokenise.py).
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,5 @@
 //! Tokenizers from folders, and trained ones.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use crate::common;
 
 use align_data::{Error, SpecialTokens, Tokenizer};

@@ -1,6 +1,5 @@
 //! Two hazards of the field, for every loss at once: numbers that depend on how a batch is cut, and logged rewards
 //! that are not those the loss is made of.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use crate::common;
 

@@ -1,6 +1,5 @@
 //! Objectives whose rows depend on each other give the loss and gradient of the uncut batch however it is cut, in
 //! both passes; and the rules of the KTO baseline and BCO's running mean.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use crate::common;
 

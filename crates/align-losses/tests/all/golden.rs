@@ -1,5 +1,4 @@
 //! Golden vectors, computed in float64 with numpy and checked by hand; never copied from our own output.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use align_core::{
     TokenLogProbs,

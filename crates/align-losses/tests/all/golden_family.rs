@@ -1,6 +1,5 @@
 //! Golden vectors of the DPO family, KTO, BCO and UNA, computed in float64 with numpy from the papers' formulas and
 //! checked by hand; never copied from our own output.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use align_core::{
     LossOutput,

@@ -1,5 +1,4 @@
 //! Figures of held-out rows against the losses of training and against numbers by hand.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
 use align_core::align_types::{Completion, PromptGroup};
 use align_core::evaluation::{PairAgreement, Prompts};

@@ -1,5 +1,4 @@
 //! The objectives over a model with known log-probabilities.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use crate::common;
 

@@ -1,6 +1,5 @@
 //! What every loss must satisfy, whatever its formula: gradients are slopes, rows may come in any order, constants
 //! cancel, step 0 has a known value, extremes stay finite, and what makes no sense is refused.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::f64::consts::LN_2;
 

@@ -1,6 +1,5 @@
 //! Every loss against `fixtures/losses/make.py`: the formulas of the papers in float64 with torch's gradients, most
 //! of them checked there against TRL's own functions.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 use align_core::{
     LossOutput, TokenLogProbs,

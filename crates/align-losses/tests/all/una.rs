@@ -1,5 +1,4 @@
 //! UNA over groups of all kinds, and the losses of tokens in the objective of pairs.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use crate::common;
 
