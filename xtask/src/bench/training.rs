@@ -79,6 +79,14 @@ impl Runs {
         median(self.rounds.iter().map(|(ours, peer)| number(ours) / number(peer)).collect())
     }
 
+    fn is_fast_enough(&self) -> bool {
+        self.ratio(|usage| usage.pairs_per_wall_second) >= self.least_rate
+    }
+
+    fn is_small_enough(&self) -> bool {
+        self.ratio(|usage| usage.peak_bytes) <= self.most_memory
+    }
+
     fn sides(&self, number: impl Fn(&Usage) -> f64) -> [f64; 2] {
         [
             median(self.rounds.iter().map(|(ours, _)| number(ours)).collect()),
@@ -90,7 +98,8 @@ impl Runs {
 /// Trains with both, prints ratios, memory over many steps, and what share of the machine's speed a step reaches.
 ///
 /// # Errors
-/// A program that is missing or fails, or output that is not understood.
+/// A program that is missing or fails, or output that is not understood; a target that is missed, after everything is
+/// printed.
 pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json: bool) -> Result<()> {
     let steps = options.peer_steps.max(4);
     make(race, options, steps)?;
@@ -99,6 +108,8 @@ pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json
         for (index, arm) in ARMS.iter().enumerate() {
             eprintln!("round {} of {}: {}", round + 1, options.rounds, arm.name);
             let pair = pair(race, arm, (steps / arm.steps).max(2))?;
+            let rate = pair.0.pairs_per_wall_second / pair.1.pairs_per_wall_second;
+            eprintln!("{rate:.2} times the pairs per second");
             match arms.get_mut(index) {
                 Some(runs) => runs.rounds.push(pair),
                 None => {
@@ -112,14 +123,22 @@ pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json
     let memory = memory_over_steps(race)?;
     if as_json {
         println!("{:#}", results(&arms, &memory));
-        return Ok(());
+        return verdict(&arms);
     }
     print!("{}", table(&arms, &memory));
     println!();
     let mut step = workspace.cargo("bench");
     step.args(["-p", "align-train", "--bench", "step", "--", "--threads", &race.threads.to_string()]);
     step.envs([("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")]);
-    process::run(&mut step)
+    process::run(&mut step)?;
+    verdict(&arms)
+}
+
+/// Fails where a target is missed.
+fn verdict(arms: &[Runs]) -> Result<()> {
+    let missed = |runs: &&Runs| !(runs.is_fast_enough() && runs.is_small_enough());
+    let missed: Vec<&str> = arms.iter().filter(missed).map(|runs| runs.name).collect();
+    if missed.is_empty() { Ok(()) } else { Err(Error::Missed { what: missed.join(", ") }) }
 }
 
 fn make(race: &Race, options: &Options, steps: usize) -> Result<()> {
@@ -257,7 +276,7 @@ fn table(arms: &[Runs], memory: &[f64]) -> String {
             format!("{ours:.digits$} / {peer:.digits$}")
         };
         let (rate, peak) = (runs.ratio(|u| u.pairs_per_wall_second), runs.ratio(|u| u.peak_bytes));
-        let verdict = |good: bool| if good { "" } else { " MISSED" };
+        let mark = |good: bool| if good { "" } else { " MISSED" };
         let _ = writeln!(
             text,
             "{:20} {:>17} {:>17} {:>15} {rate:>6.2} {:>6.2}   {peak:>7.2}   at least {}{}, at most {}{}",
@@ -267,9 +286,9 @@ fn table(arms: &[Runs], memory: &[f64]) -> String {
             both(|u| u.peak_bytes / 1e6, 0),
             runs.ratio(|u| u.pairs_per_cpu_second),
             runs.least_rate,
-            verdict(rate >= runs.least_rate),
+            mark(runs.is_fast_enough()),
             runs.most_memory,
-            verdict(peak <= runs.most_memory),
+            mark(runs.is_small_enough()),
         );
     }
     let megabytes: Vec<String> = memory.iter().map(|bytes| format!("{:.0}", bytes / 1e6)).collect();
@@ -315,6 +334,8 @@ mod tests {
         let text = table(&[runs(3.0)], &[1e8, 2e8]);
         assert!(text.contains("3.5 MISSED") && !text.contains("0.4 MISSED"), "{text}");
         assert!(text.contains(": 100 200"), "{text}");
+        assert_eq!(verdict(&[runs(4.0), runs(3.0)]).unwrap_err().exit_code(), 1);
         assert!(!table(&[runs(4.0)], &[]).contains("MISSED"));
+        verdict(&[runs(4.0)]).unwrap();
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use align_data::{Error, SpecialTokens, Tokenizer};
 use proptest::prelude::*;

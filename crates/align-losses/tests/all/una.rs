@@ -1,7 +1,7 @@
 //! UNA over groups of all kinds, and the losses of tokens in the objective of pairs.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod common;
+use crate::common;
 
 use align_core::{
     CausalLm, Objective, PackedBatch,

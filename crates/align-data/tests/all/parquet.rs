@@ -3,7 +3,7 @@
 #![cfg(feature = "parquet")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use align_data::{BadRow, DataConfig, Error, Row, RowReader, load_unpaired};
 

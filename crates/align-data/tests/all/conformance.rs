@@ -1,7 +1,7 @@
 //! Hazards of the field that lie between text and tokens.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
-mod common;
+use crate::common;
 
 use align_data::{ChatTemplate, DataConfig, Kind, Tokenizer, load_rows};
 

@@ -1,7 +1,7 @@
 //! The objectives over a model with known log-probabilities.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod common;
+use crate::common;
 
 use align_core::{
     CausalLm, Objective, PackedBatch, PaddedBatch, TokenLogProbs,

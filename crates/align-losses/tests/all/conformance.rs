@@ -2,7 +2,7 @@
 //! that are not those the loss is made of.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod common;
+use crate::common;
 
 use align_core::{Objective, align_types::PromptGroup};
 use align_losses::{

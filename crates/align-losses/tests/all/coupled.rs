@@ -2,7 +2,7 @@
 //! both passes; and the rules of the KTO baseline and BCO's running mean.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod common;
+use crate::common;
 
 use align_core::{
     CausalLm, Objective, PackedBatch,

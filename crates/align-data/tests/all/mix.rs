@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use align_data::{
     BadRows, DataConfig, Kind, MixedRows, PromptGroup, PromptSource, Rows, ShuffledRows, load_rows,

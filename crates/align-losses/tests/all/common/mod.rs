@@ -1,9 +1,4 @@
 //! Groups, a model with known log-probabilities, and the loop's arithmetic.
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    reason = "each test binary uses its part; a failed unwrap is a failed test"
-)]
 
 use std::collections::BTreeMap;
 

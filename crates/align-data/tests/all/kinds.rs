@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use align_data::{
     BadRows, DataConfig, DataReport, Error, PromptGroup, TrainOn, load_language, load_pairs, load_rankings,

@@ -1,5 +1,4 @@
 //! What several tests share.
-#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 

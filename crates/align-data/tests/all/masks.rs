@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
+use crate::common;
 
 use align_data::{
     BadRows, ChatTemplate, DataConfig, DataReport, Inspection, Result, TrainOn, inspect, load_language,
