@@ -78,9 +78,12 @@ fn steps(c: &mut Criterion) {
     let (model, ranking) = (Network::new(), ranking());
     let objective = RewardModelObjective::new(RewardConfig::default()).unwrap();
     let pairs = shuffled_pairs(&ranking);
+    let mut group = c.benchmark_group("step");
+    // The pairs take seconds.
+    group.sample_size(10);
     for (name, groups) in [("one_ranking_of_9", vec![ranking]), ("its_36_pairs", pairs)] {
         let batch = PackedBatch::new(&groups).unwrap();
-        c.bench_function(&format!("{name}/{}_tokens", batch.tokens()), |b| {
+        group.bench_function(format!("{name}/{}_tokens", batch.tokens()), |b| {
             b.iter(|| objective.loss(&model, &batch, &groups).unwrap().mean().unwrap().backward());
         });
     }

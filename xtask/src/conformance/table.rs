@@ -152,6 +152,8 @@ pub const HAZARDS: [Hazard; 35] = [
             "align-data tests/all/kinds.rs scores_are_rewards",
             "align-losses tests/all/una.rs scores_are_scaled_and_those_outside_are_named_with_the_range",
             "align-losses tests/all/coupled.rs numbers_that_are_none_are_named",
+            "align-rm tests/all/properties.rs scores_that_are_no_numbers_are_refused_with_the_row",
+            "align-rm tests/all/ensembles.rs members_must_have_a_zero_and_a_scale_in_common",
             "align-rules tests/rules.rs a_reward_that_breaks_its_promise_is_an_error_that_names_the_row",
             "align-rules tests/rules.rs a_sum_abstains_with_its_parts_and_never_says_zero",
             "align-rules tests/program.rs anything_else_than_an_answer_is_an_error_that_names_the_row",
@@ -166,6 +168,7 @@ pub const HAZARDS: [Hazard; 35] = [
         peers: "trl#5352, #5353",
         tests: &[
             "align-losses tests/all/conformance.rs logged_rewards_are_those_of_the_loss",
+            "align-rm tests/all/properties.rs logged_rewards_are_those_of_the_loss",
             "align-cli tests/eval.rs weights_add_rewards_up",
         ],
         later: "rewards that a policy is sampled for",

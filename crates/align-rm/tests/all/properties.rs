@@ -2,8 +2,6 @@
 //! refused with the row.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod common;
-
 use align_core::{
     Objective, PackedBatch, ScoreModel,
     align_types::{PromptGroup, Source},
@@ -14,8 +12,9 @@ use align_rm::{
     pair_loss, regression_loss,
 };
 use align_testkit::assert_close;
-use common::{SumScores, VOCAB, labelled, loss_and_gradient, pair, ranking, scored};
 use proptest::prelude::*;
+
+use crate::common::{SumScores, VOCAB, labelled, loss_and_gradient, pair, ranking, scored};
 
 fn value_and_gradient(scores: &[f64], prompts: &[Vec<Comparison>], config: &RewardConfig) -> (f64, Vec<f64>) {
     let leaf = Tensor::from_slice(scores).set_requires_grad(true);
@@ -231,4 +230,23 @@ fn hostile_inputs_of_the_functions_are_refused() {
     refused(label_loss(&two, &[true], &config), "expected [1]");
     refused(regression_loss(&two, &[1.0, f64::INFINITY], &config), "score of row 1");
     refused(regression_loss(&two, &[1.0], &config), "expected [1]");
+}
+
+/// What a run shows is what its loss sees: of plain pairs the loss is softplus(−margin) of the logged margin, the
+/// logged mean that of all scores, and neither is multiplied by the weight of the loss.
+#[test]
+fn logged_rewards_are_those_of_the_loss() {
+    let config = RewardConfig { pair_weight: 0.25, ..Default::default() };
+    let objective = RewardModelObjective::new(config).unwrap();
+    let model = SumScores::new(5);
+    let groups = [pair(vec![0, 1], vec![2])];
+    let batch = PackedBatch::new(&groups).unwrap();
+    let scores: Vec<f64> = Vec::try_from(model.scores(&batch).unwrap()).unwrap();
+    let output = objective.loss(&model, &batch, &groups).unwrap();
+    let metric =
+        |name: &str| output.metrics.iter().find(|term| term.name == name).map(|term| term.sum / term.count);
+    assert_eq!((metric("rewards/chosen"), metric("rewards/rejected")), (Some(scores[0]), Some(scores[1])));
+    assert_eq!(metric("rewards/mean"), Some((scores[0] + scores[1]) / 2.0));
+    let margin = metric("rewards/margins").unwrap();
+    assert_close(&[output.mean().unwrap().double_value(&[])], &[0.25 * (-margin).exp().ln_1p()], 1e-12);
 }

@@ -1,9 +1,5 @@
 //! A model with known scores, groups of every kind, and the loop's arithmetic.
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    reason = "each test binary uses its part; a failed unwrap is a failed test"
-)]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use align_core::{
     Objective, PackedBatch, Parameter, Result, ScoreModel,
