@@ -11,6 +11,7 @@ mod generate;
 mod inputs;
 mod interrupt;
 mod kto;
+mod learner;
 mod logprobs;
 mod merge;
 mod model;
@@ -20,6 +21,7 @@ mod output;
 mod precompute;
 mod progress;
 mod reference;
+mod reward;
 mod rows;
 mod samples;
 mod sft;
@@ -55,6 +57,9 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Eval(eval) => eval::run(eval, &settings.resolved),
         Command::Merge(merge) => merge::run(merge),
         Command::Sft(sft) => train::run(&sft.train, &settings.resolved, &sft::Sft(sft)),
+        Command::Reward(reward) => {
+            train::run(&reward.train, &settings.resolved, &reward::RewardModel(reward))
+        }
         Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),
         Command::Kto(kto) => train::run(&kto.train, &settings.resolved, &kto::Kto(kto)),
         Command::Una(una) => train::run(&una.train, &settings.resolved, &una::Una(una)),
