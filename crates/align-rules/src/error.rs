@@ -76,26 +76,6 @@ pub enum Error {
         /// The time limit of an answer.
         limit: Duration,
     },
-    /// A reward gave a number that is none.
-    #[error("{row}: the reward {reward} is {value}; a reward is a finite number, or abstains")]
-    NonFinite {
-        /// The row.
-        row: String,
-        /// The reward.
-        reward: String,
-        /// The value.
-        value: f64,
-    },
-    /// A reward gave another number of values than it was asked for.
-    #[error("the reward {reward} gave {got} values for {expected} completions")]
-    Count {
-        /// The reward.
-        reward: String,
-        /// How many were asked for.
-        expected: usize,
-        /// How many came.
-        got: usize,
-    },
 }
 
 /// The result of this crate's operations.

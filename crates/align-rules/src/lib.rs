@@ -23,6 +23,7 @@
 struct Readme;
 
 mod error;
+mod process;
 mod program;
 mod registry;
 mod rules;
@@ -30,7 +31,7 @@ mod sum;
 mod words;
 
 pub use error::{Error, Result};
-pub use program::{Program, TIME_LIMIT};
+pub use program::{Notice, Program, TIME_LIMIT};
 pub use registry::{Argument, RULES, RuleEntry, rule};
 pub use rules::{Contains, Length, Matches, Rule, RuleReward};
 pub use sum::WeightedSum;

@@ -132,6 +132,6 @@ fn a_reward_that_breaks_its_promise_is_an_error_that_names_the_row() {
     };
     assert!(told(vec![Some(f64::NAN)]).contains("rows.jsonl:7: the reward broken is NaN"));
     assert!(told(vec![Some(f64::INFINITY)]).contains("rows.jsonl:7"));
-    assert!(told(vec![]).contains("0 values for 1"));
+    assert!(told(vec![]).contains("0 values for 1") && told(vec![]).contains("rows.jsonl:7"));
     assert!(told(vec![None, None]).contains("2 values for 1"));
 }

@@ -114,7 +114,8 @@ pub struct RewardArgs {
     /// template of its own
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub reward_model: Vec<PathBuf>,
-    /// Rule (repeatable): rule:length, rule:length=N, rule:contains=TEXT, rule:regex=PATTERN
+    /// Rule (repeatable), such as rule:length, rule:contains=TEXT, rule:regex=PATTERN, rule:math-answer, rule:format; all
+    /// of them stand below
     #[arg(long, value_name = "rule:NAME[=ARG]", value_parser = parse_rule)]
     pub reward: Vec<String>,
     /// Program (repeatable) that reads {"id","prompt","completion","row"} per line and answers {"id","reward"} per line;
@@ -144,6 +145,16 @@ impl RewardArgs {
         self.reward_model.len() + self.reward.len() + self.reward_command.len()
     }
 
+    /// Names the first of the flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            (!self.reward_model.is_empty(), "--reward-model"),
+            (!self.reward.is_empty(), "--reward"),
+            (!self.reward_command.is_empty(), "--reward-command"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
+    }
+
     fn check(&self) -> Result<()> {
         let count = self.count();
         let weights = &self.reward_weights;
@@ -166,6 +177,44 @@ impl RewardArgs {
 }
 
 impl HeldOutArgs {
+    /// Names the first of these flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            (self.method != MethodName::Auto, "--method"),
+            (self.beta.is_some(), "--beta"),
+            (self.score_min.is_some(), "--score-min"),
+            (self.score_max.is_some(), "--score-max"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
+    }
+
+    /// Refuses flags that a method would not look at; `auto` is none yet, and looks at all.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the flag.
+    pub fn check_method(&self, method: MethodName) -> Result<()> {
+        let has_beta = method != MethodName::Sft;
+        let has_scores = matches!(method, MethodName::Auto | MethodName::Una);
+        let unread = [
+            (!has_beta && self.beta.is_some(), "--beta", "it has no reference to be pulled to"),
+            (!has_scores && self.score_min.is_some(), "--score-min", "only una reads scores"),
+            (!has_scores && self.score_max.is_some(), "--score-max", "only una reads scores"),
+        ];
+        match unread.into_iter().find(|(unread, ..)| *unread) {
+            None => Ok(()),
+            Some((_, flag, why)) => {
+                let name = method.to_possible_value();
+                let name = name.as_ref().map_or("the method", |value| value.get_name());
+                let hint = match self.method {
+                    MethodName::Auto => "--method says which loss the rows are measured with".to_owned(),
+                    _ => format!("leave {flag} out"),
+                };
+                let message = format!("{flag} would change nothing: the loss is that of {name}, {why}");
+                Err(Error::usage(message, [hint]))
+            }
+        }
+    }
+
     /// Makes the configuration of the DPO loss.
     pub fn dpo_config(&self) -> DpoConfig {
         let default = DpoConfig::default();
@@ -211,7 +260,18 @@ impl EvalArgs {
         changes.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
     }
 
-    /// Checks ranges, and that something is left to measure.
+    /// Refuses a flag of something that --measure leaves out.
+    fn unused(&self, measure: Measure, name: &str, given: Option<&str>) -> Result<()> {
+        match given.filter(|_| !self.wants(measure)) {
+            None => Ok(()),
+            Some(flag) => Err(Error::usage(
+                format!("{flag} would change nothing: --measure leaves {name} out"),
+                [format!("add --measure {name}, or leave {flag} out")],
+            )),
+        }
+    }
+
+    /// Checks ranges, that something is left to measure, and that every flag is for something.
     ///
     /// # Errors
     /// [`Error::Usage`] names the flags.
@@ -228,6 +288,9 @@ impl EvalArgs {
         };
         needs(Measure::Kl, self.reference.is_some(), "kl", "--reference DIR")?;
         needs(Measure::Rewards, rewards, "rewards", "--reward-model, --reward or --reward-command")?;
+        self.held_out.check_method(self.held_out.method)?;
+        self.unused(Measure::Rewards, "rewards", self.rewards.given())?;
+        self.unused(Measure::HeldOut, "held-out", self.held_out.given())?;
         if let (true, Some(flag)) = (self.insists(Measure::Kl), self.off_policy()) {
             let why = "the divergence is estimated from samples of the model itself";
             return Err(Error::usage(format!("--measure kl and {flag} exclude each other: {why}"), []));
