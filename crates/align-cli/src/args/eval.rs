@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use align_types::config::{DpoConfig, KtoConfig, UnaConfig};
+use align_rules::Registry;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::{BadRowsName, ModelArgs, SamplingArgs, values};
@@ -8,15 +9,7 @@ use crate::{Error, Result};
 
 /// `align eval`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-What is measured follows from rows and flags: the loss of the rows' answers (held-out), the divergence from --reference over
-sampled answers (kl), rewards of sampled answers and their win rate against those of --reference (rewards). --measure chooses.
-Every figure has a 95 % interval, bootstrapped over prompts.
-
-Examples:
-  align eval --model runs/dpo/model --reference models/sft --data held-out.jsonl --measure held-out
-  align eval --model runs/dpo/model --reference models/sft --data prompts.jsonl --reward-model models/reward
-  align eval --model models/sft --data prompts.jsonl --reward rule:length --reward-command 'python3 score.py'")]
+#[command(after_help = eval_help())]
 pub struct EvalArgs {
     /// Model: a Hugging Face folder
     #[arg(long, value_name = "DIR", required = true, value_hint = ValueHint::DirPath)]
@@ -61,6 +54,23 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub machine: ModelArgs,
 }
+
+/// What stands below the flags.
+fn eval_help() -> String {
+    format!("{ABOUT}\n\n{}\n\n{EXAMPLES}", rules_help())
+}
+
+const ABOUT: &str = "\
+What is measured follows from rows and flags: the loss of the rows' answers (held-out), the divergence from --reference over
+sampled answers (kl), rewards of sampled answers and their win rate against those of --reference (rewards). --measure chooses.
+Every figure has a 95 % interval, bootstrapped over prompts.";
+
+const EXAMPLES: &str = "\
+Examples:
+  align eval --model runs/dpo/model --reference models/sft --data held-out.jsonl --measure held-out
+  align eval --model runs/dpo/model --reference models/sft --data prompts.jsonl --reward-model models/reward
+  align eval --model models/sft --data prompts.jsonl --reward rule:length --reward-command 'python3 score.py'
+  align eval --model models/sft --data gsm8k.jsonl --columns prompt=question --reward rule:math-answer --reward rule:format";
 
 /// Values of `--measure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -129,6 +139,13 @@ pub struct RewardArgs {
     /// Longest wait for one answer of a program, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = values::number, allow_hyphen_values = true)]
     pub reward_timeout: f64,
+}
+
+/// Lists the rules of `--reward`.
+pub fn rules_help() -> String {
+    let registry = Registry::new();
+    let lines: Vec<String> = registry.help().map(|(rule, help)| format!("  {rule:<33} {help}")).collect();
+    format!("Rules of --reward:\n{}", lines.join("\n"))
 }
 
 fn parse_rule(text: &str) -> Result<String, String> {
