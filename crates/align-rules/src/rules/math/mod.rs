@@ -3,6 +3,7 @@
 mod answer;
 mod expression;
 mod number;
+mod reader;
 
 use align_types::RewardItem;
 
