@@ -10,6 +10,7 @@ mod merge;
 mod model;
 mod reference;
 mod report;
+mod score;
 mod sft;
 mod train;
 mod una;
@@ -29,18 +30,18 @@ pub use merge::MergeArgs;
 pub use model::{DeviceName, Dtype, ModelArgs};
 pub use reference::ReferenceArgs;
 pub use report::ReportArgs;
+pub use score::{AnswersName, EnsembleName, ScaleArgs, ScoreArgs, TrustArgs};
 pub use sft::{AggregationName, SftArgs, TrainOnName};
 pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationName};
 pub use una::UnaArgs;
 
 /// Commands that are promised but not written yet.
-pub(crate) const NOT_YET: &[&str] = &["reward", "ppo", "rest", "cgpo", "score"];
+pub(crate) const NOT_YET: &[&str] = &["reward", "ppo", "rest", "cgpo"];
 
 /// Flags that are promised but not written yet, without their dashes.
 pub(crate) const FLAGS_NOT_YET: &[&str] = &[
     // Rewards.
     "reward-url",
-    "normalize",
     // Policy gradients.
     "critic-learning-rate",
     "kl-coef",
@@ -97,6 +98,8 @@ pub enum Command {
     Logprobs(LogprobsArgs),
     /// Sample completions of prompts
     Generate(GenerateArgs),
+    /// Compute the rewards of answers under a reward model, and how far they can be trusted
+    Score(ScoreArgs),
     /// Fine-tune on texts, conversations or prompts with their answers
     Sft(SftArgs),
     /// Train on preference pairs with direct preference optimisation and its family

@@ -26,6 +26,7 @@ pub fn run(argv: &[OsString]) -> Result<()> {
         Command::Sft(_)
         | Command::Dpo(_)
         | Command::Logprobs(_)
+        | Command::Score(_)
         | Command::Generate(_)
         | Command::Kto(_)
         | Command::Una(_)
