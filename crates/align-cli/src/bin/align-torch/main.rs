@@ -24,6 +24,7 @@ mod reference;
 mod reward_model;
 mod rows;
 mod samples;
+mod scale;
 mod score;
 mod sft;
 mod table;

@@ -94,7 +94,8 @@ impl Scorer {
 
 /// A folder that cannot be loaded; one without a head gets a better hint than another kind of damage.
 fn refused(error: align_lm::Error) -> Error {
-    let headless = matches!(&error, align_lm::Error::Contradiction { why, .. } if why.contains("has no score head"));
+    let headless =
+        matches!(&error, align_lm::Error::Contradiction { why, .. } if why.contains("has no score head"));
     match headless {
         true => Error::data(
             error.to_string(),
@@ -112,7 +113,8 @@ fn scores(model: &SequenceClassifier, rows: &[PromptGroup], path: &Path) -> Resu
     let list = wide.and_then(Vec::<f64>::try_from).map_err(align_core::Error::from).map_err(failure::of)?;
     let mut list = list.into_iter();
     let of_row = |(index, row): (usize, &PromptGroup)| {
-        let scores: Vec<f64> = list.by_ref().take(row.completions.len()).collect();
+        let scores = list.by_ref().take(row.completions.len()).collect();
+        let scores = ties(row, scores);
         match scores.iter().find(|score| !score.is_finite()) {
             None => Ok(scores),
             Some(score) => Err(Error::data(
@@ -125,6 +127,19 @@ fn scores(model: &SequenceClassifier, rows: &[PromptGroup], path: &Path) -> Resu
         }
     };
     rows.iter().enumerate().map(of_row).collect()
+}
+
+/// Gives equal answers of a row one score: sums of the same numbers in other places of a batch differ in their last
+/// bits, which would decide a tie.
+fn ties(row: &PromptGroup, mut scores: Vec<f64>) -> Vec<f64> {
+    for (index, answer) in row.completions.iter().enumerate() {
+        let equal = row.completions.iter().take(index).position(|other| other.token_ids == answer.token_ids);
+        let known = equal.and_then(|equal| scores.get(equal).copied());
+        if let (Some(known), Some(score)) = (known, scores.get_mut(index)) {
+            *score = known;
+        }
+    }
+    scores
 }
 
 /// A reward model as a reward of texts: text goes between it and the policy.

@@ -6,7 +6,7 @@ use align_cli::{Result, args::ScoreArgs, talk};
 use align_core::align_types::{FinishReason, PromptGroup};
 use align_data::{Kind, Rows, store_rows};
 
-use super::sink::check_pair;
+use super::sink::check_row;
 use crate::{
     logprobs::{refused, row_number},
     reward_model::Scorer,
@@ -66,9 +66,7 @@ impl Reading {
         };
         for row in rows.iter() {
             let row = row?;
-            if flags.margins {
-                check_pair(&row)?;
-            }
+            check_row(flags, &row)?;
             reading.numbers.push(row_number(&row));
             reading.answers.push(row.completions.len());
             reading.unfinished += unfinished(&row);
