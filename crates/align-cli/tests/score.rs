@@ -281,3 +281,180 @@ fn flags_that_do_not_belong_together() {
             .refused(2, texts);
     }
 }
+
+/// Mean 0 and variance 1 over the answers that the scale was measured on; without a scale it is refused.
+#[test]
+fn rewards_are_brought_to_the_scale_of_reference_answers() {
+    let folder = folder();
+    write_pairs(folder.path(), "pairs.jsonl", 20);
+    align(folder.path(), "score --model {rm} --data {pairs.jsonl} --normalize --output {out}").refused(
+        4,
+        &["there is no normalisation", "hint: `align score --model DIR", "--fit-normalization samples"],
+    );
+    let fitted =
+        summary(folder.path(), "--data {pairs.jsonl} --fit-normalization samples --output {raw.jsonl}");
+    let raw: Vec<f64> = json_lines(&folder.path().join("raw.jsonl"))
+        .iter()
+        .flat_map(|line| numbers(&line["rewards"]))
+        .collect();
+    let mean = raw.iter().sum::<f64>() / 40.0;
+    let std = (raw.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / 40.0).sqrt();
+    let scale: Value =
+        serde_json::from_slice(&fs::read(folder.path().join("rm/reward_normalization.json")).unwrap())
+            .unwrap();
+    assert_eq!(scale, fitted["normalization"]);
+    assert_eq!((&scale["rows"], &scale["of"]), (&json!(40), &json!("samples")));
+    assert_close(&[scale["mean"].as_f64().unwrap(), scale["std"].as_f64().unwrap()], &[mean, std], 1e-9);
+    let lines = score(folder.path(), "--data {pairs.jsonl} --normalize --margins");
+    let normalized: Vec<f64> = lines.iter().flat_map(|line| numbers(&line["rewards"])).collect();
+    let expected: Vec<f64> = raw.iter().map(|reward| (reward - mean) / std).collect();
+    assert_close(&normalized, &expected, 1e-5);
+    assert_eq!(lines[0]["margin"].as_f64().unwrap(), normalized[0] - normalized[1]);
+    // Rows of another scale are rows of another command.
+    align(folder.path(), "score --model {rm} --data {pairs.jsonl} --output {out.jsonl} --resume")
+        .refused(2, &["normalize (true there, false now)"]);
+    fs::write(folder.path().join("rm/reward_normalization.json"), "{\"mean\": 0.0}").unwrap();
+    align(folder.path(), "score --model {rm} --data {pairs.jsonl} --normalize --output {out}")
+        .refused(4, &["reward_normalization.json", "missing field"]);
+}
+
+/// Two models of which one has the negative head of the other: on their scales their rewards are opposite, so that the
+/// mean is 0 and the worst is minus the distance.
+#[test]
+fn ensembles_of_opposite_models() {
+    let folder = folder();
+    let other = reward_model(folder.path(), "other");
+    negate_head(&other);
+    write_pairs(folder.path(), "pairs.jsonl", 8);
+    for model in ["rm", "other"] {
+        let line =
+            format!("score --model {{{model}}} --data {{pairs.jsonl}} --fit-normalization samples {SMALL}");
+        align(folder.path(), &line).ok();
+    }
+    let of = |arguments: &str| -> Vec<f64> {
+        let lines = score(folder.path(), &format!("--data {{pairs.jsonl}} --normalize {arguments}"));
+        lines.iter().flat_map(|line| numbers(&line["rewards"])).collect()
+    };
+    let one = of("");
+    let zeros = vec![0.0; one.len()];
+    assert_close(&of("--model {other} --ensemble mean"), &zeros, 1e-4);
+    let worst: Vec<f64> = one.iter().map(|reward| -reward.abs()).collect();
+    assert_close(&of("--model {other} --ensemble min"), &worst, 1e-4);
+    // The variance of r and -r around 0 is r².
+    let penalised: Vec<f64> = one.iter().map(|reward| -0.5 * reward * reward).collect();
+    let found = of("--model {other} --ensemble variance --ensemble-coefficient 0.5");
+    assert_close(&found, &penalised, 1e-3);
+    // On demonstrations zero means something else than on samples.
+    let line = "score --model {other} --data {pairs.jsonl} --fit-normalization demonstrations --no-progress";
+    align(folder.path(), line).ok();
+    let line =
+        "score --model {rm} --model {other} --data {pairs.jsonl} --normalize --ensemble mean --output {out}";
+    align(folder.path(), line).refused(4, &["Demonstrations", "Samples"]);
+    // Heads that point away from each other did not begin as one.
+    align(folder.path(), "merge --average {rm} --average {other} --output {avg}")
+        .refused(4, &["cosine of -1.00", "hint: train every model from one initial"]);
+}
+
+/// Changes the sign of every weight of the head, which is the highest bit of a bfloat16.
+fn negate_head(model: &Path) {
+    let path = model.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    assert_eq!(header["score.weight"]["dtype"], "BF16");
+    let place =
+        |end: usize| 8 + length + header["score.weight"]["data_offsets"][end].as_u64().unwrap() as usize;
+    let head = place(0)..place(1);
+    bytes[head].iter_mut().skip(1).step_by(2).for_each(|byte| *byte ^= 0x80);
+    fs::write(path, bytes).unwrap();
+}
+
+/// The average of a model with itself is the model, without the scale of one of them.
+#[test]
+fn an_average_of_equal_models_is_the_model() {
+    let folder = folder();
+    reward_model(folder.path(), "copy");
+    write_pairs(folder.path(), "pairs.jsonl", 4);
+    align(folder.path(), "score --model {rm} --data {pairs.jsonl} --fit-normalization samples --no-progress")
+        .ok();
+    align(folder.path(), "merge --average {rm} --average {copy} --output {avg}").ok();
+    assert!(!folder.path().join("avg/reward_normalization.json").exists());
+    let one = score(folder.path(), "--data {pairs.jsonl}");
+    align(
+        folder.path(),
+        &format!("score --model {{avg}} --data {{pairs.jsonl}} --output {{avg.jsonl}} {SMALL}"),
+    )
+    .ok();
+    assert_eq!(one, json_lines(&folder.path().join("avg.jsonl")));
+    for (flags, texts) in [
+        ("--average {rm}", &["one model has no average"][..]),
+        ("--average {rm} --average {copy} --model {rm}", &["--average and --model or --adapter exclude"]),
+        ("--model {rm}", &["--adapter <DIR> is missing"]),
+        ("--adapter {rm}", &["--model <DIR> is missing"]),
+    ] {
+        align(folder.path(), &format!("merge {flags} --output {{new}}")).refused(2, texts);
+    }
+}
+
+/// A report over rankings with subsets, against the rewards that the same command writes.
+#[test]
+fn a_report_says_how_far_rewards_can_be_trusted() {
+    let folder = folder();
+    let rows = (0..12).map(|row| {
+        let answers = [format!(" It is {row}."), " no idea at all".to_owned(), format!(" {}", "so ".repeat(row + 1))];
+        let source = if row % 3 == 0 { "web" } else { "book" };
+        json!({"prompt": format!("What is {row}?"), "completions": answers, "ranks": [2, 1, 2], "source": source})
+    });
+    write_rows(folder.path(), "ranked.jsonl", rows);
+    let line = "--data {ranked.jsonl} --output {rewards.jsonl} --report {report.json} --subset-column source";
+    let told = summary(folder.path(), line);
+    let written: Value =
+        serde_json::from_slice(&fs::read(folder.path().join("report.json")).unwrap()).unwrap();
+    assert_eq!(told["agreement"], written["agreement"]);
+    let (mut right, mut nll, mut brier, mut web) = (0.0, 0.0, 0.0, 0.0);
+    for (row, line) in json_lines(&folder.path().join("rewards.jsonl")).iter().enumerate() {
+        let rewards = numbers(&line["rewards"]);
+        for other in [0, 2] {
+            let margin = rewards[1] - rewards[other];
+            let correct = f64::from(u8::from(margin > 0.0));
+            right += correct;
+            web += if row % 3 == 0 { correct } else { 0.0 };
+            let wrong = 1.0 / (1.0 + margin.exp());
+            nll -= (1.0 - wrong).ln();
+            brier += wrong * wrong;
+        }
+    }
+    let found = &written["agreement"];
+    let number =
+        |path: &str| found.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path}: {found}"));
+    assert_eq!(
+        (&found["kind"], &found["comparisons"], &found["equal_ranks"]),
+        (&json!("rankings"), &json!(24), &json!(12))
+    );
+    assert_close(
+        &[number("/accuracy/mean"), number("/probabilities/nll/mean"), number("/probabilities/brier/mean")],
+        &[right / 24.0, nll / 24.0, brier / 24.0],
+        1e-9,
+    );
+    assert_eq!(number("/subsets/source/web/comparisons"), 8.0);
+    assert_close(&[number("/subsets/source/web/accuracy/mean")], &[web / 8.0], 1e-12);
+    assert!(
+        found["chosen_longer"]["mean"].is_number() && found["probabilities"]["calibration_error"].is_object()
+    );
+    assert!(found["temperature"].is_object(), "{found}");
+    let shown =
+        align(folder.path(), "score --model {rm} --data {ranked.jsonl} --report {r.json} --no-progress")
+            .ok()
+            .stdout;
+    for text in
+        ["24 comparisons in 12 rows", "chosen is longer", "calibration error (ECE)", "Brier", "temperature"]
+    {
+        assert!(shown.contains(text), "{shown}");
+    }
+    write_rows(folder.path(), "plain.jsonl", [json!({"prompt": "a", "completion": "b"})]);
+    align(folder.path(), "score --model {rm} --data {plain.jsonl} --report {no.json}")
+        .refused(4, &["plain.jsonl:1", "not known which answer", "hint: "]);
+    align(folder.path(), "score --model {rm} --data {ranked.jsonl} --report {no.json} --subset-column sauce")
+        .refused(4, &["--subset-column sauce: no row has this column"]);
+    assert!(!folder.path().join("no.json").exists());
+}

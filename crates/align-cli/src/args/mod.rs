@@ -110,7 +110,7 @@ pub enum Command {
     Una(UnaArgs),
     /// Measure a model: held-out loss, rewards, win rate, divergence from a reference
     Eval(EvalArgs),
-    /// Add an adapter to the weights of its base
+    /// Add an adapter to the weights of its base, or average reward models
     Merge(MergeArgs),
     /// Show runs on one HTML page: curves, distributions, samples, configuration
     Report(ReportArgs),
@@ -181,13 +181,11 @@ pub fn command() -> clap::Command {
             command.mut_arg("learning_rate", |arg| arg.required(false).default_value(rate))
         }
     };
-    let adapter = |command: clap::Command| command.mut_arg("adapter", |arg| arg.required(true));
     Cli::command()
         .mut_subcommand("sft", rate("2e-5"))
         .mut_subcommand("dpo", rate("1e-6"))
         .mut_subcommand("kto", rate("1e-6"))
         .mut_subcommand("una", rate("1e-6"))
-        .mut_subcommand("merge", adapter)
 }
 
 /// Makes the map of column names from `NAME=COLUMN` entries, which are well formed because clap read them.

@@ -8,10 +8,14 @@ use align_core::{
     align_types::PromptGroup,
     evaluation::{PairAgreement, PairMargin, Prompts},
 };
+use align_rm::{Calibration, CalibrationPair, Probabilities, fit_temperature};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{failure, table::Table};
+use crate::{
+    failure,
+    table::{Table, number},
+};
 
 /// The seed of the intervals.
 const SEED: u64 = 0;
@@ -160,7 +164,8 @@ impl Comparisons {
                 ["rows with ranks that differ are needed".to_owned()],
             ));
         }
-        let agreement = PairAgreement::of(&self.list, &prompts, SEED).map_err(failure::of)?;
+        let found = measured(&self.list, &prompts, None)?;
+        let temperature = Temperature::of(&self.list, &prompts)?;
         let subsets = self
             .subsets
             .iter()
@@ -171,7 +176,9 @@ impl Comparisons {
             prompts: prompts.count,
             comparisons: self.list.len(),
             equal_ranks: self.equal_ranks,
-            agreement,
+            agreement: found.agreement,
+            probabilities: found.raw,
+            temperature,
             subsets: subsets.collect::<Result<_>>()?,
         })
     }
@@ -227,6 +234,67 @@ impl Subsets {
     }
 }
 
+/// Measures comparisons; a temperature must come from others.
+fn measured(list: &[PairMargin], prompts: &Prompts, temperature: Option<f64>) -> Result<Calibration> {
+    let pair = |pair: &PairMargin| CalibrationPair {
+        chosen: pair.margin,
+        rejected: 0.0,
+        chosen_length: pair.difference,
+        rejected_length: 0.0,
+        subset: None,
+    };
+    let pairs: Vec<CalibrationPair> = list.iter().map(pair).collect();
+    let of_row = |pair: &PairMargin| prompts.of_rows.get(pair.row).copied().unwrap_or(usize::MAX);
+    let prompts = Prompts { of_rows: list.iter().map(of_row).collect(), count: prompts.count };
+    Calibration::of(&pairs, &prompts, temperature, SEED).map_err(failure::of)
+}
+
+/// The temperature that makes σ(difference / temperature) a probability.
+///
+/// It is fitted on the prompts of even number, and what it gives is measured on the others.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Temperature {
+    /// It is known.
+    Fitted {
+        /// Comparisons that it was fitted on.
+        fitted_on: usize,
+        /// Comparisons that it was measured on.
+        measured_on: usize,
+        /// The figures of those, temperature included.
+        #[serde(flatten)]
+        scaled: Box<Probabilities>,
+    },
+    /// It cannot be fitted.
+    Unknown {
+        /// Why.
+        unknown: String,
+    },
+}
+
+impl Temperature {
+    fn of(list: &[PairMargin], prompts: &Prompts) -> Result<Self> {
+        let is_even =
+            |pair: &&PairMargin| prompts.of_rows.get(pair.row).is_some_and(|prompt| prompt % 2 == 0);
+        let (even, odd): (Vec<&PairMargin>, Vec<&PairMargin>) = list.iter().partition(is_even);
+        if odd.is_empty() {
+            return Ok(Self::Unknown { unknown: "there is one prompt alone".to_owned() });
+        }
+        let margins: Vec<f64> = even.iter().map(|pair| pair.margin).collect();
+        let temperature = match fit_temperature(&margins) {
+            Ok(temperature) => temperature,
+            Err(error) => return Ok(Self::Unknown { unknown: error.to_string() }),
+        };
+        let odd: Vec<PairMargin> = odd.into_iter().copied().collect();
+        let found = measured(&odd, prompts, Some(temperature))?;
+        Ok(Self::Fitted {
+            fitted_on: even.len(),
+            measured_on: odd.len(),
+            scaled: Box::new(found.scaled.unwrap_or(found.raw)),
+        })
+    }
+}
+
 /// What is known of one subset.
 #[derive(Debug, Serialize)]
 pub struct Subset {
@@ -245,6 +313,9 @@ pub struct Report {
     equal_ranks: usize,
     #[serde(flatten)]
     agreement: PairAgreement,
+    /// Of σ(difference of rewards).
+    probabilities: Probabilities,
+    temperature: Temperature,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     subsets: BTreeMap<String, BTreeMap<String, Subset>>,
 }
@@ -260,6 +331,18 @@ impl Report {
         let what = if self.kind == Some(Known::Labels) { "labels" } else { "comparisons" };
         table.title(&format!("{comparisons} {what} in {rows} rows of {prompts} prompts{equal}"));
         table.pairs(&self.agreement);
+        show_probabilities(table, "sigmoid(difference)", &self.probabilities);
+        match &self.temperature {
+            Temperature::Fitted { fitted_on, measured_on, scaled } => {
+                let title = format!(
+                    "sigmoid(difference / {}), the temperature fitted on {fitted_on} comparisons, measured on the other \
+                     {measured_on}",
+                    number(scaled.temperature)
+                );
+                show_probabilities(table, &title, scaled);
+            }
+            Temperature::Unknown { unknown } => table.title(&format!("no temperature: {unknown}")),
+        }
         for (column, subsets) in &self.subsets {
             let mut list: Vec<_> = subsets.iter().collect();
             list.sort_by_key(|(_, subset)| std::cmp::Reverse(subset.comparisons));
@@ -271,12 +354,19 @@ impl Report {
             };
             table.title(&format!("accuracy by {column}{more}"));
             for (name, Subset { comparisons, agreement }) in list.into_iter().take(SHOWN) {
-                let longer = crate::table::number(agreement.chosen_longer.mean);
+                let longer = number(agreement.chosen_longer.mean);
                 let note = format!("{comparisons} comparisons; chosen is longer {longer}");
                 table.line(name, &agreement.accuracy, &note);
             }
         }
     }
+}
+
+fn show_probabilities(table: &mut Table, what: &str, found: &Probabilities) {
+    table.title(&format!("{what} as the probability of being right"));
+    table.line("calibration error (ECE)", &found.calibration_error, "");
+    table.line("Brier score", &found.brier, "0.25: a coin");
+    table.line("negative log-likelihood", &found.nll, "0.6931: a coin");
 }
 
 /// Numbers prompts by their digests.

@@ -29,11 +29,6 @@ impl<'a> Sink<'a> {
         Self { flags, output, progress, comparisons, rewards: Vec::new() }
     }
 
-    /// Counts the rows that were there.
-    pub fn kept(&self) -> usize {
-        self.output.as_ref().map_or(0, Output::kept)
-    }
-
     /// Takes the rows that were there into the figures.
     ///
     /// # Errors
