@@ -138,7 +138,16 @@ fn check(command: &Command) -> Result<()> {
             };
             config.validate().map_err(data_config)
         }
-        Command::Merge(merge) => check_threads(&merge.machine),
+        Command::Score(score) => {
+            score.check()?;
+            check_threads(&score.machine)?;
+            at_least_one("micro-batch-tokens", score.micro_batch_tokens)?;
+            score.data_config(None).validate().map_err(data_config)
+        }
+        Command::Merge(merge) => {
+            merge.check()?;
+            check_threads(&merge.machine)
+        }
         Command::Data(args::DataCommand::Check(check)) => check_columns(&check.columns),
         Command::Doctor(_) | Command::Report(_) | Command::Completions(_) => Ok(()),
     }

@@ -161,6 +161,7 @@ fn settle(answer: &Answer, completion: &mut Completion) -> Result<(), String> {
     completion.label = answer.label;
     completion.reward = answer.score;
     completion.rank = answer.rank;
+    completion.finish_reason = answer.finish_reason;
     match completion.token_ids.len() {
         0 => Err(format!("`{}` adds no token to the prompt", answer.name)),
         all => match completion.trained_tokens() {

@@ -297,8 +297,7 @@ impl ScoreModel for SequenceClassifier {
         if batch.groups().is_empty() {
             return Ok(Tensor::f_zeros([0], (Kind::Float, self.device()))?);
         }
-        let rows = PackedBatch::index_tensor(&self.rows(batch), self.device())?;
-        self.model.decoder.score(&self.model.hidden_states(batch)?.f_index_select(0, &rows)?)
+        self.model.decoder.score(&self.model.states_of(batch, &self.rows(batch))?)
     }
 
     fn parameters(&self) -> Vec<Parameter> {

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
-use align_types::config::{DpoConfig, KtoConfig, UnaConfig};
 use align_rules::Registry;
+use align_types::config::{DpoConfig, KtoConfig, UnaConfig};
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::{BadRowsName, ModelArgs, SamplingArgs, values};

@@ -11,6 +11,7 @@ mod model;
 mod reference;
 mod report;
 mod reward;
+mod score;
 mod sft;
 mod train;
 mod una;
@@ -31,18 +32,18 @@ pub use model::{DeviceName, Dtype, ModelArgs};
 pub use reference::ReferenceArgs;
 pub use report::ReportArgs;
 pub use reward::{PairBand, RewardMethodArgs, RewardModelArgs, TiesName};
+pub use score::{AnswersName, EnsembleName, ScaleArgs, ScoreArgs, TrustArgs};
 pub use sft::{AggregationName, SftArgs, TrainOnName};
 pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationName};
 pub use una::UnaArgs;
 
 /// Commands that are promised but not written yet.
-pub(crate) const NOT_YET: &[&str] = &["ppo", "rest", "cgpo", "score"];
+pub(crate) const NOT_YET: &[&str] = &["ppo", "rest", "cgpo"];
 
 /// Flags that are promised but not written yet, without their dashes.
 pub(crate) const FLAGS_NOT_YET: &[&str] = &[
     // Rewards.
     "reward-url",
-    "normalize",
     // Policy gradients.
     "critic-learning-rate",
     "kl-coef",
@@ -99,6 +100,8 @@ pub enum Command {
     Logprobs(LogprobsArgs),
     /// Sample completions of prompts
     Generate(GenerateArgs),
+    /// Compute the rewards of answers under a reward model, and how far they can be trusted
+    Score(ScoreArgs),
     /// Fine-tune on texts, conversations or prompts with their answers
     Sft(SftArgs),
     /// Train a reward model on pairs, rankings, thumbs or scores
@@ -111,7 +114,7 @@ pub enum Command {
     Una(UnaArgs),
     /// Measure a model: held-out loss, rewards, win rate, divergence from a reference
     Eval(EvalArgs),
-    /// Add an adapter to the weights of its base
+    /// Add an adapter to the weights of its base, or average reward models
     Merge(MergeArgs),
     /// Show runs on one HTML page: curves, distributions, samples, configuration
     Report(ReportArgs),
@@ -182,14 +185,12 @@ pub fn command() -> clap::Command {
             command.mut_arg("learning_rate", |arg| arg.required(false).default_value(rate))
         }
     };
-    let adapter = |command: clap::Command| command.mut_arg("adapter", |arg| arg.required(true));
     Cli::command()
         .mut_subcommand("sft", rate("2e-5"))
         .mut_subcommand("reward", |command| reward(rate("1e-4")(command)))
         .mut_subcommand("dpo", rate("1e-6"))
         .mut_subcommand("kto", rate("1e-6"))
         .mut_subcommand("una", rate("1e-6"))
-        .mut_subcommand("merge", adapter)
 }
 
 /// Changes the shared flags that mean something else where a score is read at the end of each answer.

@@ -27,6 +27,7 @@ pub fn run(argv: &[OsString]) -> Result<()> {
         | Command::Dpo(_)
         | Command::Reward(_)
         | Command::Logprobs(_)
+        | Command::Score(_)
         | Command::Generate(_)
         | Command::Kto(_)
         | Command::Una(_)

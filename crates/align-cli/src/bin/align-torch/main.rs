@@ -18,13 +18,18 @@ mod model;
 mod notices;
 mod origin;
 mod output;
+mod passes;
 mod precompute;
 mod progress;
 mod reference;
 mod reward;
+mod reward_model;
 mod rows;
 mod samples;
+mod scale;
+mod score;
 mod sft;
+mod table;
 mod train;
 mod tuning;
 mod una;
@@ -54,6 +59,7 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Doctor(doctor) => doctor::run(doctor),
         Command::Logprobs(logprobs) => logprobs::run(logprobs, &settings.resolved),
         Command::Generate(generate) => generate::run(generate, &settings.resolved),
+        Command::Score(score) => score::run(score, &settings.resolved),
         Command::Eval(eval) => eval::run(eval, &settings.resolved),
         Command::Merge(merge) => merge::run(merge),
         Command::Sft(sft) => train::run(&sft.train, &settings.resolved, &sft::Sft(sft)),
