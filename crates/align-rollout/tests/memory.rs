@@ -1,6 +1,8 @@
 //! The one test of this program, so that nothing else allocates beside it.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[allow(dead_code, reason = "each program uses its part")]
+#[path = "all/common/mod.rs"]
 mod common;
 
 use align_core::align_types::{Generator, config::SamplingConfig};

@@ -3,6 +3,8 @@
 //! This program is its own child: started with `ALIGN_TRAIN_KILL_TEST` it trains in the folder named there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
+#[allow(dead_code, reason = "each program uses its part")]
+#[path = "all/common/mod.rs"]
 mod common;
 
 use std::path::Path;

@@ -1,6 +1,8 @@
 //! The one test of this program, so that nothing else allocates beside it.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
+#[allow(dead_code, reason = "each program uses its part")]
+#[path = "all/common/mod.rs"]
 mod common;
 
 use align_core::Objective;
