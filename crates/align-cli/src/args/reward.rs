@@ -79,10 +79,8 @@ pub enum TiesName {
 }
 
 /// Values of `--score-loss`.
-const SCORE_LOSSES: &[(&str, &str)] = &[
-    ("mse", "squared error of the score"),
-    ("bce", "cross-entropy of σ(score) against a number in [0, 1]"),
-];
+const SCORE_LOSSES: &[(&str, &str)] =
+    &[("mse", "squared error of the score"), ("bce", "cross-entropy of σ(score) against a number in [0, 1]")];
 
 /// Which pairs are trained on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -154,7 +152,9 @@ impl RewardModelArgs {
         let shown = given.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
         if given.is_empty() {
             return match self.method.pair_band_every {
-                Some(every) => Err(Error::usage(format!("--pair-band-every {every}: needs --pair-band LO,HI"), [])),
+                Some(every) => {
+                    Err(Error::usage(format!("--pair-band-every {every}: needs --pair-band LO,HI"), []))
+                }
                 None => Ok(()),
             };
         }
@@ -167,7 +167,8 @@ impl RewardModelArgs {
             return Err(Error::usage("--pair-band-every 0: expected at least 1", []));
         }
         if !self.train.rows.data_weights.is_empty() {
-            let why = "an epoch has fixed shares with the first, and whatever is near the boundary with the second";
+            let why =
+                "an epoch has fixed shares with the first, and whatever is near the boundary with the second";
             return Err(Error::usage("--data-weights and --pair-band exclude each other", [why.to_owned()]));
         }
         Ok(())

@@ -7,8 +7,8 @@ use align_cli::{
 };
 use align_core::{Objective, align_types::HealthCheck};
 use align_data::Kind;
-use align_losses::{Dpo as DpoObjective, Reference};
 use align_lm::Model;
+use align_losses::{Dpo as DpoObjective, Reference};
 use align_train::Unit;
 
 use crate::{

@@ -10,8 +10,8 @@ use align_core::{
     align_types::{HealthCheck, config::KtoLossType},
 };
 use align_data::Kind;
-use align_losses::Kto as KtoObjective;
 use align_lm::Model;
+use align_losses::Kto as KtoObjective;
 use align_train::Unit;
 
 use crate::{

@@ -56,7 +56,10 @@ impl Reports {
         let mut summary = Map::new();
         summary.insert("rows_cut".into(), self.train.cut.into());
         summary.insert("rows_skipped".into(), self.train.bad_count.into());
-        summary.insert("rows_dropped".into(), (self.train.dropped_no_room + self.train.dropped_too_long.count).into());
+        summary.insert(
+            "rows_dropped".into(),
+            (self.train.dropped_no_room + self.train.dropped_too_long.count).into(),
+        );
         summary.insert("data".into(), json!(self.train));
         if let Some(eval) = &self.eval {
             summary.insert("eval_data".into(), json!(eval));
@@ -213,7 +216,11 @@ pub fn tell(report: &DataReport) {
         None,
     );
     let long = &report.dropped_too_long;
-    count(long.count, "rows were dropped: they are over the limit, and nothing is cut", long.example.as_ref());
+    count(
+        long.count,
+        "rows were dropped: they are over the limit, and nothing is cut",
+        long.example.as_ref(),
+    );
     let merged = &report.merged_boundary;
     count(merged.count, "answers begin inside the last token of the prompt", merged.example.as_ref());
     let endless = &report.without_eos;

@@ -3,8 +3,8 @@
 use align_cli::{Result, args::SftArgs};
 use align_core::Objective;
 use align_data::{DataConfig, Kind};
-use align_losses::Sft as SftObjective;
 use align_lm::Model;
+use align_losses::Sft as SftObjective;
 use align_train::Unit;
 
 use crate::{

@@ -324,8 +324,7 @@ impl<'a, T: Training> Command<'a, T> {
         hooks.before_finish = Some(&before_finish);
         hooks.stop = Arc::clone(&self.stop);
         hooks.checks = method.health();
-        hooks.progress =
-            if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
+        hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
         match align_train::train(job, hooks).map_err(failure::of)? {
             Outcome::Interrupted { step, checkpoint } => Err(interrupted(step, checkpoint.as_deref())),
             Outcome::Finished(summary) => finished(train, output, &summary),

@@ -7,8 +7,8 @@ use align_cli::{
 };
 use align_core::{Objective, align_types::HealthCheck};
 use align_data::Kind;
-use align_losses::{REFERENCE_REWARDS, Reference, Una as UnaObjective};
 use align_lm::Model;
+use align_losses::{REFERENCE_REWARDS, Reference, Una as UnaObjective};
 use align_train::Unit;
 
 use crate::{

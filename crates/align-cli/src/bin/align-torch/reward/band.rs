@@ -96,8 +96,13 @@ impl BandSource {
 
     /// Finds the rows of the `after`-th step (from 0) behind a choice.
     fn indices(&self, choice: &Choice, after: u64) -> Vec<usize> {
-        let mut order: Vec<usize> =
-            choice.rows.bytes().enumerate().filter(|(_, kept)| *kept == b'1').map(|(index, _)| index).collect();
+        let mut order: Vec<usize> = choice
+            .rows
+            .bytes()
+            .enumerate()
+            .filter(|(_, kept)| *kept == b'1')
+            .map(|(index, _)| index)
+            .collect();
         let per_pass = order.len().div_ceil(self.batch_size).max(1) as u64;
         let (pass, batch) = (after / per_pass, (after % per_pass) as usize);
         // Place 0 is that of the order without a band.
@@ -107,8 +112,14 @@ impl BandSource {
 
     /// Scores all pairs and writes down which of them are inside.
     fn choose(&mut self, step: u64) -> Result<Choice> {
-        let mut counts =
-            Counts { step, inside: 0, below: 0, above: 0, smallest: f64::INFINITY, largest: f64::NEG_INFINITY };
+        let mut counts = Counts {
+            step,
+            inside: 0,
+            below: 0,
+            above: 0,
+            smallest: f64::INFINITY,
+            largest: f64::NEG_INFINITY,
+        };
         let mut kept = String::with_capacity(self.rows.len());
         for start in (0..self.rows.len()).step_by(CHUNK) {
             let rows = self.rows.part(start..start + CHUNK).into_vec()?;
@@ -135,7 +146,9 @@ impl BandSource {
         let text = serde_json::to_vec(&choice).map_err(|error| Error::data(error.to_string(), []))?;
         align_train::write_atomic(&path, &text).map_err(failure::of)?;
         let Counts { inside, below, above, .. } = counts;
-        talk::say(&format!("pair band: after step {step} {inside} pairs are inside, {below} below and {above} above it"));
+        talk::say(&format!(
+            "pair band: after step {step} {inside} pairs are inside, {below} below and {above} above it"
+        ));
         Ok(choice)
     }
 
@@ -181,11 +194,13 @@ fn file(folder: &Path, step: u64) -> PathBuf {
 fn read(folder: &Path, step: u64, rows: usize) -> Result<Choice> {
     let path = file(folder, step);
     let refuse = |why: String| {
-        let hint = "it says which pairs the run trained on; without it the run cannot go on as it began".to_owned();
+        let hint =
+            "it says which pairs the run trained on; without it the run cannot go on as it began".to_owned();
         Error::data(format!("{}: {why}", path.display()), [hint])
     };
     let text = std::fs::read(&path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
-    let choice: Choice = serde_json::from_slice(&text).map_err(|error| refuse(format!("is damaged: {error}")))?;
+    let choice: Choice =
+        serde_json::from_slice(&text).map_err(|error| refuse(format!("is damaged: {error}")))?;
     match choice.counts.step == step && choice.rows.len() == rows && choice.rows.contains('1') {
         true => Ok(choice),
         false => Err(refuse("is no choice of this run's".to_owned())),
@@ -202,7 +217,8 @@ pub fn history(run: &Path) -> Result<Vec<Value>> {
     let mut all: Vec<(u64, Value)> = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
-        let step = name.to_str().and_then(|name| name.strip_prefix("step-")?.strip_suffix(".json")?.parse().ok());
+        let step =
+            name.to_str().and_then(|name| name.strip_prefix("step-")?.strip_suffix(".json")?.parse().ok());
         let Some(step) = step else { continue };
         let text = std::fs::read(file(&folder, step)).map_err(unreadable)?;
         let choice: Value = serde_json::from_slice(&text).unwrap_or_default();

@@ -29,8 +29,12 @@ pub struct HeldOut {
 pub fn measure(rows: &Rows, scorer: &mut Scorer, seed: u64) -> Result<Option<HeldOut>> {
     let rows = rows.clone().into_vec()?;
     let rewards = scorer.rewards(&rows)?;
-    let margins: Vec<PairMargin> =
-        rows.iter().zip(&rewards).enumerate().flat_map(|(index, (row, rewards))| comparisons(index, row, rewards)).collect();
+    let margins: Vec<PairMargin> = rows
+        .iter()
+        .zip(&rewards)
+        .enumerate()
+        .flat_map(|(index, (row, rewards))| comparisons(index, row, rewards))
+        .collect();
     if margins.is_empty() {
         return Ok(None);
     }
@@ -49,8 +53,12 @@ fn comparisons(index: usize, row: &PromptGroup, rewards: &[f64]) -> Vec<PairMarg
         return Vec::new();
     }
     let lengths = row.completions.iter().map(|answer| answer.token_ids.len() as f64);
-    let answers: Vec<(u32, f64, f64)> =
-        order.into_iter().zip(rewards).zip(lengths).map(|((rank, reward), length)| (rank, *reward, length)).collect();
+    let answers: Vec<(u32, f64, f64)> = order
+        .into_iter()
+        .zip(rewards)
+        .zip(lengths)
+        .map(|((rank, reward), length)| (rank, *reward, length))
+        .collect();
     let pairs = answers.iter().flat_map(|better| answers.iter().map(move |worse| (better, worse)));
     pairs
         .filter(|((better, ..), (worse, ..))| better < worse)
@@ -106,7 +114,10 @@ mod tests {
     #[test]
     fn rankings_give_each_comparison_that_is_no_tie() {
         let row = PromptGroup::new(vec![0], vec![answer(Some(2), 1), answer(Some(1), 4), answer(Some(2), 2)]);
-        let found: Vec<_> = comparisons(7, &row, &[5.0, 3.0, 4.0]).iter().map(|it| (it.row, it.margin, it.difference)).collect();
+        let found: Vec<_> = comparisons(7, &row, &[5.0, 3.0, 4.0])
+            .iter()
+            .map(|it| (it.row, it.margin, it.difference))
+            .collect();
         assert_eq!(found, [(7, -2.0, 3.0), (7, -1.0, 2.0)]);
     }
 

@@ -8,7 +8,10 @@ mod scorer;
 use std::path::Path;
 
 use align_cli::{Result, args::RewardModelArgs, health, talk};
-use align_core::{Objective, ScoreModel, align_types::{HealthCheck, PromptSource}};
+use align_core::{
+    Objective, ScoreModel,
+    align_types::{HealthCheck, PromptSource},
+};
 use align_data::{DataConfig, Kind};
 use align_lm::SequenceClassifier;
 use align_rm::{MARGIN, PREFERENCE, RewardModelObjective, TieRule};
@@ -63,7 +66,12 @@ impl Method for RewardModel<'_> {
 impl Training for RewardModel<'_> {
     type Model = SequenceClassifier;
 
-    fn fit(&self, model: SequenceClassifier, folder: &crate::model::Folder, rows: &Rows) -> Result<SequenceClassifier> {
+    fn fit(
+        &self,
+        model: SequenceClassifier,
+        folder: &crate::model::Folder,
+        rows: &Rows,
+    ) -> Result<SequenceClassifier> {
         rows::fit_pad_token(model, folder, rows)
     }
 

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use align_cli::{Error, Result, talk};
-use align_core::{Objective, ScoreModel, align_types::{PromptGroup, TokenId, config::RewardConfig}};
+use align_core::{
+    Objective, ScoreModel,
+    align_types::{PromptGroup, TokenId, config::RewardConfig},
+};
 use align_data::Rows as DataRows;
 use align_lm::SequenceClassifier;
 use align_rm::RewardModelObjective;
@@ -32,7 +35,8 @@ pub fn check(config: RewardConfig, rows: &Rows) -> Result<()> {
 
 /// Says whether a row is a chosen and a rejected answer.
 pub fn is_pair(row: &PromptGroup) -> bool {
-    let plain = row.completions.iter().filter(|it| it.rank.is_none() && it.label.is_none() && it.reward.is_none());
+    let plain =
+        row.completions.iter().filter(|it| it.rank.is_none() && it.label.is_none() && it.reward.is_none());
     row.completions.len() == 2 && plain.count() == 2
 }
 
@@ -47,7 +51,10 @@ pub fn has_pairs(rows: &Rows) -> Result<()> {
         }
     }
     let message = format!("--pair-band: none of the {} rows of --data is a pair", rows.train.len());
-    Err(Error::data(message, ["rankings, labels and scores have no margin: leave --pair-band out".to_owned()]))
+    Err(Error::data(
+        message,
+        ["rankings, labels and scores have no margin: leave --pair-band out".to_owned()],
+    ))
 }
 
 /// Gives a model a `pad_token_id` with which no answer ends. The score is read at the last token that is not this one,
@@ -67,7 +74,10 @@ pub fn fit_pad_token(model: SequenceClassifier, folder: &Folder, rows: &Rows) ->
     let named = [tokenizer.pad_id(), tokenizer.bos_id()].into_iter().flatten();
     let size = TokenId::try_from(folder.config.vocab_size()).unwrap_or(TokenId::MAX);
     let Some(pad) = named.chain((0..size).rev()).find(|id| *id < size && !ends.contains(id)) else {
-        return Err(Error::data("--data: some answer ends with each token of the vocabulary, so that none can pad", []));
+        return Err(Error::data(
+            "--data: some answer ends with each token of the vocabulary, so that none can pad",
+            [],
+        ));
     };
     let shown = tokenizer.decode(&[pad], false).unwrap_or_default();
     let before = now.map_or("none".to_owned(), |now| format!("{now}, with which answers end"));

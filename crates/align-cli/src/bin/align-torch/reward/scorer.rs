@@ -1,7 +1,12 @@
 //! The rewards of rows, from the weights as they are now.
 
 use align_cli::Result;
-use align_core::{PackedBatch, ScoreModel, align_types::PromptGroup, no_grad, tch::{Device, Kind}};
+use align_core::{
+    PackedBatch, ScoreModel,
+    align_types::PromptGroup,
+    no_grad,
+    tch::{Device, Kind},
+};
 use align_lm::SequenceClassifier;
 
 use crate::{computer, failure, logprobs::batches};
