@@ -42,9 +42,10 @@ struct Method {
     rate: f64,
 }
 
-/// Rates of TRL 1.16's configurations: SFTConfig 2e-5, DPOConfig and KTOConfig 1e-6; UNA takes that of KTO.
+/// Rates of TRL 1.16's configurations: SFTConfig 2e-5, RewardConfig 1e-4, DPOConfig and KTOConfig 1e-6; UNA takes that of KTO.
 const METHODS: &[Method] = &[
     Method { name: "sft", rows: "demonstrations.jsonl", rate: 2e-5 },
+    Method { name: "reward", rows: "pairs.jsonl", rate: 1e-4 },
     Method { name: "dpo", rows: "pairs.jsonl", rate: 1e-6 },
     Method { name: "kto", rows: "pairs.jsonl", rate: 1e-6 },
     Method { name: "una", rows: "pairs.jsonl", rate: 1e-6 },

@@ -68,7 +68,7 @@ fn wrong_flags_need_no_libtorch() {
         ("dop", &["unknown command dop", "hint: did you mean dpo?"]),
         ("dpo --kl-coef 0.1", &["--kl-coef is not in this version yet"]),
         ("sft --reward-url=r", &["--reward-url is not in this version yet"]),
-        ("reward", &["align reward is not in this version yet"]),
+        ("ppo", &["align ppo is not in this version yet"]),
         ("ppo --model m", &["align ppo is not in this version yet"]),
         ("", &["no command"]),
         ("data", &["no command"]),

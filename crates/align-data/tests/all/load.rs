@@ -296,6 +296,13 @@ fn what_rows_say_of_answers_is_kept() {
     let error =
         load_rows(&files(&[wrong]).paths, Kind::ALL, &tokenizer, None, &DataConfig::default()).unwrap_err();
     assert!(error.to_string().contains("`ranks[0]`"), "{error}");
+    let tied = r#"{"prompt": "a", "completions": ["b", "c"], "ranks": [3, 3]}"#;
+    let config = DataConfig { all_ties_are_bad: true, ..Default::default() };
+    let error = load_rows(&files(&[tied]).paths, Kind::ALL, &tokenizer, None, &config).unwrap_err();
+    assert!(error.to_string().contains("all have the same rank"), "{error}");
+    let (groups, _) =
+        load_rows(&files(&[tied]).paths, Kind::ALL, &tokenizer, None, &DataConfig::default()).unwrap();
+    assert_eq!(groups.len(), 1);
 }
 
 #[test]
@@ -321,6 +328,14 @@ fn cutting_and_merging_are_reported() {
     let error = pairs(rows, &limit(Truncation::Error)).unwrap_err();
     assert!(matches!(error, Error::TooLong { count: 2, limit: 9, .. }), "{error}");
     assert!(error.to_string().contains("0.jsonl:1"), "{error}");
+
+    let (groups, report) = pairs(rows, &limit(Truncation::Drop)).unwrap();
+    assert_eq!(
+        (groups.len(), report.cut, report.dropped_no_room, report.dropped_too_long.count),
+        (2, 0, 0, 2)
+    );
+    let example = report.dropped_too_long.example.unwrap();
+    assert!(example.contains("0.jsonl:1") && example.contains("the limit is 9"), "{example}");
 
     let (_, report) = pairs(rows, &DataConfig { max_length: Some(2), ..Default::default() }).unwrap();
     assert_eq!((report.kept, report.dropped_no_room), (1, 3));

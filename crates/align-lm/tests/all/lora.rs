@@ -4,14 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use align_core::{
-    CausalLm, PackedBatch,
+    CausalLm, PackedBatch, ScoreModel,
     align_types::{
         Completion, PromptGroup,
         config::{LoraConfig, LoraTargets},
     },
     tch::{Kind, Tensor},
 };
-use align_lm::{AdapterOptions, Error, LoadOptions, Model, ModelConfig, SaveDtype, Trainable};
+use align_lm::{
+    AdapterOptions, Companions, Error, LoadOptions, Model, ModelConfig, SaveDtype, SequenceClassifier,
+    Trainable,
+};
 use align_testkit::{assert_close, fixture};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -553,4 +556,80 @@ fn references_drop_nothing_while_the_policy_does() {
         assert!(reference.parameters().is_empty());
         assert!(!reference.logits(&batch).unwrap().requires_grad());
     }
+}
+
+fn classifier(name: &str) -> SequenceClassifier {
+    align_core::threads::prepare_compute_thread();
+    SequenceClassifier::from_causal_lm(&fixture(&format!("models/{name}")), 5, &LoadOptions::default())
+        .unwrap()
+}
+
+fn scores(model: &SequenceClassifier, groups: &[PromptGroup]) -> Vec<f64> {
+    let scores = model.scores(&PackedBatch::new(groups).unwrap()).unwrap();
+    Vec::try_from(scores.detach().to_kind(Kind::Double)).unwrap()
+}
+
+/// `fixtures/lora/make_classifier.py` made the adapter, its head and the scores with PEFT.
+#[test]
+fn scores_of_an_adapter_of_peft_are_those_of_peft() {
+    let expected: Value =
+        serde_json::from_slice(&fs::read(folder("llama-classifier").join("expected.json")).unwrap()).unwrap();
+    let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let of = |g: &Value| {
+        group(&ids(&g["prompt"]), &g["completions"].as_array().unwrap().iter().map(ids).collect::<Vec<_>>())
+    };
+    let groups: Vec<PromptGroup> = expected["groups"].as_array().unwrap().iter().map(of).collect();
+    let lists = expected["groups"].as_array().unwrap().iter().flat_map(|g| g["scores"].as_array().unwrap());
+    let theirs: Vec<f64> = lists.map(|score| score.as_f64().unwrap()).collect();
+    let mut model = classifier("tiny-llama");
+    let options = AdapterOptions { trainable: Trainable::All, seed: 0 };
+    model.load_adapter(&folder("llama-classifier"), &options).unwrap();
+    assert_close(&scores(&model, &groups), &theirs, 1e-4);
+    assert_close(&scores(&model.replica().unwrap(), &groups), &theirs, 1e-4);
+    assert_close(&scores(&model.frozen_copy().unwrap(), &groups), &theirs, 1e-4);
+    model.merge_adapter().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    model.save(&out.path().join("m"), SaveDtype::F32).unwrap();
+    let merged = SequenceClassifier::load(&out.path().join("m"), &LoadOptions::default()).unwrap();
+    assert_close(&scores(&merged, &groups), &theirs, 1e-4);
+}
+
+#[test]
+fn an_adapter_of_a_reward_model_trains_the_head_in_full_and_is_read_back() {
+    for name in ["tiny-llama", "tiny-gpt2", "tiny-bloom"] {
+        let mut model = classifier(name);
+        let before = scores(&model, &rows());
+        model.add_adapter(&LoraConfig { rank: 2, alpha: 4.0, ..Default::default() }, 0).unwrap();
+        assert_eq!(scores(&model, &rows()), before, "{name}: a new adapter changes nothing");
+        let parameters = ScoreModel::parameters(&model);
+        let head = parameters.last().unwrap();
+        assert_eq!(head.name, "base_model.model.score.weight");
+        assert_eq!(parameters.len(), 2 * model.config().linear_layers().unwrap().len() + 1);
+        let counted: usize = parameters.iter().map(|it| it.tensor.numel()).sum();
+        let lora = LoraConfig { rank: 2, alpha: 4.0, ..Default::default() };
+        assert_eq!(model.config().check_lora(&lora).unwrap(), counted, "{name}");
+        let batch = PackedBatch::new(&rows()).unwrap();
+        model.scores(&batch).unwrap().sum(Kind::Double).backward();
+        assert!(head.tensor.grad().abs().max().double_value(&[]) > 0.0, "{name}: the head has no gradient");
+        // A head that is trained: the base's own, which others may share, stays.
+        align_core::tch::no_grad(|| head.tensor.shallow_clone().multiply_scalar_(-2.0));
+        let doubled: Vec<f64> = before.iter().map(|score| -2.0 * score).collect();
+        assert_close(&scores(&model, &rows()), &doubled, 1e-5);
+        let out = tempfile::tempdir().unwrap();
+        model.save_adapter_with(&out.path().join("a"), &Companions::default()).unwrap();
+        let config = json_of(&out.path().join("a/adapter_config.json"));
+        assert_eq!(
+            (&config["task_type"], &config["modules_to_save"]),
+            (&json!("SEQ_CLS"), &json!(["score"]))
+        );
+        let mut again = classifier(name);
+        again.load_adapter(&out.path().join("a"), &AdapterOptions::default()).unwrap();
+        assert_eq!(scores(&again, &rows()), scores(&model, &rows()), "{name}");
+        // A language model has no use for it, and a reward model none for a language model's.
+        let error = base(name).load_adapter(&out.path().join("a"), &AdapterOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("modules_to_save"), "{error}");
+    }
+    let error =
+        classifier("tiny-llama").load_adapter(&folder("llama"), &AdapterOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("task_type"), "{error}");
 }

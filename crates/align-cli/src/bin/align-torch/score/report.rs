@@ -230,7 +230,7 @@ impl Subsets {
             let agreement = PairAgreement::of(list, prompts, SEED).map_err(failure::of)?;
             Ok(Some((name.clone(), Subset { comparisons: list.len(), agreement })))
         };
-        self.names.iter().filter_map(|entry| subset(entry).transpose()).collect()
+        self.names.iter().filter_map(|entry| Result::transpose(subset(entry))).collect()
     }
 }
 
