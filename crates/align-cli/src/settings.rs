@@ -80,6 +80,13 @@ fn check(command: &Command) -> Result<()> {
             check_training(&sft.train)?;
             check_metric(&sft.train, &[Place::Sft], &[], |_| true)
         }
+        Command::Reward(reward) => {
+            reward.reward_config().validate()?;
+            check_training(&reward.train)?;
+            reward.check()?;
+            let there = |name: &str| !name.starts_with("pair_band/");
+            check_metric(&reward.train, &[Place::Reward], &[], there)
+        }
         Command::Dpo(dpo) => {
             let config = dpo.dpo_config();
             config.validate()?;
@@ -131,7 +138,16 @@ fn check(command: &Command) -> Result<()> {
             };
             config.validate().map_err(data_config)
         }
-        Command::Merge(merge) => check_threads(&merge.machine),
+        Command::Score(score) => {
+            score.check()?;
+            check_threads(&score.machine)?;
+            at_least_one("micro-batch-tokens", score.micro_batch_tokens)?;
+            score.data_config(None).validate().map_err(data_config)
+        }
+        Command::Merge(merge) => {
+            merge.check()?;
+            check_threads(&merge.machine)
+        }
         Command::Data(args::DataCommand::Check(check)) => check_columns(&check.columns),
         Command::Doctor(_) | Command::Report(_) | Command::Completions(_) => Ok(()),
     }
@@ -326,6 +342,7 @@ fn resolve(matches: &ArgMatches, command: &Command) -> toml::Table {
     let machine = match command {
         Command::Sft(sft) => Some(&sft.train.machine),
         Command::Dpo(dpo) => Some(&dpo.train.machine),
+        Command::Reward(reward) => Some(&reward.train.machine),
         Command::Kto(kto) => Some(&kto.train.machine),
         Command::Una(una) => Some(&una.train.machine),
         _ => None,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use align_types::{Columns, Completion, PromptGroup, Source, TokenId};
+use align_types::{Columns, Completion, FinishReason, PromptGroup, Source, TokenId};
 use serde_json::{Number, Value};
 
 /// Writes a row. The file of its source is written as its index in a list.
@@ -35,6 +35,11 @@ pub(crate) fn write(out: &mut Vec<u8>, group: &PromptGroup, files: &mut Vec<Path
         optional(out, completion.reward.map(f64::to_bits));
         optional(out, completion.ref_logprob.map(f64::to_bits));
         optional(out, completion.rank.map(u64::from));
+        out.push(match completion.finish_reason {
+            None => 0,
+            Some(FinishReason::Stop) => 1,
+            Some(FinishReason::Length) => 2,
+        });
     }
     object(out, &group.columns);
 }
@@ -159,7 +164,13 @@ impl Bytes<'_> {
         let reward = self.optional()?.map(f64::from_bits);
         let ref_logprob = self.optional()?.map(f64::from_bits);
         let rank = self.optional()?.and_then(|rank| u32::try_from(rank).ok());
-        Some(Completion { trained, label, reward, ref_logprob, rank, ..Completion::named(name, ids) })
+        let finish_reason = match self.byte()? {
+            0 => None,
+            1 => Some(FinishReason::Stop),
+            _ => Some(FinishReason::Length),
+        };
+        let known = Completion::named(name, ids);
+        Some(Completion { trained, label, reward, ref_logprob, rank, finish_reason, ..known })
     }
 
     fn object(&mut self) -> Option<Columns> {
@@ -203,6 +214,8 @@ mod tests {
             answer(None, Some(1e-300), Some(true)),
             Completion { trained: Some(vec![0..1]), ref_logprob: Some(-0.1), ..Completion::new(vec![1, 2]) },
             Completion { trained: Some(vec![]), ..Completion::new(vec![1]) },
+            Completion { finish_reason: Some(FinishReason::Stop), ..Completion::new(vec![1]) },
+            Completion { finish_reason: Some(FinishReason::Length), ..Completion::new(vec![1]) },
         ];
         PromptGroup {
             source: Some(Source { file: "b".into(), row: 7 }),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use align_types::{Columns, RewardItem, Source};
+use align_types::{Columns, FinishReason, RewardItem, Source};
 use serde_json::{Value, json};
 
 use crate::{
@@ -27,11 +27,12 @@ pub(crate) struct Answer {
     pub label: Option<bool>,
     pub score: Option<f64>,
     pub rank: Option<u32>,
+    pub finish_reason: Option<FinishReason>,
 }
 
 impl Answer {
     fn new(name: &'static str, content: Content) -> Self {
-        Self { name, content, label: None, score: None, rank: None }
+        Self { name, content, label: None, score: None, rank: None, finish_reason: None }
     }
 }
 
@@ -110,6 +111,11 @@ impl Example {
                 (Some(prompt), pair(chosen, rejected))
             }
             Format::Ranking => (Some(prompt(value)?), ranking(value)?),
+            Format::Answers => {
+                let prompt = prompt(value)?;
+                let answers = sampled(value, matches!(prompt, Content::Messages(_)))?;
+                (Some(prompt), answers)
+            }
             Format::PromptOnly => (Some(prompt(value)?), vec![]),
             Format::Alpaca => {
                 let output = turn(answer(value, "output")?, chat);
@@ -201,6 +207,12 @@ impl Example {
         }
         self.answers.iter_mut().for_each(|answer| answer.content = Content::Messages(last.clone()));
         Ok(Self { prompt: Some(Content::Messages(prompt)), ..self })
+    }
+
+    /// Says whether the answers are ranked and no two ranks differ.
+    pub(crate) fn all_tied(&self) -> bool {
+        let first = self.answers.first().and_then(|answer| answer.rank);
+        first.is_some() && self.answers.iter().all(|answer| answer.rank == first)
     }
 
     /// Makes an example of one kind one of another, where something else was asked for.
@@ -402,6 +414,35 @@ fn ranking(row: &Columns) -> Result<Vec<Answer>, String> {
         Ok(Answer { rank: Some(rank), ..Answer::new("completion", content) })
     };
     completions.iter().zip(&ranks).enumerate().map(one).collect()
+}
+
+/// Reads answers that were sampled: they may be empty, and are known to have ended or not. Text that answers messages
+/// (`chat`) is an assistant's turn.
+fn sampled(row: &Columns, chat: bool) -> Result<Vec<Answer>, String> {
+    let Value::Array(list) = field(row, "completions")? else {
+        return Err("`completions` is not a list".into());
+    };
+    if list.is_empty() {
+        return Err("`completions` is an empty list".into());
+    }
+    let one = |(i, value): (usize, &Value)| {
+        let name = format!("completions[{i}]");
+        let (value, ended) = match value {
+            Value::Object(fields) => {
+                let text = fields.get("text").ok_or_else(|| format!("`{name}` has no `text`"))?;
+                (text, fields.get("finish_reason").and_then(Value::as_str))
+            }
+            other => (other, None),
+        };
+        let finish_reason = match ended {
+            Some("stop") => Some(FinishReason::Stop),
+            Some("length") => Some(FinishReason::Length),
+            _ => None,
+        };
+        let content = turn(content_of(value, &name)?, chat);
+        Ok(Answer { finish_reason, ..Answer::new("completion", content) })
+    };
+    list.iter().enumerate().map(one).collect()
 }
 
 /// Reads the tools of a row: a list, or JSON text of one (nested columns are often stored like that).

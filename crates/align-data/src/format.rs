@@ -21,6 +21,8 @@ pub enum Kind {
     Scored,
     /// A prompt and several answers with their ranks.
     Ranking,
+    /// A prompt and several answers of which nothing is known, as sampling writes them.
+    Answers,
     /// A prompt alone.
     Prompt,
 }
@@ -34,6 +36,7 @@ impl Kind {
         Kind::Unpaired,
         Kind::Scored,
         Kind::Ranking,
+        Kind::Answers,
         Kind::Prompt,
     ];
 
@@ -48,6 +51,7 @@ impl Kind {
             Kind::Unpaired => "unpaired preference (`prompt`, `completion`, `label`)",
             Kind::Scored => "scored (`prompt`, `completion`, `score`)",
             Kind::Ranking => "ranking (`prompt`, `completions`, `ranks`)",
+            Kind::Answers => "sampled answers (`prompt`, `completions`)",
             Kind::Prompt => "prompt only (`prompt`)",
         }
     }
@@ -62,6 +66,7 @@ impl Kind {
             Kind::Unpaired => "unpaired preference optimisation",
             Kind::Scored => "learning from scores, supervised fine-tuning",
             Kind::Ranking => "reward models",
+            Kind::Answers => "scoring",
             Kind::Prompt => "sampling and reinforcement learning, as there are no answers to learn from",
         }
     }
@@ -88,6 +93,8 @@ pub enum Format {
     Scored,
     /// `prompt`, `completions`, `ranks`.
     Ranking,
+    /// `prompt`, `completions`: texts, message lists, or objects with `text` as `align generate` writes them.
+    Answers,
     /// `prompt`.
     PromptOnly,
     /// `instruction`, perhaps `input`, `output`.
@@ -122,6 +129,7 @@ impl Format {
             | Format::ShareGptUnpaired => Kind::Unpaired,
             Format::Scored => Kind::Scored,
             Format::Ranking => Kind::Ranking,
+            Format::Answers => Kind::Answers,
             Format::PromptOnly => Kind::Prompt,
         }
     }
@@ -139,6 +147,7 @@ impl Format {
             }
             Format::Scored => (3, &["prompt", "completion", "score", "tools", "chat_template_kwargs"]),
             Format::Ranking => (3, &["prompt", "completions", "ranks", "tools", "chat_template_kwargs"]),
+            Format::Answers => (2, &["prompt", "completions", "tools", "chat_template_kwargs", "row"]),
             Format::PromptOnly => (1, &["prompt", "tools", "chat_template_kwargs"]),
             Format::Alpaca => (2, &["instruction", "output", "input"]),
             Format::AlpacaPreference => (3, &["instruction", "chosen", "rejected", "input"]),
@@ -165,6 +174,7 @@ impl Format {
             Format::Unpaired => "unpaired preference",
             Format::Scored => "scored",
             Format::Ranking => "ranking",
+            Format::Answers => "sampled answers",
             Format::PromptOnly => "prompt only",
             Format::Alpaca => "Alpaca",
             Format::AlpacaPreference => "Alpaca preference",
@@ -284,6 +294,7 @@ pub(crate) fn detect_for(row: &Columns, wanted: &[Kind]) -> Result<Format, Misfi
         },
         () if has("chosen") || has("rejected") => return Err(misfit(row, Format::Preference)),
         () if has("prompt") && given("completions") && given("ranks") => Format::Ranking,
+        () if has("prompt") && given("completions") && wanted.contains(&Kind::Answers) => Format::Answers,
         () if has("prompt") && given("completions") => return Err(misfit(row, Format::Ranking)),
         () if has("prompt") && has("completion") && thumbs => Format::Unpaired,
         () if has("prompt") && has("completion") && score => Format::Scored,

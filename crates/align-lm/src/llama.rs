@@ -222,7 +222,7 @@ mod tests {
         };
         let weights: Vec<Tensor> = tensors.iter().map(|(_, shape, role)| random(shape, role)).collect();
         let batch = batch();
-        let tail = Tail::new(&batch, Device::Cpu).unwrap();
+        let tail = Tail::with(&batch, batch.predict_rows(), Device::Cpu).unwrap().unwrap();
         for (scores_per_call, whole) in
             [(0, true), (0, false), (usize::MAX / 8, true), (usize::MAX / 8, false)]
         {

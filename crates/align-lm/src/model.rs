@@ -293,12 +293,22 @@ impl Model {
     /// # Errors
     /// As [`Self::load`].
     pub fn adopt_dtypes(&mut self, dir: &Path) -> Result<()> {
+        self.adopt_stored(dir)?;
+        self.config = ModelConfig::read(dir)?;
+        Ok(())
+    }
+
+    /// As [`Self::adopt_dtypes`] of the weights alone; a score head that the folder lacks is float32.
+    pub(crate) fn adopt_stored(&mut self, dir: &Path) -> Result<()> {
         let mut checkpoint = Checkpoint::open(dir, self.options.device)?;
+        if let Some(score) = self.weights.iter().find(|weight| weight.name == SCORE && !checkpoint.has(SCORE))
+        {
+            checkpoint.provide(SCORE, score.matrix.read()?);
+        }
         let (plan, _) = Self::plan(&self.config)?;
         checkpoint.rename_to(&plan);
         checkpoint.check(&plan)?;
         self.weights.iter_mut().for_each(|weight| weight.stored = checkpoint.stored(&weight.name));
-        self.config = ModelConfig::read(dir)?;
         Ok(())
     }
 
@@ -353,12 +363,22 @@ impl Model {
 
     /// Computes the hidden states of the rows that predict, `[N, H]`.
     fn predicting_states(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
+        self.states_of(batch, batch.predict_rows())
+    }
+
+    /// Computes the hidden states of some rows of the stream, `[N, H]`.
+    pub(crate) fn states_of(&self, batch: &PackedBatch, rows: &[i64]) -> align_core::Result<Tensor> {
+        let device = self.options.device;
         // Dropout is drawn for all rows of a layer.
-        if self.adapter.as_ref().is_some_and(Attached::drops) {
-            return predicting(&self.hidden_states(batch)?, batch);
-        }
-        let tail = Tail::new(batch, self.options.device)?;
-        Ok(self.forward(batch, Some(&tail))?.f_index_select(0, &tail.predict)?)
+        let drops = self.adapter.as_ref().is_some_and(Attached::drops);
+        let tail = if drops { None } else { Tail::with(batch, rows, device)? };
+        Ok(match tail {
+            Some(tail) => self.forward(batch, Some(&tail))?.f_index_select(0, &tail.predict)?,
+            None => {
+                let rows = PackedBatch::index_tensor(rows, device)?;
+                self.hidden_states(batch)?.f_index_select(0, &rows)?
+            }
+        })
     }
 
     /// Tells an adapter which rows its layers will see next.

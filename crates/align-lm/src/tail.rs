@@ -1,5 +1,5 @@
 use align_core::{
-    Error, PackedBatch, Result,
+    PackedBatch, Result,
     tch::{Device, Tensor},
 };
 
@@ -11,32 +11,32 @@ use align_core::{
 pub(crate) struct Tail {
     /// The rows in the stream, `[K]`.
     pub(crate) rows: Tensor,
-    /// The place among them of each row that predicts, `[N]`.
+    /// The place among them of each row that predicts, or is wanted for something else, `[N]`.
     pub(crate) predict: Tensor,
 }
 
 impl Tail {
-    pub(crate) fn new(batch: &PackedBatch, device: Device) -> Result<Self> {
-        let (rows, predict) = places(batch)?;
-        Ok(Self {
+    /// Finds the wanted rows; `None` where one of them lies inside a prompt.
+    pub(crate) fn with(batch: &PackedBatch, wanted: &[i64], device: Device) -> Result<Option<Self>> {
+        let rows = kept(batch);
+        let Some(predict) = places(&rows, wanted) else { return Ok(None) };
+        Ok(Some(Self {
             rows: PackedBatch::index_tensor(&rows, device)?,
             predict: PackedBatch::index_tensor(&predict, device)?,
-        })
+        }))
     }
 }
 
-fn places(batch: &PackedBatch) -> Result<(Vec<i64>, Vec<i64>)> {
+fn kept(batch: &PackedBatch) -> Vec<i64> {
     let spans = batch.groups().iter();
-    let rows: Vec<i64> = spans
+    spans
         .flat_map(|span| span.start + span.prompt_len.saturating_sub(1)..span.start + span.len())
         .map(|row| row as i64)
-        .collect();
-    let place = |row: &i64| {
-        let found = rows.binary_search(row).map(|place| place as i64);
-        found.map_err(|_| Error::input("batch", format!("row {row} predicts a token inside a prompt")))
-    };
-    let predict = batch.predict_rows().iter().map(place).collect::<Result<_>>()?;
-    Ok((rows, predict))
+        .collect()
+}
+
+fn places(rows: &[i64], wanted: &[i64]) -> Option<Vec<i64>> {
+    wanted.iter().map(|row| rows.binary_search(row).ok().map(|place| place as i64)).collect()
 }
 
 /// Takes some rows of `[T, ..]`; all of them if none are named.
@@ -61,10 +61,13 @@ mod tests {
             PromptGroup::new(vec![13], vec![Completion::new(vec![40])]),
         ];
         let batch = PackedBatch::new(&groups).unwrap();
-        let (rows, predict) = places(&batch).unwrap();
+        let rows = kept(&batch);
+        let predict = places(&rows, batch.predict_rows()).unwrap();
         assert_eq!(rows, [2, 3, 4, 5, 6, 7]);
         assert_eq!(predict, [0, 1, 0, 4]);
         let stream: Vec<i64> = predict.iter().map(|place| rows[*place as usize]).collect();
         assert_eq!(stream, batch.predict_rows());
+        assert_eq!(places(&rows, &[7, 4]), Some(vec![5, 2]));
+        assert_eq!(places(&rows, &[7, 1]), None, "row 1 lies inside a prompt");
     }
 }

@@ -2,11 +2,36 @@
 //!
 //! A reward model gives a prompt with an answer one number ([`align_core::ScoreModel`]); this crate says how it learns
 //! that number from comparisons, labels and scores, how far the number can be trusted, and how several models are one.
+//!
+//! * [`comparison_loss`], [`label_loss`] and [`regression_loss`] are the losses as pure functions, [`RewardModelObjective`]
+//!   puts them behind [`align_core::Objective`].
+//! * [`Calibration`] is what held-out pairs say of a model; [`RewardNormalization`] gives its scores a zero and a scale.
+//! * [`combine_scores`] and [`average_weights`] make one model of several.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod answers;
+mod calibration;
+mod comparisons;
+mod ensemble;
 mod error;
+mod normalization;
+mod objective;
+mod pairs;
 
+pub use align_core::align_types::config::{RewardConfig, ScoreLoss, TieRule};
+pub use answers::{label_loss, regression_loss};
+pub use calibration::{
+    Calibration, CalibrationPair, Probabilities, ReliabilityBin, calibration_error, fit_temperature,
+};
+pub use comparisons::{Comparison, comparison_loss};
+pub use ensemble::{
+    EnsembleMember, EnsembleRule, WeightedMember, average_weights, combine_scores, head_cosine,
+    head_fingerprint,
+};
 pub use error::{Error, Result};
+pub use normalization::{NORMALIZATION_FILE, NormalizedOn, RewardNormalization, Spread};
+pub use objective::{MARGIN, PREFERENCE, RewardModelObjective};
+pub use pairs::{PairInputs, pair_loss};

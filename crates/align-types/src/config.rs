@@ -9,11 +9,13 @@ use crate::{Error, Result};
 mod dpo;
 mod kto;
 mod reference;
+mod reward;
 mod una;
 
 pub use dpo::{DpoConfig, DpoLossType, FDivergence};
 pub use kto::{KtoConfig, KtoLossType};
 pub use reference::ReferenceSync;
+pub use reward::{RewardConfig, ScoreLoss, TieRule};
 pub use una::{ScoreTransform, UnaConfig, UnaLossType};
 
 /// Checks that a number is finite and inside a range.

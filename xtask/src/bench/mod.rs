@@ -4,6 +4,8 @@
 mod commands;
 mod peers;
 mod race;
+mod runs;
+mod scoring;
 mod training;
 
 use std::fmt::Write as _;

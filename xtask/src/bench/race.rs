@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{peers, training};
+use super::{peers, scoring, training};
 use crate::{Error, Metadata, Result, Workspace, process};
 
 /// What runs with the peers, and how much of it.
@@ -21,7 +21,8 @@ pub struct Options {
     /// Times that each command runs
     #[arg(long, value_name = "N", default_value = "3", requires = "peers")]
     pub(super) rounds: usize,
-    /// Samples that a command draws; half of them with the largest model
+    /// Samples that a command draws, half of them with the largest model; pairs that a command scores, a quarter of them
+    /// of the long ones
     #[arg(long, value_name = "N", default_value = "128", requires = "peers")]
     pub(super) peer_samples: usize,
     /// Steps that a command trains, the first of which is not counted; half of them with long pairs
@@ -30,7 +31,7 @@ pub struct Options {
     /// Threads of each side; one, because a busy machine tells nothing about two
     #[arg(long, value_name = "N", default_value = "1", requires = "peers")]
     peer_threads: usize,
-    /// JSON Lines with a "prompt" in each row for sampling, or with preference pairs for training; without it the text
+    /// JSON Lines with a "prompt" in each row for sampling, or with preference pairs for training and scoring; without it the text
     /// is made up
     #[arg(long, value_name = "FILE", requires = "peers")]
     pub(super) text: Option<PathBuf>,
@@ -47,6 +48,8 @@ pub enum Subject {
     Sampling,
     /// `align dpo` with TRL's DPO trainer
     Training,
+    /// `align score` with sequence classification of transformers
+    Scoring,
 }
 
 impl Options {
@@ -76,6 +79,7 @@ pub(super) fn run(
     };
     match options.race {
         Subject::Sampling => peers::run(&race, options, as_json),
+        Subject::Scoring => scoring::run(&race, options, as_json),
         Subject::Training => training::run(workspace, &race, options, as_json),
     }
 }

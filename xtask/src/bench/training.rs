@@ -1,14 +1,13 @@
 //! `align dpo` against TRL's DPO trainer, in alternation.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::median;
 use super::race::{Options, Race};
+use super::runs::{self, Runs, Usage};
 use crate::{Error, Result, Workspace, process};
 
 /// Pairs of a step.
@@ -56,54 +55,24 @@ const ARMS: [Arm; 3] = [
     },
 ];
 
-/// What one command took; rates are those after the first step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Usage {
-    pairs_per_wall_second: f64,
-    pairs_per_cpu_second: f64,
-    peak_bytes: f64,
-    /// Start, loading, saving and exit included.
-    wall: f64,
-}
-
-/// The runs of one arm, ours beside the peer's.
-struct Runs {
-    name: &'static str,
-    least_rate: f64,
-    most_memory: f64,
-    rounds: Vec<(Usage, Usage)>,
-}
-
-impl Runs {
-    fn ratio(&self, number: impl Fn(&Usage) -> f64) -> f64 {
-        median(self.rounds.iter().map(|(ours, peer)| number(ours) / number(peer)).collect())
-    }
-
-    fn sides(&self, number: impl Fn(&Usage) -> f64) -> [f64; 2] {
-        [
-            median(self.rounds.iter().map(|(ours, _)| number(ours)).collect()),
-            median(self.rounds.iter().map(|(_, peer)| number(peer)).collect()),
-        ]
-    }
-}
-
 /// Trains with both, prints ratios, memory over many steps, and what share of the machine's speed a step reaches.
 ///
 /// # Errors
-/// A program that is missing or fails, or output that is not understood.
+/// A program that is missing or fails, or output that is not understood; a target that is missed, after everything is
+/// printed.
 pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json: bool) -> Result<()> {
     let steps = options.peer_steps.max(4);
-    make(race, options, steps)?;
+    make(race, options, [steps * BATCH, steps / 2 * BATCH])?;
     let mut arms: Vec<Runs> = Vec::new();
     for round in 0..options.rounds {
         for (index, arm) in ARMS.iter().enumerate() {
             eprintln!("round {} of {}: {}", round + 1, options.rounds, arm.name);
             let pair = pair(race, arm, (steps / arm.steps).max(2))?;
             match arms.get_mut(index) {
-                Some(runs) => runs.rounds.push(pair),
+                Some(runs) => runs.add(pair),
                 None => {
                     let Arm { name, least_rate, most_memory, .. } = *arm;
-                    arms.push(Runs { name, least_rate, most_memory, rounds: vec![pair] });
+                    arms.push(Runs { name, least_rate, most_memory, rounds: Vec::new() }.with(pair));
                 }
             }
         }
@@ -112,20 +81,22 @@ pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json
     let memory = memory_over_steps(race)?;
     if as_json {
         println!("{:#}", results(&arms, &memory));
-        return Ok(());
+        return runs::verdict(&arms);
     }
     print!("{}", table(&arms, &memory));
     println!();
     let mut step = workspace.cargo("bench");
     step.args(["-p", "align-train", "--bench", "step", "--", "--threads", &race.threads.to_string()]);
     step.envs([("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")]);
-    process::run(&mut step)
+    process::run(&mut step)?;
+    runs::verdict(&arms)
 }
 
-fn make(race: &Race, options: &Options, steps: usize) -> Result<()> {
+/// Makes models and pairs: so many rows, and so many long ones.
+pub(super) fn make(race: &Race, options: &Options, [rows, long]: [usize; 2]) -> Result<()> {
     let mut command = Command::new(&race.python);
     command.arg(race.scripts.join("make_pairs.py")).arg(&race.folder);
-    command.args(["--rows", &(steps * BATCH).to_string(), "--long-rows", &(steps / 2 * BATCH).to_string()]);
+    command.args(["--rows", &rows.to_string(), "--long-rows", &long.to_string()]);
     for (flag, file) in [("--pairs", &options.text), ("--long-pairs", &options.long_text)] {
         if let Some(file) = file {
             command.arg(flag).arg(file);
@@ -140,7 +111,7 @@ fn pair(race: &Race, arm: &Arm, steps: usize) -> Result<(Usage, Usage)> {
     if arm.cached {
         arguments.push("--precompute-ref-log-probs".into());
     }
-    let read = |used: &Value| usage(used, BATCH);
+    let read = |used: &Value| Usage::of(used, BATCH);
     let ours = train(race, race.ours("dpo"), &[arguments.clone(), only_ours(1)].concat(), read)?;
     Ok((ours, train(race, race.peer("train.py"), &arguments, read)?))
 }
@@ -195,126 +166,21 @@ fn memory_over_steps(race: &Race) -> Result<Vec<f64>> {
     })
 }
 
-/// Reads what `measure.py` printed of a run with a line for each step.
-fn usage(used: &Value, batch: usize) -> Option<Usage> {
-    let lines = used.get("lines")?.as_array()?;
-    let between = |key: &str| {
-        let at = |line: Option<&Value>| line?.get(key)?.as_f64();
-        Some(at(lines.last())? - at(lines.first())?).filter(|seconds| *seconds > 0.0)
-    };
-    let pairs = (batch * lines.len().checked_sub(1)?) as f64;
-    Some(Usage {
-        pairs_per_wall_second: pairs / between("wall_s")?,
-        pairs_per_cpu_second: pairs / between("cpu_s")?,
-        peak_bytes: used.get("peak_bytes")?.as_f64()?,
-        wall: used.get("wall_s")?.as_f64()?,
-    })
-}
-
 fn results(arms: &[Runs], memory: &[f64]) -> Value {
-    let side = |usage: &Usage| {
-        json!({
-            "pairs_per_wall_second": usage.pairs_per_wall_second,
-            "pairs_per_cpu_second": usage.pairs_per_cpu_second,
-            "peak_bytes": usage.peak_bytes,
-            "wall_s": usage.wall,
-        })
-    };
-    let arm = |runs: &Runs| {
-        let rounds: Vec<Value> = runs
-            .rounds
-            .iter()
-            .map(|(ours, peer)| json!({ "align": side(ours), "peer": side(peer) }))
-            .collect();
-        json!({
-            "case": runs.name,
-            "pairs_per_wall_second_ratio": runs.ratio(|u| u.pairs_per_wall_second),
-            "pairs_per_cpu_second_ratio": runs.ratio(|u| u.pairs_per_cpu_second),
-            "peak_memory_ratio": runs.ratio(|u| u.peak_bytes),
-            "rounds": rounds,
-        })
-    };
     json!({
         "schema": 1,
         "processor": super::processor(),
-        "cases": arms.iter().map(arm).collect::<Vec<_>>(),
+        "cases": arms.iter().map(Runs::json).collect::<Vec<_>>(),
         "resident_bytes_every_100_steps": memory,
     })
 }
 
-/// Medians of both sides and of the ratios of each round, each beside what it must be.
 fn table(arms: &[Runs], memory: &[f64]) -> String {
-    let mut text = format!("{}; steps after the first\n\n", super::processor());
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "{:20} {:>17} {:>17} {:>15} {:>6} {:>6}   {:>7}",
-        "align dpo / TRL", "pairs/wall s", "pairs/cpu s", "peak MB", "wall", "cpu", "memory"
-    );
-    for runs in arms {
-        let both = |number: fn(&Usage) -> f64, digits: usize| {
-            let [ours, peer] = runs.sides(number);
-            format!("{ours:.digits$} / {peer:.digits$}")
-        };
-        let (rate, peak) = (runs.ratio(|u| u.pairs_per_wall_second), runs.ratio(|u| u.peak_bytes));
-        let verdict = |good: bool| if good { "" } else { " MISSED" };
-        let _ = writeln!(
-            text,
-            "{:20} {:>17} {:>17} {:>15} {rate:>6.2} {:>6.2}   {peak:>7.2}   at least {}{}, at most {}{}",
-            runs.name,
-            both(|u| u.pairs_per_wall_second, 2),
-            both(|u| u.pairs_per_cpu_second, 2),
-            both(|u| u.peak_bytes / 1e6, 0),
-            runs.ratio(|u| u.pairs_per_cpu_second),
-            runs.least_rate,
-            verdict(rate >= runs.least_rate),
-            runs.most_memory,
-            verdict(peak <= runs.most_memory),
-        );
-    }
     let megabytes: Vec<String> = memory.iter().map(|bytes| format!("{:.0}", bytes / 1e6)).collect();
-    let _ = writeln!(
-        text,
-        "\nresident MB at step 1 and every {STEPS_PER_LINE} steps of 0.8M parameters: {}",
+    format!(
+        "{}; steps after the first\n\n{}\nresident MB at step 1 and every {STEPS_PER_LINE} steps of 0.8M parameters: {}\n",
+        super::processor(),
+        runs::table("align dpo / TRL", arms),
         megabytes.join(" ")
-    );
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// 2 steps of 8 pairs in the 4 seconds after the first line, of which 2 had the processor: 4 and 8 pairs a second.
-    #[test]
-    fn the_first_step_is_not_counted() {
-        let line = |wall: f64, cpu: f64| json!({ "wall_s": wall, "cpu_s": cpu });
-        let lines = [line(10.0, 5.0), line(12.0, 6.0), line(14.0, 7.0)];
-        let used = json!({ "wall_s": 20.0, "cpu_s": 9.0, "peak_bytes": 1000, "lines": lines });
-        let expected =
-            Usage { pairs_per_wall_second: 4.0, pairs_per_cpu_second: 8.0, peak_bytes: 1000.0, wall: 20.0 };
-        assert_eq!(usage(&used, 8), Some(expected));
-        let one = json!({ "wall_s": 20.0, "cpu_s": 9.0, "peak_bytes": 1000, "lines": [lines[0]] });
-        assert_eq!(usage(&one, 8), None, "one step has no rate");
-    }
-
-    #[test]
-    fn a_target_that_is_missed_is_marked() {
-        let side = |rate: f64, peak_bytes: f64| Usage {
-            pairs_per_wall_second: rate,
-            pairs_per_cpu_second: rate,
-            peak_bytes,
-            wall: 1.0,
-        };
-        let runs = |rate| Runs {
-            name: "arm",
-            least_rate: 3.5,
-            most_memory: 0.4,
-            rounds: vec![(side(rate, 1e9), side(1.0, 4e9))],
-        };
-        let text = table(&[runs(3.0)], &[1e8, 2e8]);
-        assert!(text.contains("3.5 MISSED") && !text.contains("0.4 MISSED"), "{text}");
-        assert!(text.contains(": 100 200"), "{text}");
-        assert!(!table(&[runs(4.0)], &[]).contains("MISSED"));
-    }
+    )
 }

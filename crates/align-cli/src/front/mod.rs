@@ -25,7 +25,9 @@ pub fn run(argv: &[OsString]) -> Result<()> {
         Command::Doctor(doctor) => Err(doctor::run(doctor.json, arguments)),
         Command::Sft(_)
         | Command::Dpo(_)
+        | Command::Reward(_)
         | Command::Logprobs(_)
+        | Command::Score(_)
         | Command::Generate(_)
         | Command::Kto(_)
         | Command::Una(_)

@@ -117,6 +117,15 @@ pub fn copy_of_tiny_llama(folder: &Path, name: &str) -> PathBuf {
     to
 }
 
+/// Puts a reward model, with the tokenizer and template of the smallest model, into `folder/name`.
+pub fn reward_model(folder: &Path, name: &str) -> PathBuf {
+    let to = copy_of_tiny_llama(folder, name);
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(align_testkit::fixture("classifiers/llama").join(file), to.join(file)).unwrap();
+    }
+    to
+}
+
 /// Copies an adapter of the smallest model into `folder/name`.
 pub fn copy_of_adapter(folder: &Path, name: &str) -> PathBuf {
     let (from, to) = (align_testkit::fixture("lora/llama"), folder.join(name));
@@ -219,8 +228,17 @@ pub fn poison_token(model: &Path, token: &str) {
     let header = read(&bytes[8..8 + length]);
     let embedding = &header["model.embed_tokens.weight"];
     let width = embedding["shape"][1].as_u64().unwrap() as usize;
-    assert_eq!(embedding["dtype"], "F32");
-    let start = 8 + length + embedding["data_offsets"][0].as_u64().unwrap() as usize + 4 * width * row;
-    bytes[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let nan = f32::NAN.to_le_bytes();
+    // A bfloat16 is the upper half of a float.
+    let nan = match embedding["dtype"].as_str() {
+        Some("BF16") => &nan[2..],
+        other => {
+            assert_eq!(other, Some("F32"));
+            &nan[..]
+        }
+    };
+    let begin = embedding["data_offsets"][0].as_u64().unwrap() as usize;
+    let start = 8 + length + begin + nan.len() * width * row;
+    bytes[start..start + nan.len()].copy_from_slice(nan);
     std::fs::write(path, bytes).unwrap();
 }

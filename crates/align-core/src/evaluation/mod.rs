@@ -3,6 +3,7 @@
 //! Rows and samples of one prompt are not independent, so everything here knows the prompt of each number, and intervals
 //! are bootstrapped over prompts. Nothing here knows where the numbers come from.
 
+mod best_of;
 mod divergence;
 mod lengths;
 mod pairs;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use align_types::{PromptGroup, TokenId};
 use serde::{Deserialize, Serialize};
 
+pub use best_of::{best_of_n, best_of_n_divergence, pass_at_k};
 pub use divergence::{Divergence, DivergenceMean, SequenceDivergence, sequence_divergences};
 pub use lengths::{LengthBin, LengthControl, Outcome};
 pub use pairs::{PairAgreement, PairMargin};

@@ -100,27 +100,18 @@ impl UnaConfig {
     }
 
     fn check_scale(&self) -> Result<()> {
-        let exclusive = |second, why| Err(Error::Exclusive { first: "score-min and score-max", second, why });
-        match (self.score_min, self.score_max) {
-            (None, None) => {}
-            (Some(low), Some(high)) => {
-                check("score-min", low, true, "a finite number")?;
-                check("score-max", high, high > low, "a finite number above score-min")?;
-                if self.score_transform == ScoreTransform::Sigmoid {
-                    return exclusive("score-transform", "each of them brings scores into [0, 1]");
-                }
-            }
-            (low, _) => {
-                let (key, expected) = if low.is_some() {
-                    ("score-max", "a number, as score-min is given")
-                } else {
-                    ("score-min", "a number, as score-max is given")
-                };
-                return Err(Error::Config { key, value: "missing".into(), expected });
-            }
+        check_score_range(self.score_min, self.score_max)?;
+        let scaled = self.score_min.is_some();
+        if scaled && self.score_transform == ScoreTransform::Sigmoid {
+            let why = "each of them brings scores into [0, 1]";
+            return Err(Error::Exclusive {
+                first: "score-min and score-max",
+                second: "score-transform",
+                why,
+            });
         }
         let squashed = matches!(self.loss_type, UnaLossType::Mse | UnaLossType::Bce);
-        let scaled = self.score_min.is_some() || self.score_transform == ScoreTransform::Sigmoid;
+        let scaled = scaled || self.score_transform == ScoreTransform::Sigmoid;
         if !squashed && scaled {
             let why = "raw_mse, qrpo and a_star_po take rewards as they are";
             return Err(Error::Exclusive { first: "loss-type", second: "scaling of scores", why });
@@ -169,6 +160,20 @@ impl UnaConfig {
             _ => "finite scores",
         };
         Err(Error::Config { key: "scores", value: format!("{smallest} to {largest}"), expected })
+    }
+}
+
+/// Checks the two scores that become 0 and 1: both or neither, finite, in this order.
+pub(super) fn check_score_range(low: Option<f64>, high: Option<f64>) -> Result<()> {
+    let missing = |key, expected| Err(Error::Config { key, value: "missing".into(), expected });
+    match (low, high) {
+        (None, None) => Ok(()),
+        (Some(low), Some(high)) => {
+            check("score-min", low, true, "a finite number")?;
+            check("score-max", high, high > low, "a finite number above score-min")
+        }
+        (Some(_), None) => missing("score-max", "a number, as score-min is given"),
+        (None, Some(_)) => missing("score-min", "a number, as score-max is given"),
     }
 }
 

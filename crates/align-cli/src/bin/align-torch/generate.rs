@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     computer, failure, interrupt,
-    logprobs::{done, row_number},
+    logprobs::{done, interrupted, row_number},
     model,
     origin::Origin,
     output::Output,
@@ -71,14 +71,10 @@ pub fn run(flags: &GenerateArgs, settings: &toml::Table) -> Result<()> {
     });
     written?;
     drawn.map_err(|error| refused(error, waiting))?;
-    if next.len() > 0 {
-        progress.finish();
-        return Err(Error::Interrupted {
-            step: 0,
-            hints: vec!["--resume continues after the last whole row".into()],
-        });
-    }
     progress.finish();
+    if next.len() > 0 {
+        return Err(interrupted());
+    }
     output.finish()?;
     done(flags.machine.json, prompts.len(), kept, &flags.output)
 }

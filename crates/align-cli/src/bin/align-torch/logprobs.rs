@@ -1,6 +1,6 @@
 //! `align logprobs`: the log-probability of every token of the completions of a file.
 
-use std::{ops::Range, sync::atomic::Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use align_cli::{Error, Result, args, args::LogprobsArgs, talk};
 use align_core::{CausalLm, PackedBatch, align_types::PromptGroup, no_grad};
@@ -8,7 +8,9 @@ use align_data::{DataConfig, Kind, Truncation};
 use align_lm::Model;
 use serde_json::{Value, json};
 
-use crate::{computer, failure, interrupt, model, origin::Origin, output::Output, progress::Progress};
+use crate::{
+    computer, failure, interrupt, model, origin::Origin, output::Output, passes, progress::Progress,
+};
 
 /// Every kind of row that has completions.
 const KINDS: &[Kind] =
@@ -44,29 +46,36 @@ pub fn run(flags: &LogprobsArgs, settings: &toml::Table) -> Result<()> {
     let kept = output.kept();
     let mut progress = Progress::new(groups.len(), kept, flags.machine.no_progress);
 
-    // Batches are those of the whole file, so that a continued file has the very numbers of an uninterrupted one.
-    let batches: Vec<Range<usize>> =
-        batches(&groups, flags.micro_batch_tokens).into_iter().filter(|batch| batch.end > kept).collect();
-    for round in batches.chunks(replicas.len()) {
-        if stop.load(Ordering::SeqCst) {
-            progress.finish();
-            return Err(Error::Interrupted {
-                step: 0,
-                hints: vec!["--resume continues after the last whole row".into()],
-            });
-        }
-        let results = computer::in_parallel(&mut replicas, round.iter().cloned(), |model, batch| {
-            score(model, groups.get(batch).unwrap_or_default())
-        })?;
-        for (batch, lines) in round.iter().zip(results) {
+    passes::over_rows(
+        &mut replicas,
+        &groups,
+        flags.micro_batch_tokens,
+        kept,
+        || resumable(&stop),
+        |model, groups| score(model, groups),
+        |batch, lines| {
             let new = lines.get(kept.saturating_sub(batch.start).min(lines.len())..).unwrap_or_default();
             output.append(new)?;
             progress.add(new.len());
-        }
-    }
+            Ok(())
+        },
+    )?;
     progress.finish();
     output.finish()?;
     done(flags.machine.json, groups.len(), kept, &flags.output)
+}
+
+/// Stops a command between two pieces of work where the user asked for it.
+///
+/// # Errors
+/// [`interrupted`].
+pub fn resumable(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::SeqCst) { Err(interrupted()) } else { Ok(()) }
+}
+
+/// What a command ends with that the user stopped, and that can go on.
+pub fn interrupted() -> Error {
+    Error::Interrupted { step: 0, hints: vec!["--resume continues after the last whole row".into()] }
 }
 
 /// Nothing is cut unless that is asked for, so the limit of a row that is too long is the model's context.
@@ -116,38 +125,27 @@ pub fn sums(
     progress: &mut Progress,
     go_on: impl Fn() -> Result<()>,
 ) -> Result<Vec<(f64, usize)>> {
-    let cut = batches(rows, micro_batch_tokens);
-    let mut sums = Vec::new();
-    for round in cut.chunks(replicas.len().max(1)) {
-        go_on()?;
-        let jobs = round.iter().map(|batch| rows.get(batch.clone()).unwrap_or_default());
-        let results = computer::in_parallel(replicas, jobs, |model, rows| {
+    let mut sums = Vec::with_capacity(rows.len());
+    passes::over_rows(
+        replicas,
+        rows,
+        micro_batch_tokens,
+        0,
+        go_on,
+        |model, rows| {
             let _guard = no_grad();
             let batch = PackedBatch::new(rows).map_err(failure::of)?;
             let values = model.token_log_probs(&batch, 1.0).and_then(|logps| logps.to_vecs());
             let sum = |values: &Vec<f32>| (values.iter().map(|value| f64::from(*value)).sum(), values.len());
             Ok(values.map_err(failure::of)?.iter().map(sum).collect::<Vec<(f64, usize)>>())
-        })?;
-        sums.extend(results.into_iter().flatten());
-        progress.add(round.iter().map(|batch| batch.len()).sum());
-    }
+        },
+        |batch, found| {
+            sums.extend(found);
+            progress.add(batch.len());
+            Ok(())
+        },
+    )?;
     Ok(sums)
-}
-
-/// Cuts rows into runs of at most `limit` tokens; a longer row runs alone.
-pub fn batches(groups: &[PromptGroup], limit: usize) -> Vec<Range<usize>> {
-    let mut batches = Vec::new();
-    let (mut start, mut tokens) = (0, 0);
-    for (index, group) in groups.iter().enumerate() {
-        let more = group.flat_tokens();
-        if index > start && tokens + more > limit {
-            batches.push(start..index);
-            (start, tokens) = (index, 0);
-        }
-        tokens += more;
-    }
-    batches.push(start..groups.len());
-    batches
 }
 
 fn score(model: &Model, groups: &[PromptGroup]) -> Result<Vec<Value>> {
@@ -174,18 +172,4 @@ fn line(group: &PromptGroup, values: &mut impl Iterator<Item = Vec<f32>>) -> Res
         }));
     }
     Ok(json!({"row": row_number(group), "prompt_tokens": group.prompt, "completions": completions}))
-}
-
-#[cfg(test)]
-mod tests {
-    use align_core::align_types::Completion;
-
-    use super::*;
-
-    #[test]
-    fn a_long_row_runs_alone() {
-        let group = |n| PromptGroup::new(vec![0; n], vec![Completion::new(vec![1])]);
-        let groups = [group(2), group(3), group(20), group(1)];
-        assert_eq!(batches(&groups, 8), [0..2, 2..3, 3..4]);
-    }
 }

@@ -11,18 +11,25 @@ mod generate;
 mod inputs;
 mod interrupt;
 mod kto;
+mod learner;
 mod logprobs;
 mod merge;
 mod model;
 mod notices;
 mod origin;
 mod output;
+mod passes;
 mod precompute;
 mod progress;
 mod reference;
+mod reward;
+mod reward_model;
 mod rows;
 mod samples;
+mod scale;
+mod score;
 mod sft;
+mod table;
 mod train;
 mod tuning;
 mod una;
@@ -52,9 +59,13 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Doctor(doctor) => doctor::run(doctor),
         Command::Logprobs(logprobs) => logprobs::run(logprobs, &settings.resolved),
         Command::Generate(generate) => generate::run(generate, &settings.resolved),
+        Command::Score(score) => score::run(score, &settings.resolved),
         Command::Eval(eval) => eval::run(eval, &settings.resolved),
         Command::Merge(merge) => merge::run(merge),
         Command::Sft(sft) => train::run(&sft.train, &settings.resolved, &sft::Sft(sft)),
+        Command::Reward(reward) => {
+            train::run(&reward.train, &settings.resolved, &reward::RewardModel(reward))
+        }
         Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),
         Command::Kto(kto) => train::run(&kto.train, &settings.resolved, &kto::Kto(kto)),
         Command::Una(una) => train::run(&una.train, &settings.resolved, &una::Una(una)),

@@ -1,29 +1,123 @@
-//! `align merge`: an adapter into its base.
+//! `align merge`: an adapter into its base, or reward models into their average.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use align_cli::{Error, Result, args::MergeArgs, talk};
-use align_core::tch::Kind;
-use align_lm::{FrozenStorage, LoadOptions, SaveDtype};
+use align_core::{
+    ScoreModel,
+    tch::{Device, Kind},
+};
+use align_lm::{FrozenStorage, LoadOptions, SaveDtype, SequenceClassifier, Trainable};
+use align_rm::{NORMALIZATION_FILE, WeightedMember, average_weights, head_cosine};
 use serde_json::json;
 
-use crate::{computer, failure, model};
+use crate::{computer, failure, model, origin};
 
 pub fn run(flags: &MergeArgs) -> Result<()> {
     let device = computer::set_up(&flags.machine)?;
     must_be_new(&flags.output)?;
+    let what = match &flags.model {
+        Some(model) => add_adapter(flags, model, device)?,
+        None => average(flags, device)?,
+    };
+    if flags.machine.json {
+        return talk::data(&format!("{}\n", json!({"output": flags.output})));
+    }
+    talk::say(&format!("{what} is in {}", flags.output.display()));
+    Ok(())
+}
+
+fn add_adapter(flags: &MergeArgs, folder: &Path, device: Device) -> Result<&'static str> {
     let adapter = flags.machine.adapter.as_deref();
     // The sum is rounded once, when it is saved.
     let (frozen, compute) = (storage(flags.machine.load_in_4bit), Kind::Float);
     let options = LoadOptions { frozen, compute, ..model::frozen(&flags.machine, device) };
-    let mut model = model::load_adapted(&flags.model, adapter, &options)?;
+    let mut model = model::load_adapted(folder, adapter, &options)?;
     model.merge_adapter().map_err(failure::of)?;
-    model.save_with_tokenizer(&flags.output, SaveDtype::Source, &flags.model).map_err(failure::of)?;
-    if flags.machine.json {
-        return talk::data(&format!("{}\n", json!({"output": flags.output})));
+    model.save_with_tokenizer(&flags.output, SaveDtype::Source, folder).map_err(failure::of)?;
+    Ok("the merged model")
+}
+
+/// Averages reward models into one.
+fn average(flags: &MergeArgs, device: Device) -> Result<&'static str> {
+    let Some((first, others)) = flags.average.split_first() else {
+        return Err(Error::usage("--average <DIR> is missing", []));
+    };
+    let tokenizer = tokenizer_of(first)?;
+    for other in others {
+        if tokenizer_of(other)? != tokenizer {
+            return Err(Error::data(
+                format!("{} and {} have different tokenizers", first.display(), other.display()),
+                ["an average takes models that began as one".to_owned()],
+            ));
+        }
     }
-    talk::say(&format!("the merged model is in {}", flags.output.display()));
+    let options =
+        LoadOptions { trainable: Trainable::All, compute: Kind::Float, device, ..LoadOptions::default() };
+    let load = |folder: &PathBuf| {
+        let model = SequenceClassifier::load(folder, &options).map_err(failure::of)?;
+        let parameters = ScoreModel::parameters(&model);
+        Ok((folder.display().to_string(), model, parameters))
+    };
+    let models: Vec<_> = flags.average.iter().map(load).collect::<Result<_>>()?;
+    let members: Vec<_> = models
+        .iter()
+        .map(|(name, _, parameters)| WeightedMember { name, parameters, initial_head: None })
+        .collect();
+    check_heads(&members)?;
+    average_weights(&members).map_err(failure::of)?;
+    if let Some((_, model, _)) = models.first() {
+        model.save_with_tokenizer(&flags.output, SaveDtype::Source, first).map_err(failure::of)?;
+    }
+    // The scale of one of the models is not that of their average.
+    let scale = flags.output.join(NORMALIZATION_FILE);
+    if scale.exists() {
+        std::fs::remove_file(&scale).map_err(Error::write(&scale))?;
+    }
+    Ok("the average")
+}
+
+/// Heads that began as one point nearly the same way after training; others are at right angles.
+fn check_heads(members: &[WeightedMember<'_>]) -> Result<()> {
+    let head = |member: &WeightedMember<'_>| {
+        let found = member.parameters.iter().find(|parameter| parameter.name == HEAD);
+        found.map(|parameter| parameter.tensor.shallow_clone())
+    };
+    let Some((first, others)) = members.split_first() else { return Ok(()) };
+    for other in others {
+        let (Some(one), Some(another)) = (head(first), head(other)) else { continue };
+        // Another shape is refused with its name where weights are matched.
+        let cosine = if one.size() == another.size() {
+            head_cosine(&one, &another).map_err(failure::of)?
+        } else {
+            1.0
+        };
+        if cosine < LEAST_COSINE {
+            return Err(Error::data(
+                format!(
+                    "the heads of {} and {} have a cosine of {cosine:.2}: they did not begin as one, and the average of \
+                     such heads means nothing",
+                    first.name, other.name
+                ),
+                ["train every model from one initial reward model, so that they begin with the same head"
+                    .to_owned()],
+            ));
+        }
+    }
     Ok(())
+}
+
+/// The weights of the head.
+const HEAD: &str = "score.weight";
+
+/// The cosine of two heads above which they are taken for descendants of one. Those of two random heads have a standard
+/// deviation of 1 / √d in d dimensions: 0.02 at 2048.
+const LEAST_COSINE: f64 = 0.5;
+
+/// Computes a digest of what decides which tokens a text has.
+fn tokenizer_of(folder: &Path) -> Result<String> {
+    let files = ["tokenizer.json", "tokenizer.model", "chat_template.jinja"].map(|name| folder.join(name));
+    origin::digest(&files.into_iter().filter(|file| file.is_file()).collect::<Vec<_>>())
 }
 
 /// An adapter that was trained over 4 bits belongs to the numbers that these stand for.

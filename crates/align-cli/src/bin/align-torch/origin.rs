@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 /// Settings that change no row, so that a resumed command may have others.
-const ASIDE: [&str; 4] = ["output", "threads", "device", "micro_batch_tokens"];
+const ASIDE: [&str; 6] = ["output", "threads", "device", "micro_batch_tokens", "report", "subset_column"];
 
 /// Extensions of the files of a model folder that decide what the model answers.
 const DECISIVE: [&str; 5] = ["safetensors", "bin", "json", "jinja", "model"];

@@ -73,6 +73,21 @@ impl Output {
         self.kept
     }
 
+    /// Reads the rows that were there and are kept.
+    ///
+    /// # Errors
+    /// A file that cannot be read; each row likewise.
+    pub fn kept_rows(&self) -> Result<impl Iterator<Item = Result<Value>> + use<>> {
+        let path = self.partial.clone();
+        let unreadable = move |why: String| Error::data(format!("cannot read {}: {why}", path.display()), []);
+        let file = File::open(&self.partial).map_err(|error| unreadable(error.to_string()))?;
+        let lines = BufReader::new(file).lines().take(self.kept);
+        Ok(lines.map(move |line| {
+            let line = line.map_err(|error| unreadable(error.to_string()))?;
+            serde_json::from_str(&line).map_err(|error| unreadable(error.to_string()))
+        }))
+    }
+
     /// Appends rows.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 
 mod data;
 mod held_out;
-mod reward_model;
 mod rewards;
 mod samples;
 mod show;

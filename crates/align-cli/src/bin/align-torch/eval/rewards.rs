@@ -8,8 +8,8 @@ use align_core::evaluation::Samples;
 use align_data::{TextPrompt, Tokenizer};
 use align_rules::{Program, WeightedSum};
 
-use super::{Bench, go_on, reward_model::RewardModel};
-use crate::progress::Progress;
+use super::{Bench, go_on};
+use crate::{progress::Progress, reward_model::RewardModel};
 
 /// Prompts whose answers are scored before progress is told.
 const AT_ONCE: usize = 32;

@@ -16,12 +16,7 @@ use super::{
     rewards::{self, Rewards},
     show::{Report, RewardReport, SamplesReport},
 };
-use crate::{
-    computer, failure, generate, interrupt,
-    logprobs::{batches, row_number},
-    model,
-    progress::Progress,
-};
+use crate::{failure, generate, interrupt, logprobs::row_number, model, passes, progress::Progress};
 
 /// The numbers of the streams that model and reference draw from: with one stream for both, equal models would give equal
 /// samples, and the win rate of nearly equal ones would be that of coupled samples.
@@ -156,18 +151,24 @@ impl Bench<'_> {
         let temperature = self.flags.sampling.temperature;
         let mut progress = Progress::new(sampled.len(), 0, machine.no_progress);
         let mut found = Vec::with_capacity(sampled.len());
-        for round in batches(&sampled, self.flags.micro_batch_tokens).chunks(pairs.len()) {
-            go_on()?;
-            let jobs = round.iter().map(|batch| sampled.get(batch.clone()).unwrap_or_default());
-            let results = computer::in_parallel(&mut pairs, jobs, |(policy, reference), samples| {
+        passes::over_rows(
+            &mut pairs,
+            &sampled,
+            self.flags.micro_batch_tokens,
+            0,
+            go_on,
+            |(policy, reference), samples| {
                 let sums = sequence_divergences(policy, reference, samples, temperature);
                 let mut sums = sums.map_err(failure::of)?.into_iter();
                 let own = |group: &PromptGroup| sums.by_ref().take(group.completions.len()).collect();
                 Ok(samples.iter().map(own).collect::<Vec<Vec<SequenceDivergence>>>())
-            })?;
-            found.extend(results.into_iter().flatten());
-            progress.add(round.iter().map(|batch| batch.len()).sum());
-        }
+            },
+            |batch, divergences| {
+                found.extend(divergences);
+                progress.add(batch.len());
+                Ok(())
+            },
+        )?;
         progress.finish();
         match found.iter().flatten().position(|sums: &SequenceDivergence| !sums.full.is_finite()) {
             None => Ok(found),

@@ -1,11 +1,9 @@
 //! The report: a table for people, one JSON object for programs.
 
-use std::fmt::Write;
-
 use align_cli::{Result, args::EvalArgs};
 use align_core::{
     align_types::{Completion, PromptGroup},
-    evaluation::{Divergence, DivergenceMean, LengthControl, PairAgreement, Prompts, Samples, WinRate},
+    evaluation::{Divergence, DivergenceMean, PairAgreement, Prompts, Samples, WinRate},
     intervals::Estimate,
 };
 use align_losses::HeldOut;
@@ -13,7 +11,10 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::samples::stopped;
-use crate::failure;
+use crate::{
+    failure,
+    table::{Table, number},
+};
 
 /// All that was measured.
 #[derive(Debug, Serialize)]
@@ -161,158 +162,74 @@ impl Report {
     pub fn table(&self) -> String {
         let mut table = Table::default();
         if let Some(held_out) = &self.held_out {
-            table.held_out(held_out);
+            show_held_out(&mut table, held_out);
         }
         if let Some(samples) = &self.samples {
-            table.samples(&format!("samples of {}", self.model), samples);
+            show_samples(&mut table, &format!("samples of {}", self.model), samples);
         }
         if let (Some(samples), Some(reference)) = (&self.reference_samples, &self.reference) {
-            table.samples(&format!("samples of {reference}"), samples);
+            show_samples(&mut table, &format!("samples of {reference}"), samples);
         }
         if let (Some(wins), Some(reference)) = (&self.win_rate, &self.reference) {
-            table.wins(wins, &self.model, reference);
+            show_wins(&mut table, wins, &self.model, reference);
         }
         if let Some(kl) = &self.kl {
-            table.divergence(kl);
+            show_divergence(&mut table, kl);
         }
         table.text
     }
 }
 
-/// Lines of a figure with its interval.
-#[derive(Debug, Default)]
-struct Table {
-    text: String,
+fn show_held_out(table: &mut Table, report: &HeldOutReport) {
+    let HeldOutReport { method, rows, prompts, list, pairs, .. } = report;
+    table.title(&format!("held-out, {method}: {rows} rows, {prompts} prompts"));
+    for (name, figure) in list {
+        table.line(name, figure, "");
+    }
+    let Some(pairs) = pairs else { return };
+    table.pairs(pairs);
 }
 
-impl Table {
-    fn title(&mut self, title: &str) {
-        let gap = if self.text.is_empty() { "" } else { "\n" };
-        let _ = writeln!(self.text, "{gap}{title}");
+fn show_samples(table: &mut Table, title: &str, report: &SamplesReport) {
+    let SamplesReport { prompts, completions, length, stopped, reward, .. } = report;
+    table.title(&format!("{title}: {completions} completions of {prompts} prompts"));
+    if let Some(length) = length {
+        table.line("tokens", length, "");
     }
-
-    fn line(&mut self, name: &str, figure: &Estimate, note: &str) {
-        let interval = match figure.interval {
-            Some((low, high)) => format!("[{}, {}]", number(low), number(high)),
-            None => String::new(),
-        };
-        let line = format!("  {name:<28} {:>11}  {interval:<25} {note}", number(figure.mean));
-        let _ = writeln!(self.text, "{}", line.trim_end());
+    if let Some(stopped) = stopped {
+        table.line("ended by themselves", stopped, "");
     }
-
-    fn plain(&mut self, name: &str, value: &str) {
-        let _ = writeln!(self.text, "  {name:<28} {value:>11}");
-    }
-
-    fn held_out(&mut self, report: &HeldOutReport) {
-        let HeldOutReport { method, rows, prompts, list, pairs, .. } = report;
-        self.title(&format!("held-out, {method}: {rows} rows, {prompts} prompts"));
-        for (name, figure) in list {
-            self.line(name, figure, "");
-        }
-        let Some(pairs) = pairs else { return };
-        self.line("accuracy", &pairs.accuracy, &format!("ties count half: {}", pairs.ties));
-        let equal = format!("of equal length, counted half: {}", pairs.equal_lengths);
-        self.line("chosen is longer", &pairs.chosen_longer, &equal);
-        self.line("accuracy above length", &pairs.above_length, "paired difference of the two");
-        self.lengths("accuracy", "chosen - rejected", &pairs.length_control);
-    }
-
-    fn samples(&mut self, title: &str, report: &SamplesReport) {
-        let SamplesReport { prompts, completions, length, stopped, reward, .. } = report;
-        self.title(&format!("{title}: {completions} completions of {prompts} prompts"));
-        if let Some(length) = length {
-            self.line("tokens", length, "");
-        }
-        if let Some(stopped) = stopped {
-            self.line("ended by themselves", stopped, "");
-        }
-        let Some(RewardReport { name, mean, abstained }) = reward else { return };
-        let note = if *abstained > 0 { format!("{name}; abstained: {abstained}") } else { name.clone() };
-        match mean {
-            Some(mean) => self.line("reward", mean, &note),
-            None => self.plain("reward", &format!("none; {note}")),
-        }
-    }
-
-    fn wins(&mut self, wins: &WinRate, model: &str, reference: &str) {
-        self.title(&format!("{model} against {reference}"));
-        let WinRate { wins: won, ties, losses, prompts_without, .. } = wins;
-        let without = match prompts_without {
-            0 => String::new(),
-            count => format!("; prompts without a reward: {count}"),
-        };
-        let error = wins.standard_error.map_or_else(String::new, |error| format!("s.e. {}, ", number(error)));
-        let note = format!("{error}{won} wins, {ties} ties, {losses} losses{without}");
-        self.line("win rate", &wins.rate, &note);
-        self.line("reward difference", &wins.reward_difference, "paired by prompt");
-        self.lengths("win rate", "model - reference", &wins.length_control);
-    }
-
-    fn lengths(&mut self, what: &str, sides: &str, control: &LengthControl) {
-        if let Some(figure) = &control.at_equal_length {
-            let slope =
-                control.slope.map_or_else(String::new, |slope| format!("slope {} per token", number(slope)));
-            self.line(&format!("{what} at equal length"), figure, &slope);
-        }
-        if control.bins.len() < 2 {
-            return;
-        }
-        for bin in &control.bins {
-            let (low, high) = bin.range;
-            let name =
-                if low == high { format!("  tokens {low}") } else { format!("  tokens {low} to {high}") };
-            self.line(&name, &bin.score, &format!("{sides}, {} comparisons", bin.count));
-        }
-    }
-
-    fn divergence(&mut self, kl: &Divergence) {
-        self.title("KL to the reference, in nats, over samples of the model");
-        let mut of = |name: &str, mean: &DivergenceMean, note: &str| {
-            let error =
-                mean.standard_error.map_or_else(String::new, |error| format!("s.e. {}", number(error)));
-            let gap = if note.is_empty() || error.is_empty() { "" } else { ", " };
-            self.line(&format!("sequence, {name}"), &mean.sequence, &format!("{error}{gap}{note}"));
-            self.line(&format!("per token, {name}"), &mean.per_token, "");
-        };
-        of("whole vocabulary", &kl.full, "the least noisy");
-        of("k1", &kl.k1, "");
-        of("k3", &kl.k3, "");
+    let Some(RewardReport { name, mean, abstained }) = reward else { return };
+    let note = if *abstained > 0 { format!("{name}; abstained: {abstained}") } else { name.clone() };
+    match mean {
+        Some(mean) => table.line("reward", mean, &note),
+        None => table.plain("reward", &format!("none; {note}")),
     }
 }
 
-/// Writes a number with about four digits that matter.
-fn number(value: f64) -> String {
-    match value.abs() {
-        size if size == 0.0 || (1e-3..1e5).contains(&size) => format!("{value:.4}"),
-        _ => format!("{value:.3e}"),
-    }
+fn show_wins(table: &mut Table, wins: &WinRate, model: &str, reference: &str) {
+    table.title(&format!("{model} against {reference}"));
+    let WinRate { wins: won, ties, losses, prompts_without, .. } = wins;
+    let without = match prompts_without {
+        0 => String::new(),
+        count => format!("; prompts without a reward: {count}"),
+    };
+    let error = wins.standard_error.map_or_else(String::new, |error| format!("s.e. {}, ", number(error)));
+    let note = format!("{error}{won} wins, {ties} ties, {losses} losses{without}");
+    table.line("win rate", &wins.rate, &note);
+    table.line("reward difference", &wins.reward_difference, "paired by prompt");
+    table.lengths("win rate", "model - reference", &wins.length_control);
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_keep_digits_that_matter() {
-        assert_eq!(number(0.5), "0.5000");
-        assert_eq!(number(0.0), "0.0000");
-        assert_eq!(number(-1234.5678), "-1234.5678");
-        assert_eq!(number(0.0000125), "1.250e-5");
-    }
-
-    #[test]
-    fn a_figure_stands_in_one_line_with_its_interval() {
-        let mut table = Table::default();
-        table.title("first");
-        table.line("loss", &Estimate { interval: Some((0.25, 0.75)), ..Estimate::exact(0.5) }, "note");
-        table.line("kl", &Estimate::exact(0.0), "");
-        let lines: Vec<&str> = table.text.lines().collect();
-        assert_eq!(lines[0], "first");
-        assert_eq!(
-            lines[1].split_whitespace().collect::<Vec<_>>(),
-            ["loss", "0.5000", "[0.2500,", "0.7500]", "note"]
-        );
-        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["kl", "0.0000"]);
-    }
+fn show_divergence(table: &mut Table, kl: &Divergence) {
+    table.title("KL to the reference, in nats, over samples of the model");
+    let mut of = |name: &str, mean: &DivergenceMean, note: &str| {
+        let error = mean.standard_error.map_or_else(String::new, |error| format!("s.e. {}", number(error)));
+        let gap = if note.is_empty() || error.is_empty() { "" } else { ", " };
+        table.line(&format!("sequence, {name}"), &mean.sequence, &format!("{error}{gap}{note}"));
+        table.line(&format!("per token, {name}"), &mean.per_token, "");
+    };
+    of("whole vocabulary", &kl.full, "the least noisy");
+    of("k1", &kl.k1, "");
+    of("k3", &kl.k3, "");
 }

@@ -1,0 +1,207 @@
+use std::path::PathBuf;
+
+use align_data::DataConfig;
+use clap::{ArgAction, Args, ValueEnum, ValueHint};
+
+use super::{BadRowsName, ModelArgs, values};
+use crate::{Error, Result};
+
+/// `align score`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Writes one JSON object per row: row, rewards (one per answer, in the row's order; of pairs chosen first), with --margins also
+margin. Rewards are raw logits, of which only differences within a prompt mean something, unless --normalize is given. Nothing
+is cut unless --max-length is given: the reward of a cut answer is that of another answer.
+
+Rows of `align generate` are read, too. Their prompts are text without special tokens, so that those of conversations are not
+what a template makes of the messages; answers that ended at the token limit are counted.
+
+Examples:
+  align score --model runs/reward/model --data pairs.jsonl --output rewards.jsonl --margins
+  align score --model runs/reward/model --data held-out.jsonl --report report.json --subset-column source
+  align score --model runs/reward/model --data answers.jsonl --fit-normalization samples
+  align score --model a --model b --model c --ensemble min --normalize --data pairs.jsonl --output rewards.jsonl")]
+pub struct ScoreArgs {
+    /// Reward model (repeatable with --ensemble): a folder of AutoModelForSequenceClassification with one label
+    #[arg(long, value_name = "DIR", required = true, value_hint = ValueHint::DirPath)]
+    pub model: Vec<PathBuf>,
+    /// Rows with answers of any kind, or the file of `align generate`
+    #[arg(long, value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    pub data: PathBuf,
+    /// File to write; an existing one is replaced when all is done. Needed unless something else is asked for
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// Keep the whole rows that are in the output already and append the rest
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub resume: bool,
+    /// What is done about rows that cannot be used
+    #[arg(long, value_enum, value_name = "CHOICE", default_value = "refuse")]
+    pub bad_rows: BadRowsName,
+    /// Names of columns: prompt=question,completion=answer
+    #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = values::column)]
+    pub columns: Vec<String>,
+    /// Cut rows to this many tokens [default: nothing is cut]
+    #[arg(long, value_name = "N", value_parser = values::size, allow_hyphen_values = true)]
+    pub max_length: Option<usize>,
+    /// Most tokens of one forward pass; never changes the result
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = values::size, allow_hyphen_values = true)]
+    pub micro_batch_tokens: usize,
+    /// Write the margin of each pair, r(chosen) - r(rejected), and show how often it is right
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub margins: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trust: TrustArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub scale: ScaleArgs,
+    /// What every command with a model has.
+    #[command(flatten)]
+    pub machine: ModelArgs,
+}
+
+/// How far rewards can be trusted.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Report")]
+pub struct TrustArgs {
+    /// Write a report on pairs, rankings or labels as JSON to this file, and show it: accuracy, calibration, temperature,
+    /// the accuracy by length difference, and that of preferring length
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
+    /// Show the accuracy for each value of this column, too (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub subset_column: Vec<String>,
+}
+
+/// The scale of rewards.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Scale and ensembles")]
+pub struct ScaleArgs {
+    /// Bring rewards to the scale in the model folder's reward_normalization.json: (reward - mean) / std
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub normalize: bool,
+    /// Measure mean and deviation of the rewards of all answers and write them to the model folder, with what the answers
+    /// are
+    #[arg(long, value_enum, value_name = "CHOICE")]
+    pub fit_normalization: Option<AnswersName>,
+    /// How several models are one reward; needs --normalize, as raw rewards have no common scale
+    #[arg(long, value_enum, value_name = "CHOICE")]
+    pub ensemble: Option<EnsembleName>,
+    /// How many times the variance is taken from the mean [default: 1]
+    #[arg(long, value_name = "K", value_parser = values::number, allow_hyphen_values = true)]
+    pub ensemble_coefficient: Option<f64>,
+}
+
+/// Values of `--fit-normalization`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AnswersName {
+    /// Samples of the policy that training starts from
+    Samples,
+    /// Demonstrations, so that a reward above 0 is better than their average
+    Demonstrations,
+}
+
+impl AnswersName {
+    /// Names them as files do.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Samples => "samples",
+            Self::Demonstrations => "demonstrations",
+        }
+    }
+}
+
+/// Values of `--ensemble`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EnsembleName {
+    /// The mean of the models
+    Mean,
+    /// The worst of the models
+    Min,
+    /// The mean less --ensemble-coefficient times the variance among the models
+    Variance,
+}
+
+impl ScoreArgs {
+    /// Returns how rows are read, for a model of this context.
+    pub fn data_config(&self, context: Option<usize>) -> DataConfig {
+        let limit = match (self.max_length, context) {
+            (Some(given), Some(context)) => Some(given.min(context)),
+            (given, context) => given.or(context),
+        };
+        DataConfig {
+            max_length: limit,
+            truncation: match self.max_length {
+                Some(_) => align_data::Truncation::KeepStart,
+                None => align_data::Truncation::Error,
+            },
+            bad_rows: self.bad_rows.into(),
+            columns: super::columns(&self.columns),
+            ..DataConfig::default()
+        }
+    }
+
+    /// Checks what flags ask of each other.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the flags.
+    pub fn check(&self) -> Result<()> {
+        let usage = |message: &str, hint: &str| Err(Error::usage(message, [hint.to_owned()]));
+        let ScaleArgs { normalize, fit_normalization, ensemble, ensemble_coefficient } = &self.scale;
+        if self.output.is_none() {
+            if self.margins {
+                return usage("--margins needs --output FILE", "margins are written beside the rewards");
+            }
+            if self.resume {
+                return usage("--resume needs --output FILE", "it continues that file");
+            }
+            if self.trust.report.is_none() && fit_normalization.is_none() {
+                return usage(
+                    "--output <FILE> is missing",
+                    "--report FILE or --fit-normalization CHOICE can stand for it",
+                );
+            }
+        }
+        if self.trust.report.is_none() && !self.trust.subset_column.is_empty() {
+            return usage("--subset-column needs --report FILE", "subsets are a part of the report");
+        }
+        if fit_normalization.is_some() && *normalize {
+            return usage(
+                "--fit-normalization and --normalize exclude each other",
+                "a scale is measured on raw rewards",
+            );
+        }
+        match (ensemble, self.model.as_slice()) {
+            (Some(_), [_]) => {
+                return usage("--ensemble needs several --model DIR", "one model is no ensemble");
+            }
+            (None, [_, _, ..]) => {
+                return usage("several --model need --ensemble CHOICE", "choices: mean, min, variance");
+            }
+            (Some(_), _) if fit_normalization.is_some() => {
+                return usage(
+                    "--fit-normalization and --ensemble exclude each other",
+                    "fit the scale of each model first, one by one",
+                );
+            }
+            (Some(_), _) if !normalize => {
+                return usage(
+                    "--ensemble needs --normalize: an offset of a model's raw rewards means nothing, so that they \
+                     have no common scale",
+                    "fit the scale of each model with --fit-normalization first, then add --normalize",
+                );
+            }
+            _ => {}
+        }
+        match ensemble_coefficient {
+            Some(k) if *ensemble != Some(EnsembleName::Variance) => {
+                Err(Error::usage(format!("--ensemble-coefficient {k} needs --ensemble variance"), []))
+            }
+            Some(k) if !(k.is_finite() && *k >= 0.0) => Err(Error::usage(
+                format!("--ensemble-coefficient {k}: expected a finite number of at least 0"),
+                [],
+            )),
+            _ => Ok(()),
+        }
+    }
+}

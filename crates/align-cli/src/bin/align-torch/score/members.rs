@@ -1,0 +1,165 @@
+//! The models that make a reward: one, or several that have a scale in common.
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use align_cli::{
+    Error, Result,
+    args::{EnsembleName, ScoreArgs},
+};
+use align_core::{align_types::PromptGroup, tch::Device};
+use align_data::Rows;
+use align_rm::{EnsembleMember, EnsembleRule, RewardNormalization, combine_scores};
+
+use super::{Reading, waiting_room};
+use crate::{failure, reward_model::Scorer, scale};
+
+/// How much the variance among models counts, unless told.
+const COEFFICIENT: f64 = 1.0;
+
+/// A model with the rows in its own tokens.
+struct Member {
+    scorer: Scorer,
+    rows: Rows,
+}
+
+/// All models.
+pub struct Members {
+    list: Vec<Member>,
+    scales: Scales,
+}
+
+impl Members {
+    /// Loads the models.
+    ///
+    /// # Errors
+    /// A folder that is no reward model, or has no scale where one is needed; scales that have nothing in common.
+    pub fn load(flags: &ScoreArgs, device: Device) -> Result<Self> {
+        if let Some(adapter) = &flags.machine.adapter {
+            return Err(Error::usage(
+                format!("--adapter {}: `align score` reads whole reward models", adapter.display()),
+                ["`align merge --model DIR --adapter DIR --output DIR` makes one of a model with an adapter"
+                    .to_owned()],
+            ));
+        }
+        // Before the weights, which take longer.
+        let scales = Scales::of(flags)?;
+        let load = |folder: &PathBuf| {
+            let scorer = Scorer::load(folder, &flags.machine, device, flags.micro_batch_tokens)?;
+            Ok(Member { scorer, rows: Rows::from(Vec::new()) })
+        };
+        Ok(Self { list: flags.model.iter().map(load).collect::<Result<_>>()?, scales })
+    }
+
+    /// Reads the rows for every model.
+    ///
+    /// # Errors
+    /// As [`Reading::of`]; models that do not keep the same rows.
+    pub fn read(&mut self, flags: &ScoreArgs) -> Result<Reading> {
+        let folder = waiting_room(flags);
+        let mut first: Option<Reading> = None;
+        for member in &mut self.list {
+            let (rows, reading) = Reading::of(flags, &member.scorer, &folder)?;
+            member.rows = rows;
+            match &first {
+                None => first = Some(reading),
+                Some(known) if known.numbers == reading.numbers && known.answers == reading.answers => {}
+                Some(known) => {
+                    let (path, rows) = (member.scorer.path().display(), reading.numbers.len());
+                    return Err(Error::data(
+                        format!("{path} keeps {rows} rows, the first model {}", known.numbers.len()),
+                        ["raise --max-length, so that no row is dropped".to_owned()],
+                    ));
+                }
+            }
+        }
+        first.ok_or_else(|| Error::usage("--model DIR is missing", []))
+    }
+
+    /// Returns the folder of the first model.
+    pub fn first(&self) -> &Path {
+        self.list.first().map_or_else(|| Path::new(""), |member| member.scorer.path())
+    }
+
+    /// Returns the rows in the tokens of the first model.
+    pub fn rows(&self) -> Rows {
+        self.list.first().map_or_else(|| Rows::from(Vec::new()), |member| member.rows.clone())
+    }
+
+    /// Scores a window of the rows, and hands on rows with their rewards in order; the first `kept` of them are left
+    /// out.
+    ///
+    /// # Errors
+    /// The models fail; a score that is not finite; those of `go_on` and `done`.
+    pub fn score(
+        &mut self,
+        window: Range<usize>,
+        kept: usize,
+        go_on: impl Fn() -> Result<()>,
+        mut done: impl FnMut(&[PromptGroup], Vec<Vec<f64>>) -> Result<()>,
+    ) -> Result<()> {
+        let Self { list, scales } = self;
+        let Some((first, others)) = list.split_first_mut() else { return Ok(()) };
+        let mut theirs: Vec<Vec<Vec<f64>>> = Vec::with_capacity(others.len());
+        for member in others {
+            let rows = member.rows.part(window.clone()).into_vec()?;
+            theirs.push(member.scorer.all(&rows, &go_on)?);
+        }
+        let rows = first.rows.part(window).into_vec()?;
+        first.scorer.each(&rows, kept, &go_on, |batch, raw| {
+            let new = kept.saturating_sub(batch.start).min(raw.len());
+            let batch = batch.start + new..batch.end;
+            let mut rewards = Vec::with_capacity(batch.len());
+            for (index, raw) in batch.clone().zip(raw.into_iter().skip(new)) {
+                let of_others = theirs.iter().map(|list| list.get(index).cloned().unwrap_or_default());
+                rewards.push(scales.bring(std::iter::once(raw).chain(of_others).collect())?);
+            }
+            done(rows.get(batch).unwrap_or_default(), rewards)
+        })
+    }
+}
+
+/// What raw rewards become.
+struct Scales {
+    /// Name and scale of each model; no scales where rewards stay raw.
+    list: Vec<(String, Option<RewardNormalization>)>,
+    rule: Option<EnsembleRule>,
+}
+
+impl Scales {
+    fn of(flags: &ScoreArgs) -> Result<Self> {
+        let read = |folder: &PathBuf| {
+            let scale = if flags.scale.normalize { Some(scale::read(folder)?) } else { None };
+            Ok((folder.display().to_string(), scale))
+        };
+        let k = flags.scale.ensemble_coefficient.unwrap_or(COEFFICIENT);
+        let scales = Self {
+            list: flags.model.iter().map(read).collect::<Result<_>>()?,
+            rule: flags.scale.ensemble.map(|name| match name {
+                EnsembleName::Mean => EnsembleRule::Mean,
+                EnsembleName::Min => EnsembleRule::Worst,
+                EnsembleName::Variance => EnsembleRule::MeanMinusVariance { k },
+            }),
+        };
+        // What has no scale in common is known before anything is scored.
+        scales.bring(vec![Vec::new(); scales.list.len()])?;
+        Ok(scales)
+    }
+
+    /// Makes the rewards of some answers of those of each model.
+    fn bring(&self, raw: Vec<Vec<f64>>) -> Result<Vec<f64>> {
+        if let Some(rule) = self.rule {
+            let members = self.list.iter().zip(&raw).map(|((name, scale), scores)| EnsembleMember {
+                name,
+                scores,
+                normalization: scale.as_ref(),
+            });
+            return combine_scores(&members.collect::<Vec<_>>(), rule).map_err(failure::of);
+        }
+        let scale = self.list.first().and_then(|(_, scale)| scale.as_ref());
+        let raw = raw.into_iter().flatten();
+        Ok(raw.map(|score| scale.map_or(score, |scale| scale.apply(score))).collect())
+    }
+}

@@ -1,0 +1,153 @@
+//! `align score`: rewards of answers under a reward model, and how far they can be trusted.
+
+mod members;
+mod report;
+mod rows;
+mod sink;
+
+use std::path::{Path, PathBuf};
+
+use align_cli::{
+    Error, Result,
+    args::{AnswersName, ScoreArgs},
+    talk,
+};
+use align_rm::RewardNormalization;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    computer, failure, interrupt, logprobs::resumable, origin::Origin, output::Output, progress::Progress,
+    scale, table::Table,
+};
+use members::Members;
+use report::Report;
+use rows::Reading;
+use sink::Sink;
+
+/// Rows that are in memory at once.
+const WINDOW: usize = 512;
+
+pub fn run(flags: &ScoreArgs, settings: &toml::Table) -> Result<()> {
+    let device = computer::set_up(&flags.machine)?;
+    let mut members = Members::load(flags, device)?;
+    let reading = members.read(flags)?;
+    reading.tell(flags);
+    let stop = interrupt::flag()?;
+    let output = match &flags.output {
+        None => None,
+        Some(path) => Some(Output::begin(path, &origin(flags, settings)?, &reading.numbers, flags.resume)?),
+    };
+    let kept = output.as_ref().map_or(0, Output::kept);
+    let progress = Progress::new(reading.numbers.len(), kept, flags.machine.no_progress);
+    let mut sink = Sink::new(flags, output, progress);
+    sink.take_kept(&members)?;
+    for start in (0..reading.numbers.len()).step_by(WINDOW) {
+        let window = start..(start + WINDOW).min(reading.numbers.len());
+        if window.end > kept {
+            let take = |rows: &[_], rewards| sink.take(rows, rewards);
+            members.score(window, kept.saturating_sub(start), || resumable(&stop), take)?;
+        }
+    }
+    let (report, rewards) = sink.finish()?;
+    let fitted = flags.scale.fit_normalization.map(|answers| fit(&members, &rewards, answers));
+    let done = Done { flags, reading, kept, report, fitted: fitted.transpose()? };
+    done.write_report()?;
+    done.tell()
+}
+
+/// Measures the scale of the model, and writes it into its folder.
+fn fit(members: &Members, rewards: &[f64], answers: AnswersName) -> Result<(RewardNormalization, PathBuf)> {
+    let scale = scale::of(rewards, answers)?;
+    let path = scale::write(members.first(), &scale)?;
+    Ok((scale, path))
+}
+
+/// What a command did.
+struct Done<'a> {
+    flags: &'a ScoreArgs,
+    reading: Reading,
+    kept: usize,
+    report: Option<Report>,
+    fitted: Option<(RewardNormalization, PathBuf)>,
+}
+
+impl Done<'_> {
+    /// Writes the report to its file.
+    fn write_report(&self) -> Result<()> {
+        let (Some(path), Some(_)) = (&self.flags.trust.report, &self.report) else { return Ok(()) };
+        let text = format!("{:#}\n", Value::Object(self.findings()));
+        align_train::write_atomic(path, text.as_bytes()).map_err(failure::of)?;
+        talk::say(&format!("the report is in {}", path.display()));
+        Ok(())
+    }
+
+    /// What was read, made and found.
+    fn findings(&self) -> Map<String, Value> {
+        let Reading { numbers, bad, cut, dropped, unfinished, .. } = &self.reading;
+        let mut map = Map::from_iter([
+            ("model".to_owned(), json!(self.flags.model)),
+            ("data".into(), json!(self.flags.data)),
+            ("rewards".into(), json!(if self.flags.scale.normalize { "normalized" } else { "raw" })),
+            ("rows".into(), json!(numbers.len())),
+            ("bad_rows".into(), json!(bad)),
+            ("cut".into(), json!(cut)),
+            ("dropped".into(), json!(dropped)),
+            ("unfinished".into(), json!(unfinished)),
+        ]);
+        map.extend(self.report.as_ref().map(|report| ("agreement".to_owned(), json!(report))));
+        map
+    }
+
+    /// Says what was done: on stdout what was found, or with `--json` everything.
+    fn tell(&self) -> Result<()> {
+        let flags = self.flags;
+        if flags.machine.json {
+            let mut summary = self.findings();
+            summary.insert("kept".into(), json!(self.kept));
+            summary.insert("output".into(), json!(flags.output));
+            summary.extend(self.fitted.as_ref().map(|(scale, _)| ("normalization".to_owned(), json!(scale))));
+            return talk::data(&format!("{}\n", Value::Object(summary)));
+        }
+        let rows = self.reading.numbers.len();
+        let scale = match flags.scale.normalize {
+            true => "rewards are normalized",
+            false => "rewards are raw logits, of which only differences within a prompt mean something",
+        };
+        let before =
+            if self.kept > 0 { format!(", {} of them from before", self.kept) } else { String::new() };
+        match &flags.output {
+            Some(output) => talk::say(&format!("{rows} rows in {}{before}; {scale}", output.display())),
+            None => talk::say(&format!("{rows} rows; {scale}")),
+        }
+        if let Some((RewardNormalization { mean, std, rows, .. }, path)) = &self.fitted {
+            talk::say(&format!(
+                "rewards of {rows} answers have mean {mean:.4} and deviation {std:.4}: written to {}",
+                path.display()
+            ));
+        }
+        let Some(report) = &self.report else { return Ok(()) };
+        let mut table = Table::default();
+        report.show(&mut table);
+        talk::data(&table.text)
+    }
+}
+
+fn origin(flags: &ScoreArgs, settings: &toml::Table) -> Result<Origin> {
+    let Some((first, others)) = flags.model.split_first() else {
+        return Err(Error::usage("--model DIR is missing", []));
+    };
+    let mut origin = Origin::new("score", settings, first, flags.machine.adapter.as_deref(), &flags.data)?;
+    for (index, folder) in others.iter().enumerate() {
+        origin = origin.with_folder(&format!("model_{}", index + 2), folder)?;
+    }
+    Ok(origin)
+}
+
+/// The folder in which tokens wait: that of the output, or the system's for temporary files.
+fn waiting_room(flags: &ScoreArgs) -> PathBuf {
+    match flags.output.as_deref().and_then(Path::parent) {
+        Some(folder) if folder.as_os_str().is_empty() => ".".into(),
+        Some(folder) => folder.to_owned(),
+        None => std::env::temp_dir(),
+    }
+}

@@ -1,0 +1,101 @@
+//! The rows that are scored.
+
+use std::path::Path;
+
+use align_cli::{Result, args::ScoreArgs, talk};
+use align_core::align_types::{FinishReason, PromptGroup};
+use align_data::{Kind, Rows, store_rows};
+
+use super::sink::check_row;
+use crate::{
+    logprobs::{refused, row_number},
+    reward_model::Scorer,
+};
+
+/// Every kind of row that has answers.
+const KINDS: &[Kind] = &[
+    Kind::Language,
+    Kind::PromptCompletion,
+    Kind::Preference,
+    Kind::Unpaired,
+    Kind::Scored,
+    Kind::Ranking,
+    Kind::Answers,
+];
+
+/// What was read.
+pub struct Reading {
+    /// The number of each row in its file.
+    pub numbers: Vec<usize>,
+    /// Answers of each row.
+    pub answers: Vec<usize>,
+    /// Rows that are bad and were skipped.
+    pub bad: usize,
+    /// Rows that were cut.
+    pub cut: usize,
+    /// Rows that left no room for an answer.
+    pub dropped: usize,
+    /// Sampled answers that ended at the limit of tokens.
+    pub unfinished: usize,
+}
+
+impl Reading {
+    /// Reads the rows with the tokens of a model, into a file in `folder`.
+    ///
+    /// # Errors
+    /// Rows that cannot be read; a row over the context where nothing is to be cut; a disk that fails.
+    pub fn of(flags: &ScoreArgs, scorer: &Scorer, folder: &Path) -> Result<(Rows, Self)> {
+        let model = scorer.folder();
+        let (store, report) = store_rows(
+            folder,
+            std::slice::from_ref(&flags.data),
+            KINDS,
+            &model.tokenizer,
+            model.template.as_ref(),
+            &flags.data_config(Some(scorer.context())),
+        )
+        .map_err(refused)?;
+        let rows = Rows::from(store);
+        let mut reading = Self {
+            numbers: Vec::with_capacity(rows.len()),
+            answers: Vec::with_capacity(rows.len()),
+            bad: report.bad_count,
+            cut: report.cut,
+            dropped: report.dropped_no_room,
+            unfinished: 0,
+        };
+        for row in rows.iter() {
+            let row = row?;
+            check_row(flags, &row)?;
+            reading.numbers.push(row_number(&row));
+            reading.answers.push(row.completions.len());
+            reading.unfinished += unfinished(&row);
+        }
+        Ok((rows, reading))
+    }
+
+    /// Says what a user should know of the rows.
+    pub fn tell(&self, flags: &ScoreArgs) {
+        let file = flags.data.display();
+        if self.bad > 0 {
+            talk::warn(&format!("{file}: {} rows are bad and were skipped", self.bad));
+        }
+        if self.cut + self.dropped > 0 {
+            talk::warn(&format!(
+                "--max-length: {} rows were cut, so that their rewards are those of unfinished answers; {} left no room \
+                 for an answer and were dropped",
+                self.cut, self.dropped
+            ));
+        }
+        if self.unfinished > 0 {
+            talk::warn(&format!(
+                "{file}: {} answers ended at their token limit and are scored as if they had ended there",
+                self.unfinished
+            ));
+        }
+    }
+}
+
+fn unfinished(row: &PromptGroup) -> usize {
+    row.completions.iter().filter(|answer| answer.finish_reason == Some(FinishReason::Length)).count()
+}
