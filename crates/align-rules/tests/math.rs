@@ -177,6 +177,7 @@ fn verdicts_on_solutions_of_models_agree_with_those_of_gsm8k() {
         .filter(|((_, verdict), score)| **score != Some(f64::from(u8::from(**verdict))))
         .map(|(((text, answer), verdict), score)| (text.lines().last(), answer, verdict, score))
         .collect();
+    println!("{} of {} differ: {differ:?}", differ.len(), cases.len());
     assert!(
         differ.len() * 200 <= cases.len(),
         "{} of {}: {:?}",

@@ -70,9 +70,11 @@ fn finished_sees_the_end_of_a_sentence() {
         "そうです。",
         "well…",
         "**Done.**",
+        "<a>It is.</a>\n</b>",
         "```\nx = 1\n```",
     ];
-    let cut = ["", "It is", "and so,", "1. one\n2. two", "a.b", "```\nx = 1", "so:"];
+    let cut =
+        ["", "It is", "and so,", "1. one\n2. two", "a.b", "```\nx = 1", "so:", "<a>It is</a>", "x. </ a>"];
     ends.iter().for_each(|text| assert_eq!(of("rule:finished", text), 1.0, "{text}"));
     cut.iter().for_each(|text| assert_eq!(of("rule:finished", text), 0.0, "{text}"));
 }

@@ -295,6 +295,9 @@ impl EvalArgs {
     pub fn check(&self) -> Result<()> {
         self.sampling.check()?;
         self.rewards.check()?;
+        self.held_out.check_method(self.held_out.method)?;
+        self.unused(Measure::Rewards, "rewards", self.rewards.given())?;
+        self.unused(Measure::HeldOut, "held-out", self.held_out.given())?;
         self.held_out.dpo_config().validate()?;
         self.held_out.una_config().validate()?;
         let rewards = self.rewards.count() > 0;
@@ -305,9 +308,6 @@ impl EvalArgs {
         };
         needs(Measure::Kl, self.reference.is_some(), "kl", "--reference DIR")?;
         needs(Measure::Rewards, rewards, "rewards", "--reward-model, --reward or --reward-command")?;
-        self.held_out.check_method(self.held_out.method)?;
-        self.unused(Measure::Rewards, "rewards", self.rewards.given())?;
-        self.unused(Measure::HeldOut, "held-out", self.held_out.given())?;
         if let (true, Some(flag)) = (self.insists(Measure::Kl), self.off_policy()) {
             let why = "the divergence is estimated from samples of the model itself";
             return Err(Error::usage(format!("--measure kl and {flag} exclude each other: {why}"), []));

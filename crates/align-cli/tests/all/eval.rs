@@ -288,13 +288,13 @@ fn flags_that_would_change_nothing_are_refused() {
     refused("p", "--reward rule:length --beta 0.2", &["--beta", nothing, "prompts without answers"]);
     refused("sft", "--measure held-out --beta 0.2", &["--beta", nothing, "sft"]);
     refused("sft", "--method sft --beta 0.2", &["--beta", nothing, "leave --beta out"]);
-    for (rows, method) in [("sft", "sft"), ("dpo", "dpo"), ("kto", "kto")] {
-        for (flag, method_flag) in [("--score-min", ""), ("--score-max", "--method ")] {
-            let named = if method_flag.is_empty() { String::new() } else { format!("{method_flag}{method}") };
-            let flags = format!("--reference {{m}} --measure held-out {flag} 1 {named}");
-            refused(rows, &flags, &[flag, nothing, method, "only una"]);
+    let scores = "--reference {m} --measure held-out --score-min 0 --score-max 1";
+    for method in ["sft", "dpo", "kto"] {
+        for named in [String::new(), format!("--method {method}")] {
+            refused(method, &format!("{scores} {named}"), &["--score-min", nothing, method, "only una"]);
         }
     }
+    refused("dpo", "--reference {m} --method dpo --score-max 1", &["--score-max", nothing, "only una"]);
 }
 
 /// A table for people on stdout, nothing else there.

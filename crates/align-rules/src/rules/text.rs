@@ -39,7 +39,8 @@ impl Rule for Words {
 fn toward(count: usize, target: Option<usize>) -> f64 {
     match target {
         None => count as f64,
-        Some(target) => -(count.abs_diff(target) as f64),
+        // Not a minus sign, which would make −0 of 0.
+        Some(target) => 0.0 - count.abs_diff(target) as f64,
     }
 }
 
@@ -90,7 +91,7 @@ impl Rule for EndsWith {
 }
 
 /// 1 where the completion ends as a sentence does, 0 elsewhere: with `.`, `!`, `?`, `…` or their full-width forms, behind
-/// which quotation marks, brackets and the marks of Markdown may close, or with the fence of a code block.
+/// which quotation marks, brackets, closing tags and the marks of Markdown may stand, or with the fence of a code block.
 ///
 /// It looks at the text. Whether the model itself ended there, or ran out of tokens, a text does not show.
 #[derive(Debug, Clone, Copy, Default)]
@@ -98,12 +99,22 @@ pub struct Finished;
 
 impl Rule for Finished {
     fn score(&self, item: &RewardItem<'_>) -> Result<Option<f64>, String> {
-        let text = item.completion.trim_end();
+        let mut text = item.completion.trim_end();
+        while let Some(inside) = without_closing_tag(text) {
+            text = inside.trim_end();
+        }
         let closing = ['"', '\'', '”', '’', '»', ')', ']', '}', '」', '』', '）', '*', '_', '`'];
         let end = text.trim_end_matches(closing).chars().next_back();
         let marks = ['.', '!', '?', '…', '。', '！', '？', '．'];
         verdict(text.ends_with("```") || end.is_some_and(|end| marks.contains(&end)))
     }
+}
+
+/// Takes `</name>` off the end.
+fn without_closing_tag(text: &str) -> Option<&str> {
+    let (inside, name) = text.strip_suffix('>')?.rsplit_once("</")?;
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    is_name.then_some(inside)
 }
 
 /// 1 where the completion, without the white space around it, is one of some texts, 0 elsewhere; case counts.
