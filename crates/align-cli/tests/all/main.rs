@@ -17,6 +17,7 @@ mod references;
 mod refused;
 mod report;
 mod resume;
+mod reward;
 mod runs;
 mod score;
 mod support;

@@ -612,7 +612,7 @@ fn an_adapter_of_a_reward_model_trains_the_head_in_full_and_is_read_back() {
         model.scores(&batch).unwrap().sum(Kind::Double).backward();
         assert!(head.tensor.grad().abs().max().double_value(&[]) > 0.0, "{name}: the head has no gradient");
         // A head that is trained: the base's own, which others may share, stays.
-        align_core::tch::no_grad(|| head.tensor.shallow_clone().multiply_scalar_(-2.0));
+        let _ = align_core::tch::no_grad(|| head.tensor.shallow_clone().multiply_scalar_(-2.0));
         let doubled: Vec<f64> = before.iter().map(|score| -2.0 * score).collect();
         assert_close(&scores(&model, &rows()), &doubled, 1e-5);
         let out = tempfile::tempdir().unwrap();

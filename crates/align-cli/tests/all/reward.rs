@@ -1,8 +1,6 @@
 //! `align reward`: what it learns, what it says, what it refuses, and that transformers reads the result.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
-#[allow(dead_code)]
-mod support;
+use crate::support;
 
 use std::fs;
 use std::path::Path;

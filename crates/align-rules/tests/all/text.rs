@@ -1,5 +1,4 @@
 //! Rules of text: what they give, and that no text brings them down.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
 use align_rules::{RULES, rule};
 use align_types::{Columns, RewardItem, score};

@@ -1,5 +1,4 @@
 //! Rules by name, and sums of them.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
 use align_rules::{Argument, Error, RULES, Registry, WeightedSum, rule};
 use align_types::{Columns, Reward, RewardFn, RewardItem, Source};

@@ -1,6 +1,5 @@
 //! Child processes that score, and those that fail at it. The programs are shell scripts.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
 use std::{
     sync::{Arc, Mutex},

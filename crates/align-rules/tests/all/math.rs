@@ -1,5 +1,4 @@
 //! `math-answer` on small cases and on the reference answers of real sets.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
 use std::path::{Path, PathBuf};
 
