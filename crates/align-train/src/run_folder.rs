@@ -20,12 +20,13 @@ const MODEL: &str = "model";
 const CHECKPOINTS: &str = "checkpoints";
 /// What a run folder may hold, in the order in which overwriting removes it: the summary first, because with
 /// it the folder would still look finished.
-const CONTENT: [&str; 9] = [
+const CONTENT: [&str; 10] = [
     SUMMARY,
     MODEL,
     CHECKPOINTS,
     METRICS,
     "completions.jsonl",
+    "pair_band",
     eval_rows::FILE,
     "report.html",
     ENVIRONMENT,

@@ -17,18 +17,21 @@ use support::{
     write_scores, write_thumbs,
 };
 
-/// Writes pairs of answers of the same length. The one with more "yes" is chosen; with `share` below 1 labels are
-/// right with that probability.
+/// Writes pairs of answers of any length. The one that ends with "yes" is chosen; with `share` below 1 labels are right
+/// with that probability.
 fn write_rule(folder: &Path, name: &str, rows: u64, share: f64) {
     let mut rng = RngStream::new(7, Purpose::Synthetic, rows, 0);
-    let line = |row: u64| {
-        let word = |yes: bool| if yes { " yes" } else { " no" };
-        let filler: String = (0..3).map(|_| word(rng.uniform() < 0.5)).collect();
-        let (good, bad) = (format!("{filler} yes."), format!("{filler} no."));
-        let (chosen, rejected) = if rng.uniform() < share { (good, bad) } else { (bad, good) };
+    let mut words = |last: &str| {
+        let count = 1 + (4.0 * rng.uniform()) as usize;
+        let filler: String = (0..count).map(|_| if rng.uniform() < 0.5 { " yes" } else { " no" }).collect();
+        (format!("{filler} {last}."), rng.uniform())
+    };
+    let mut line = |row: u64| {
+        let ((good, luck), (bad, _)) = (words("yes"), words("no"));
+        let (chosen, rejected) = if luck < share { (good, bad) } else { (bad, good) };
         format!("{}\n", json!({"prompt": format!("Question {row}?"), "chosen": chosen, "rejected": rejected}))
     };
-    write(folder, name, (0..rows).map(line).collect::<String>());
+    write(folder, name, (0..rows).map(&mut line).collect::<String>());
 }
 
 /// Writes rankings of three answers, the last two tied.
@@ -63,25 +66,27 @@ fn a_rule_is_learned_and_shuffled_labels_are_not() {
     write_rule(folder, "shuffled.jsonl", 160, 0.5);
     write_rule(folder, "held.jsonl", 101, 1.0);
     let train = |data: &str| {
-        let flags = "--eval-data {held.jsonl} --max-steps 40 --learning-rate 3e-3 --log-every 1";
+        let flags = "--eval-data {held.jsonl} --max-steps 60 --learning-rate 5e-3 --log-every 10";
         let answer = reward(folder, &format!("--data {{{data}}} {flags}")).ok();
-        (answer, summary(folder)["held_out"].clone())
+        (answer, summary(folder))
     };
+    let loss = |found: &Value| found["final"]["eval/loss"].as_f64().unwrap();
     let (answer, learned) = train("right.jsonl");
-    let accuracy = |found: &Value| found["agreement"]["accuracy"]["mean"].as_f64().unwrap();
-    assert!(accuracy(&learned) > 0.95, "{learned}");
-    let interval = learned["agreement"]["accuracy"]["interval"].as_array().unwrap();
-    assert!(interval[0].as_f64().unwrap() > 0.8);
-    // " yes" and " no" may differ in tokens, so that what length alone gives is said and not taken to be 1/2.
+    assert!(loss(&learned) < 0.2, "{learned}");
+    let found = &learned["held_out"]["agreement"];
+    let accuracy = found["accuracy"]["mean"].as_f64().unwrap();
+    assert!(accuracy > 0.9 && found["accuracy"]["interval"][0].as_f64().unwrap() > 0.8, "{found}");
+    assert!(found["chosen_longer"]["mean"].as_f64().unwrap() < 0.8, "{found}");
     let text = &answer.stderr;
     assert!(
         text.contains("held out: accuracy") && text.contains("preferring the longer answer has"),
         "{text}"
     );
-    let last = summary(folder)["final"]["eval/rewards/accuracies"].as_f64().unwrap();
-    assert!((last - accuracy(&learned)).abs() < 1e-9, "the same accuracy by two ways");
+    let last = learned["final"]["eval/rewards/accuracies"].as_f64().unwrap();
+    assert!((last - accuracy).abs() < 1e-9, "the same accuracy by two ways");
+    // Labels that say nothing pull every difference to 0, where the loss is ln 2.
     let (_, shuffled) = train("shuffled.jsonl");
-    assert!(accuracy(&shuffled) < 0.9, "{shuffled}");
+    assert!(loss(&shuffled) > 0.35, "{shuffled}");
 }
 
 #[test]
