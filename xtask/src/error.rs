@@ -51,6 +51,12 @@ pub enum Error {
         /// Its exit code; 128 + n when signal n ended it.
         code: u8,
     },
+    /// A bench ran to its end and a target was missed (exit code 1).
+    #[error("missed: {what}")]
+    Missed {
+        /// What was measured.
+        what: String,
+    },
 }
 
 impl Error {
@@ -80,13 +86,14 @@ impl Error {
                         .into(),
                 ]
             }
-            Self::Io { .. } | Self::Start { .. } | Self::Child { .. } => Vec::new(),
+            Self::Io { .. } | Self::Start { .. } | Self::Child { .. } | Self::Missed { .. } => Vec::new(),
         }
     }
 
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Missed { .. } => 1,
             Self::Usage { .. } => 2,
             Self::Environment { .. } | Self::Io { .. } | Self::Start { .. } => 3,
             Self::Child { code, .. } => *code,

@@ -4,7 +4,7 @@
 //! steps, and the loop asks that a change is six standard errors of the two means or more.
 
 use align_types::config::{
-    DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, UnaConfig, UnaLossType,
+    DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, RewardConfig, UnaConfig, UnaLossType,
 };
 use align_types::{HealthCheck, Move, Rule};
 
@@ -98,6 +98,35 @@ pub fn una(config: &UnaConfig) -> Vec<HealthCheck> {
     checks
 }
 
+/// Returns the checks of `align reward`.
+pub fn reward(config: &RewardConfig) -> Vec<HealthCheck> {
+    let mut checks = shared();
+    checks.push(HealthCheck {
+        name: "separated-from-the-start",
+        rule: Rule::FromTheStart { metric: "rewards/accuracies", bound: 1.0, rows: PAIRS },
+        meaning: "there is nothing to learn; usually the model was trained on these comparisons already, or a formatting \
+                  artefact tells chosen from rejected (length, a missing end of sequence, a template on one side): read \
+                  some rows with `align data check`",
+    });
+    checks.push(HealthCheck {
+        name: "saturated",
+        rule: Rule::Outside { metric: "rewards/margins", low: f64::NEG_INFINITY, high: SATURATED, steps: STEPS },
+        meaning: "the sigmoid is flat there, so that comparisons like these teach next to nothing and rewards are far \
+                  surer than held-out accuracy allows; lower --learning-rate, give --label-smoothing, or stop earlier \
+                  (--eval-data, --keep-best)",
+    });
+    checks.push(HealthCheck {
+        name: "equal-rewards",
+        rule: Rule::Outside { metric: "rewards/ties", low: 0.0, high: 0.5, steps: STEPS },
+        meaning: "most comparisons are between equal rewards; usually the model reads the same token of both answers, \
+                  because they end in what pad_token_id names or differ only in what was left out of them",
+    });
+    if config.score_weight > 0.0 && config.pair_weight == 0.0 && config.binary_weight == 0.0 {
+        checks.retain(|check| check.name != "separated-from-the-start" && check.name != "saturated");
+    }
+    checks
+}
+
 /// Returns the checks of methods that sample from the policy: their KL to the reference and the length of samples.
 pub fn sampling(kl: &'static str, length: &'static str) -> Vec<HealthCheck> {
     let drift = |name, change: Move, meaning| HealthCheck {
@@ -136,6 +165,7 @@ pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
         }
         Place::Kto => kto(&KtoConfig::default(), 2),
         Place::Una => una(&UnaConfig::default()),
+        Place::Reward => reward(&RewardConfig::default()),
         _ => Vec::new(),
     };
     let common = shared();

@@ -19,14 +19,24 @@ pub enum Place {
     Kto,
     /// `metrics.jsonl` of `align una` alone.
     Una,
+    /// `metrics.jsonl` of `align reward`.
+    Reward,
     /// `summary.json`.
     Summary,
 }
 
 impl Place {
     /// All places, in the order of the page.
-    pub const ALL: [Self; 7] =
-        [Self::Training, Self::Sft, Self::Offline, Self::Dpo, Self::Kto, Self::Una, Self::Summary];
+    pub const ALL: [Self; 8] = [
+        Self::Training,
+        Self::Sft,
+        Self::Offline,
+        Self::Dpo,
+        Self::Kto,
+        Self::Una,
+        Self::Reward,
+        Self::Summary,
+    ];
 
     fn title(self) -> &'static str {
         match self {
@@ -36,6 +46,7 @@ impl Place {
             Self::Dpo => "`metrics.jsonl`, `align dpo` alone",
             Self::Kto => "`metrics.jsonl`, `align kto` alone",
             Self::Una => "`metrics.jsonl`, `align una` alone",
+            Self::Reward => "`metrics.jsonl`, `align reward`",
             Self::Summary => "`summary.json`",
         }
     }
@@ -326,6 +337,126 @@ pub const METRICS: &[Metric] = &[
         "1, or the reward's unit",
         "steady",
         "near 0 or 1: check --score-min and --score-max",
+    ),
+    metric(
+        Place::Reward,
+        "groups_per_second",
+        "rows / wall seconds since the last logged step",
+        "rows / s",
+        "steady",
+        "as tokens_per_second",
+    ),
+    metric(
+        Place::Reward,
+        "loss/pairs",
+        "mean over prompts of the mean of −log σ(r_better − r_worse) over the comparisons of the prompt, with margins, preferences, smoothing and ties as the flags have them",
+        "nats",
+        "near ln 2 at step 1, then falls",
+        "rising: the learning rate is too large",
+    ),
+    metric(
+        Place::Reward,
+        "loss/centering",
+        "mean of (r_better + r_worse)² over the comparisons of a prompt and over prompts, with `--center-rewards-coefficient`",
+        "squares of rewards",
+        "falls to less than 1",
+        "large: raise the coefficient, or leave it out where scores are normalised afterwards",
+    ),
+    metric(
+        Place::Reward,
+        "loss/binary",
+        "mean of −log σ(r) over good and −log σ(−r) over bad labelled answers",
+        "nats",
+        "near ln 2 at step 1, then falls",
+        "rising: the learning rate is too large",
+    ),
+    metric(
+        Place::Reward,
+        "loss/scored",
+        "mean over scored answers of (r − score)², or with `--score-loss bce` of the cross-entropy of σ(r)",
+        "squares of the score's unit, or nats",
+        "falls to less than the variance of the scores",
+        "stuck at their variance: the model says the same of every answer",
+    ),
+    metric(
+        Place::Reward,
+        "rewards/chosen",
+        "mean reward of the better answers of comparisons and of answers with thumbs up",
+        "raw rewards (logits)",
+        "rises above rewards/rejected",
+        "only the difference is learned from pairs: a drift of both means nothing",
+    ),
+    metric(
+        Place::Reward,
+        "rewards/rejected",
+        "mean reward of the worse answers of comparisons and of answers with thumbs down",
+        "raw rewards (logits)",
+        "below rewards/chosen",
+        "as rewards/chosen",
+    ),
+    metric(
+        Place::Reward,
+        "rewards/margins",
+        "mean of r_better − r_worse over comparisons",
+        "raw rewards (logits)",
+        "near 0 at step 1, then rises",
+        "rising on and on while held-out accuracy stands still: overfitting",
+    ),
+    metric(
+        Place::Reward,
+        "rewards/accuracies",
+        "share of comparisons with the better answer's reward strictly above the other's; ties of the data are not counted",
+        "share, 0 to 1",
+        "near 0.5 at step 1, then above",
+        "1.0 on training and 0.5 on held-out rows: overfitting; compare with the length baseline of the summary",
+    ),
+    metric(
+        Place::Reward,
+        "rewards/ties",
+        "share of comparisons with two rewards that are the same number",
+        "share, 0 to 1",
+        "0",
+        "above 0: answers are the same tokens, or the model reads the same token of both",
+    ),
+    metric(
+        Place::Reward,
+        "rewards/mean",
+        "mean reward of all answers",
+        "raw rewards (logits)",
+        "anything from pairs and rankings; with scores their mean",
+        "far from 0: `--center-rewards-coefficient`, or normalise",
+    ),
+    metric(
+        Place::Reward,
+        "pair_band/step",
+        "with `--pair-band`, the number of steps that were done when the pairs in use were chosen",
+        "steps",
+        "rises by `--pair-band-every`",
+        "-",
+    ),
+    metric(
+        Place::Reward,
+        "pair_band/inside",
+        "pairs whose |r_chosen − r_rejected| lay inside the band then: those that are trained on",
+        "pairs",
+        "-",
+        "few: the same pairs come again and again; widen the band",
+    ),
+    metric(
+        Place::Reward,
+        "pair_band/below",
+        "pairs that were dropped because their rewards lay closer together",
+        "pairs",
+        "-",
+        "-",
+    ),
+    metric(
+        Place::Reward,
+        "pair_band/above",
+        "pairs that were dropped because their rewards lay further apart",
+        "pairs",
+        "rises as the model learns",
+        "-",
     ),
     metric(
         Place::Summary,

@@ -80,6 +80,13 @@ fn check(command: &Command) -> Result<()> {
             check_training(&sft.train)?;
             check_metric(&sft.train, &[Place::Sft], &[], |_| true)
         }
+        Command::Reward(reward) => {
+            reward.reward_config().validate()?;
+            check_training(&reward.train)?;
+            reward.check()?;
+            let there = |name: &str| !name.starts_with("pair_band/");
+            check_metric(&reward.train, &[Place::Reward], &[], there)
+        }
         Command::Dpo(dpo) => {
             let config = dpo.dpo_config();
             config.validate()?;
@@ -335,6 +342,7 @@ fn resolve(matches: &ArgMatches, command: &Command) -> toml::Table {
     let machine = match command {
         Command::Sft(sft) => Some(&sft.train.machine),
         Command::Dpo(dpo) => Some(&dpo.train.machine),
+        Command::Reward(reward) => Some(&reward.train.machine),
         Command::Kto(kto) => Some(&kto.train.machine),
         Command::Una(una) => Some(&una.train.machine),
         _ => None,

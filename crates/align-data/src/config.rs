@@ -22,6 +22,8 @@ pub(crate) const COLUMNS: &[&str] = &[
     "input",
     "output",
     "ref_rewards",
+    "margin",
+    "preference",
 ];
 
 /// Which tokens of a row over the limit are kept.
@@ -38,6 +40,8 @@ pub enum Truncation {
     KeepEnd,
     /// None: a row over the limit is an error.
     Error,
+    /// None: a row over the limit is dropped and counted.
+    Drop,
 }
 
 /// What happens to rows that cannot be used.
@@ -89,6 +93,8 @@ pub struct DataConfig {
     pub sft_on_chosen: bool,
     /// Which tokens are trained on.
     pub train_on: TrainOn,
+    /// Makes a ranking whose answers all have the same rank a bad row, for whoever compares nothing else.
+    pub all_ties_are_bad: bool,
 }
 
 impl Default for DataConfig {
@@ -101,6 +107,7 @@ impl Default for DataConfig {
             columns: BTreeMap::new(),
             sft_on_chosen: false,
             train_on: TrainOn::All,
+            all_ties_are_bad: false,
         }
     }
 }

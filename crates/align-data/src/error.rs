@@ -90,7 +90,8 @@ pub enum Error {
     },
     /// No row was left.
     #[error(
-        "nothing is left of {rows} rows: {bad} bad, {no_room} of which max-length leaves nothing to train on{}", example.as_ref().map(|e| format!("; the first: {e}")).unwrap_or_default()
+        "nothing is left of {rows} rows: {bad} bad, {no_room} of which max-length leaves nothing to train on, {too_long} \
+         over the limit and not cut{}", example.as_ref().map(|e| format!("; the first: {e}")).unwrap_or_default()
     )]
     NothingLeft {
         /// Rows read.
@@ -99,7 +100,9 @@ pub enum Error {
         bad: usize,
         /// Rows dropped because of their length.
         no_room: usize,
-        /// The first bad row and what is wrong with it.
+        /// Rows dropped because nothing of them may be cut.
+        too_long: usize,
+        /// The first bad row and what is wrong with it, or else the first that is too long.
         example: Option<String>,
     },
     /// A chat template cannot be parsed, or does not render a conversation.

@@ -209,6 +209,12 @@ impl Example {
         Ok(Self { prompt: Some(Content::Messages(prompt)), ..self })
     }
 
+    /// Says whether the answers are ranked and no two ranks differ.
+    pub(crate) fn all_tied(&self) -> bool {
+        let first = self.answers.first().and_then(|answer| answer.rank);
+        first.is_some() && self.answers.iter().all(|answer| answer.rank == first)
+    }
+
     /// Makes an example of one kind one of another, where something else was asked for.
     pub(crate) fn adapt(mut self, kind: Kind, wanted: Kind) -> Self {
         match (kind, wanted) {

@@ -6,7 +6,7 @@ use align_types::Source;
 use rayon::prelude::*;
 
 use crate::{
-    BadRow, BadRows, DataConfig, DataReport, Error, FileReport, Kind, Result, Row, RowReader, TrainOn, csv,
+    BadRow, BadRows, DataConfig, DataReport, Error, FileReport, Kind, Result, Row, RowReader, TrainOn, Truncation, csv,
     example::Example,
     format::{self, Misfit},
     layout::Layout,
@@ -190,6 +190,11 @@ impl<'a> Loader<'a> {
             });
         }
         let mut example = example.adapt(layout.format.kind(), layout.kind);
+        if self.config.all_ties_are_bad && example.all_tied() {
+            let answers = example.answers.len();
+            let problem = format!("its {answers} answers all have the same rank, and ties are skipped: nothing is compared");
+            return Err(BadRow { source, problem });
+        }
         let narrowed = match self.config.train_on {
             TrainOn::All => Ok(example),
             TrainOn::Assistant => example.with_turns(),
@@ -227,6 +232,11 @@ impl<'a> Loader<'a> {
         match fitted {
             Fit::NoRoom => {
                 report.dropped_no_room += 1;
+                return Ok(());
+            }
+            Fit::TooLong(tokens, limit) if self.config.truncation == Truncation::Drop => {
+                let example = || format!("{at} has {tokens} tokens, the limit is {limit}");
+                report.dropped_too_long.add(example);
                 return Ok(());
             }
             Fit::TooLong(tokens, limit) => {
@@ -274,7 +284,8 @@ impl<'a> Loader<'a> {
                 rows: report.rows,
                 bad: report.bad_count,
                 no_room: report.dropped_no_room,
-                example: report.bad.first().map(ToString::to_string),
+                too_long: report.dropped_too_long.count,
+                example: report.bad.first().map(ToString::to_string).or(report.dropped_too_long.example),
             });
         }
         report.answer_lengths = lengths.bins();

@@ -55,7 +55,7 @@ impl MixedRows {
         let (sets, weights): (Vec<Rows>, Vec<f64>) =
             sets.into_iter().map(|(rows, weight)| (rows.into(), weight)).unzip();
         if sets.is_empty() {
-            return Err(Error::NothingLeft { rows: 0, bad: 0, no_room: 0, example: None });
+            return Err(Error::NothingLeft { rows: 0, bad: 0, no_room: 0, too_long: 0, example: None });
         }
         sets.iter().try_for_each(|rows| check(rows, batch_size))?;
         let shares = shares(sets.iter().map(Rows::len).sum(), &weights)?;

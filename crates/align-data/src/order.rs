@@ -92,7 +92,7 @@ pub fn hold_out<T>(rows: Vec<T>, held_out: usize, seed: u64) -> (Vec<T>, Vec<T>)
 /// Refuses what no batch can be made of.
 pub(crate) fn check(rows: &Rows, batch_size: usize) -> Result<()> {
     if rows.is_empty() {
-        return Err(Error::NothingLeft { rows: 0, bad: 0, no_room: 0, example: None });
+        return Err(Error::NothingLeft { rows: 0, bad: 0, no_room: 0, too_long: 0, example: None });
     }
     if batch_size == 0 {
         return Err(Error::Config {

@@ -216,6 +216,9 @@ pub struct DataReport {
     pub cut: usize,
     /// Rows dropped because the limits left no token to train on: no room behind the prompt, or none that is marked.
     pub dropped_no_room: usize,
+    /// Rows over a limit that were dropped whole, because nothing may be cut.
+    #[serde(default)]
+    pub dropped_too_long: Counted,
     /// Rows whose answer starts inside the prompt, because tokens merge over the boundary or the chat template
     /// writes the prompt differently when an answer follows.
     pub merged_boundary: Counted,

@@ -204,7 +204,7 @@ fn cut_to(group: &mut PromptGroup, language: bool, config: &DataConfig) -> Fit {
     if let Some(limit) = config.max_prompt_length
         && group.prompt.len() > limit
     {
-        if config.truncation == Truncation::Error {
+        if matches!(config.truncation, Truncation::Error | Truncation::Drop) {
             return Fit::TooLong(group.prompt.len(), limit);
         }
         keep_last(&mut group.prompt, limit);
@@ -214,7 +214,7 @@ fn cut_to(group: &mut PromptGroup, language: bool, config: &DataConfig) -> Fit {
     let total = group.prompt.len() + longest;
     match config.max_length {
         Some(limit) if total > limit => match config.truncation {
-            Truncation::Error => Fit::TooLong(total, limit),
+            Truncation::Error | Truncation::Drop => Fit::TooLong(total, limit),
             Truncation::KeepStart if group.prompt.len() >= limit => Fit::NoRoom,
             Truncation::KeepStart => {
                 let room = limit - group.prompt.len();

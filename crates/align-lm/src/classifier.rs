@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{ModelConfig, Output};
 use crate::keys::Keys;
 use crate::model::{LoadOptions, Model};
-use crate::save::SaveDtype;
+use crate::save::{Companions, SaveDtype};
 use crate::weights::{RandomInit, Role, SCORE, Source};
 use crate::{Error, Result};
 
@@ -73,7 +73,7 @@ pub(crate) fn class(model_type: &str, task: Task) -> String {
 /// ```
 #[derive(Debug)]
 pub struct SequenceClassifier {
-    model: Model,
+    pub(crate) model: Model,
 }
 
 impl SequenceClassifier {
@@ -113,6 +113,39 @@ impl SequenceClassifier {
         checkpoint
             .provide(SCORE, RandomInit::head(seed, options.device).tensor(SCORE, &shape, Role::Matrix)?);
         Ok(Self { model: Model::load_from(checkpoint, config, dir, options)? })
+    }
+
+    /// Reads the configuration that a reward model made of this folder has, and whether it goes on with a score head
+    /// that is there. No weight is read.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`]; [`Error::Config`] for another number of labels than one, [`Error::Contradiction`] for
+    /// a classifier whose head is missing.
+    pub fn read_config(dir: &Path) -> Result<(ModelConfig, bool)> {
+        let config = ModelConfig::read(dir)?;
+        if Checkpoint::open(dir, Device::Cpu)?.has(SCORE) {
+            check_labels(&Keys::new(&dir.join("config.json"), config.raw()))?;
+            return Ok((config.with_output(Output::Score, []), true));
+        }
+        let classes = config.raw().get("architectures").and_then(Value::as_array);
+        if let Some(class) = classes.and_then(|classes| {
+            classes.iter().filter_map(Value::as_str).find(|class| class.ends_with("Classification"))
+        }) {
+            let why = format!("config.json says {class}, and no tensor is called {SCORE}");
+            return Err(Error::Contradiction { dir: dir.to_owned(), why });
+        }
+        Ok((as_classifier(config), false))
+    }
+
+    /// Loads a folder as [`Self::load`] where it has a score head, and as [`Self::from_causal_lm`] where it has none.
+    ///
+    /// # Errors
+    /// As those two.
+    pub fn begin(dir: &Path, seed: u64, options: &LoadOptions) -> Result<Self> {
+        match Self::read_config(dir)? {
+            (_, true) => Self::load(dir, options),
+            (_, false) => Self::from_causal_lm(dir, seed, options),
+        }
     }
 
     /// Makes a model with random weights on the CPU, as [`Model::init`], and a score head as
@@ -167,12 +200,48 @@ impl SequenceClassifier {
         self.model.save(dir, dtype)
     }
 
+    /// As [`Self::save`], with companions that were read before.
+    ///
+    /// # Errors
+    /// As [`Model::save`].
+    pub fn save_with(&self, dir: &Path, dtype: SaveDtype, companions: &Companions) -> Result<()> {
+        self.model.save_with(dir, dtype, companions)
+    }
+
     /// As [`Self::save`], and copies tokenizer, chat template and generation configuration of the folder `from`.
     ///
     /// # Errors
     /// As [`Model::save`].
     pub fn save_with_tokenizer(&self, dir: &Path, dtype: SaveDtype, from: &Path) -> Result<()> {
         self.model.save_with_tokenizer(dir, dtype, from)
+    }
+
+    /// Takes the data types of another folder's weights for those of [`SaveDtype::Source`], as [`Model::adopt_dtypes`];
+    /// that of the score head only where the folder has one.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub fn adopt_dtypes(&mut self, dir: &Path) -> Result<()> {
+        let (config, _) = Self::read_config(dir)?;
+        self.model.adopt_stored(dir)?;
+        let pad = self.config().raw().get(PAD).cloned().unwrap_or_default();
+        self.model.change_config(|_| config.with_output(Output::Score, [(PAD, pad)]));
+        Ok(())
+    }
+
+    /// Names the data type of most weights as they were stored, as [`Model::source_dtype`].
+    pub fn source_dtype(&self) -> &'static str {
+        self.model.source_dtype()
+    }
+
+    /// Counts the bytes of the weights in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.model.weight_bytes()
+    }
+
+    /// Returns the token that is skipped at the end of sequences, where one is.
+    pub fn pad_token_id(&self) -> Option<u32> {
+        pad_token(self.config().raw()).and_then(|id| u32::try_from(id).ok())
     }
 
     /// Returns the configuration.

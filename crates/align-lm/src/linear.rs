@@ -37,6 +37,11 @@ impl Linear {
         Self::new("", Matrix::Dense(embedding.shallow_clone()), None, Layout::OutputsFirst)
     }
 
+    /// Takes another dense matrix of the same shape.
+    pub(crate) fn replace(&mut self, matrix: Tensor) {
+        self.matrix = Matrix::Dense(matrix);
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -293,12 +293,21 @@ impl Model {
     /// # Errors
     /// As [`Self::load`].
     pub fn adopt_dtypes(&mut self, dir: &Path) -> Result<()> {
+        self.adopt_stored(dir)?;
+        self.config = ModelConfig::read(dir)?;
+        Ok(())
+    }
+
+    /// As [`Self::adopt_dtypes`] of the weights alone; a score head that the folder lacks is float32.
+    pub(crate) fn adopt_stored(&mut self, dir: &Path) -> Result<()> {
         let mut checkpoint = Checkpoint::open(dir, self.options.device)?;
+        if let Some(score) = self.weights.iter().find(|weight| weight.name == SCORE && !checkpoint.has(SCORE)) {
+            checkpoint.provide(SCORE, score.matrix.read()?);
+        }
         let (plan, _) = Self::plan(&self.config)?;
         checkpoint.rename_to(&plan);
         checkpoint.check(&plan)?;
         self.weights.iter_mut().for_each(|weight| weight.stored = checkpoint.stored(&weight.name));
-        self.config = ModelConfig::read(dir)?;
         Ok(())
     }
 

@@ -89,6 +89,13 @@ impl Transformer {
         Ok(self.head.linear()?.forward(&hidden.f_to_kind(Kind::Float)?)?.f_reshape([-1])?)
     }
 
+    /// Gives the score head another matrix, `[1, H]`.
+    pub(crate) fn replace_score(&mut self, matrix: Tensor) {
+        if let Some(linear) = &mut self.head.linear {
+            linear.replace(matrix);
+        }
+    }
+
     /// Builds a decoder whose tensors have the names of Llama: `model.embed_tokens`, `model.layers.0`, `model.norm`,
     /// `lm_head`. `block` builds one block from its index and prefix.
     pub(crate) fn with_common_names(

@@ -54,8 +54,8 @@ pub struct TrainJob<'a, M: Trainable + ?Sized = dyn CausalLm> {
     pub summary: Map<String, Value>,
 }
 
-/// Called with the number of steps after the last of them.
-pub type BeforeFinish<'a> = &'a dyn Fn(u64) -> Result<(), BoxError>;
+/// Called with the number of steps after the last of them; returns further entries of `summary.json`.
+pub type BeforeFinish<'a> = &'a dyn Fn(u64) -> Result<Map<String, Value>, BoxError>;
 
 /// What a run does to the outside.
 pub struct Hooks<'a> {
@@ -217,7 +217,9 @@ impl<'a, M: Trainable + ?Sized> Run<'a, M> {
         self.save()?;
         self.write_eval_rows()?;
         if let Some(hook) = self.hooks.before_finish {
-            hook(self.state.step).map_err(|error| Error::before_finish(self.folder.path(), error))?;
+            let found = hook(self.state.step);
+            let mut found = found.map_err(|error| Error::before_finish(self.folder.path(), error))?;
+            self.summary.append(&mut found);
         }
         self.finish()
     }
@@ -347,6 +349,7 @@ impl<'a, M: Trainable + ?Sized> Run<'a, M> {
         ];
         let mut metrics: Vec<(String, f64)> = fixed.map(|(name, value)| (name.to_owned(), value)).into();
         metrics.extend(report.metrics.iter().cloned());
+        metrics.extend(self.source.metrics());
         metrics.extend(evaluation.iter().cloned());
         self.metrics.append(step, &metrics)?;
         self.events.append(step, &metrics)?;

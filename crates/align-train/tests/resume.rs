@@ -457,7 +457,8 @@ fn the_hook_before_the_end_is_called_until_it_succeeds() {
     let setup = Setup::default();
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().to_owned();
-    let answers = Mutex::new(vec![Ok(()), Err("the printer is on fire".to_owned())]);
+    let said = serde_json::Map::from_iter([("printed".to_owned(), 3.into())]);
+    let answers = Mutex::new(vec![Ok(said), Err("the printer is on fire".to_owned())]);
     let calls = Arc::new(AtomicU64::new(0));
     let counted = calls.clone();
     // Lives as long as the process, because the closure that sets it works with hooks of any lifetime.
@@ -473,7 +474,8 @@ fn the_hook_before_the_end_is_called_until_it_succeeds() {
     assert!(error.to_string().contains("the printer is on fire"), "{error}");
     for _ in 0..2 {
         let outcome = setup.run(folder.path(), |hooks| hooks.before_finish = Some(hook)).unwrap().0;
-        assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
+        let Outcome::Finished(summary) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(summary["printed"], 3);
     }
     assert_eq!(calls.load(Ordering::SeqCst), 2, "a finished run has nothing left to do");
 }

@@ -68,6 +68,12 @@ pub trait PromptSource: Send {
 
     /// Counts the steps that the source can serve; `None` when it has no end.
     fn steps(&self) -> Option<u64>;
+
+    /// Returns what the source has to say of the rows that it handed out last, as metrics of their step; nothing (the
+    /// default) where it chooses none.
+    fn metrics(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
 }
 
 /// Receives the metrics of a run.

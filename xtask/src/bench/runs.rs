@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::median;
+use crate::{Error, Result};
 
 /// What one command took; rates are those after the first line that it wrote.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,6 +60,14 @@ impl Runs {
         median(self.rounds.iter().map(|(ours, peer)| number(ours) / number(peer)).collect())
     }
 
+    fn is_fast_enough(&self) -> bool {
+        self.ratio(|usage| usage.pairs_per_wall_second) >= self.least_rate
+    }
+
+    fn is_small_enough(&self) -> bool {
+        self.ratio(|usage| usage.peak_bytes) <= self.most_memory
+    }
+
     fn sides(&self, number: impl Fn(&Usage) -> f64) -> [f64; 2] {
         [
             median(self.rounds.iter().map(|(ours, _)| number(ours)).collect()),
@@ -95,7 +104,7 @@ pub(super) fn table(title: &str, arms: &[Runs]) -> String {
             format!("{ours:.digits$} / {peer:.digits$}")
         };
         let (rate, peak) = (runs.ratio(|u| u.pairs_per_wall_second), runs.ratio(|u| u.peak_bytes));
-        let verdict = |good: bool| if good { "" } else { " MISSED" };
+        let mark = |good: bool| if good { "" } else { " MISSED" };
         let _ = writeln!(
             text,
             "{:20} {:>17} {:>17} {:>15} {rate:>6.2} {:>6.2} {:>6.2}   {peak:>7.2}   at least {}{}, at most {}{}",
@@ -106,12 +115,22 @@ pub(super) fn table(title: &str, arms: &[Runs]) -> String {
             runs.ratio(|u| u.pairs_per_cpu_second),
             runs.ratio(|u| 1.0 / u.wall),
             runs.least_rate,
-            verdict(rate >= runs.least_rate),
+            mark(runs.is_fast_enough()),
             runs.most_memory,
-            verdict(peak <= runs.most_memory),
+            mark(runs.is_small_enough()),
         );
     }
     text
+}
+
+/// Fails where a target is missed.
+///
+/// # Errors
+/// [`Error::Missed`] names the arms.
+pub(super) fn verdict(arms: &[Runs]) -> Result<()> {
+    let missed = |runs: &&Runs| !(runs.is_fast_enough() && runs.is_small_enough());
+    let missed: Vec<&str> = arms.iter().filter(missed).map(|runs| runs.name).collect();
+    if missed.is_empty() { Ok(()) } else { Err(Error::Missed { what: missed.join(", ") }) }
 }
 
 #[cfg(test)]
@@ -150,6 +169,8 @@ mod tests {
         };
         let text = table("ours / peer", &[runs(3.0)]);
         assert!(text.contains("3.5 MISSED") && !text.contains("0.4 MISSED"), "{text}");
+        assert_eq!(verdict(&[runs(4.0), runs(3.0)]).unwrap_err().exit_code(), 1);
         assert!(!table("ours / peer", &[runs(4.0)]).contains("MISSED"));
+        verdict(&[runs(4.0)]).unwrap();
     }
 }

@@ -20,7 +20,8 @@ const MOST_MEMORY: f64 = 0.5;
 /// Scores with both, and prints rates and memory.
 ///
 /// # Errors
-/// A program that is missing or fails, or output that is not understood.
+/// A program that is missing or fails, or output that is not understood; a target that is missed, after everything is
+/// printed.
 pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
     let rows = options.peer_samples.max(32);
     training::make(race, options, [rows, rows / ARMS[1].2])?;
@@ -49,7 +50,7 @@ pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
         println!("{processor}; rows after the first, and whole commands\n");
         print!("{}", runs::table("align score / peer", &arms));
     }
-    Ok(())
+    runs::verdict(&arms)
 }
 
 /// Both sides write a line per row to `OUTPUT.partial` as they go, and understand the same flags.

@@ -58,7 +58,8 @@ const ARMS: [Arm; 3] = [
 /// Trains with both, prints ratios, memory over many steps, and what share of the machine's speed a step reaches.
 ///
 /// # Errors
-/// A program that is missing or fails, or output that is not understood.
+/// A program that is missing or fails, or output that is not understood; a target that is missed, after everything is
+/// printed.
 pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json: bool) -> Result<()> {
     let steps = options.peer_steps.max(4);
     make(race, options, [steps * BATCH, steps / 2 * BATCH])?;
@@ -67,6 +68,8 @@ pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json
         for (index, arm) in ARMS.iter().enumerate() {
             eprintln!("round {} of {}: {}", round + 1, options.rounds, arm.name);
             let pair = pair(race, arm, (steps / arm.steps).max(2))?;
+            let rate = pair.0.pairs_per_wall_second / pair.1.pairs_per_wall_second;
+            eprintln!("{rate:.2} times the pairs per second");
             match arms.get_mut(index) {
                 Some(runs) => runs.rounds.push(pair),
                 None => {
@@ -80,14 +83,15 @@ pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json
     let memory = memory_over_steps(race)?;
     if as_json {
         println!("{:#}", results(&arms, &memory));
-        return Ok(());
+        return runs::verdict(&arms);
     }
     print!("{}", table(&arms, &memory));
     println!();
     let mut step = workspace.cargo("bench");
     step.args(["-p", "align-train", "--bench", "step", "--", "--threads", &race.threads.to_string()]);
     step.envs([("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")]);
-    process::run(&mut step)
+    process::run(&mut step)?;
+    runs::verdict(&arms)
 }
 
 /// Makes models and pairs: so many rows, and so many long ones.

@@ -10,6 +10,7 @@ mod merge;
 mod model;
 mod reference;
 mod report;
+mod reward;
 mod score;
 mod sft;
 mod train;
@@ -30,13 +31,14 @@ pub use merge::MergeArgs;
 pub use model::{DeviceName, Dtype, ModelArgs};
 pub use reference::ReferenceArgs;
 pub use report::ReportArgs;
+pub use reward::{PairBand, RewardMethodArgs, RewardModelArgs, TiesName};
 pub use score::{AnswersName, EnsembleName, ScaleArgs, ScoreArgs, TrustArgs};
 pub use sft::{AggregationName, SftArgs, TrainOnName};
 pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationName};
 pub use una::UnaArgs;
 
 /// Commands that are promised but not written yet.
-pub(crate) const NOT_YET: &[&str] = &["reward", "ppo", "rest", "cgpo"];
+pub(crate) const NOT_YET: &[&str] = &["ppo", "rest", "cgpo"];
 
 /// Flags that are promised but not written yet, without their dashes.
 pub(crate) const FLAGS_NOT_YET: &[&str] = &[
@@ -102,6 +104,8 @@ pub enum Command {
     Score(ScoreArgs),
     /// Fine-tune on texts, conversations or prompts with their answers
     Sft(SftArgs),
+    /// Train a reward model on pairs, rankings, thumbs or scores
+    Reward(RewardModelArgs),
     /// Train on preference pairs with direct preference optimisation and its family
     Dpo(DpoArgs),
     /// Train on answers with thumbs up or down with Kahneman-Tversky optimisation
@@ -183,9 +187,17 @@ pub fn command() -> clap::Command {
     };
     Cli::command()
         .mut_subcommand("sft", rate("2e-5"))
+        .mut_subcommand("reward", |command| reward(rate("1e-4")(command)))
         .mut_subcommand("dpo", rate("1e-6"))
         .mut_subcommand("kto", rate("1e-6"))
         .mut_subcommand("una", rate("1e-6"))
+}
+
+/// Changes the shared flags that mean something else where a score is read at the end of each answer.
+fn reward(command: clap::Command) -> clap::Command {
+    command
+        .mut_arg("truncation", |arg| arg.default_value("drop"))
+        .mut_arg("samples", |arg| arg.default_value("0").hide(true))
 }
 
 /// Makes the map of column names from `NAME=COLUMN` entries, which are well formed because clap read them.

@@ -192,6 +192,8 @@ pub enum TruncationName {
     KeepEnd,
     /// None: a row over the limit is an error
     Error,
+    /// None: a row over the limit is dropped and counted
+    Drop,
 }
 
 /// Values of `--row-store`.
@@ -261,6 +263,7 @@ impl TrainArgs {
                 TruncationName::KeepStart => Truncation::KeepStart,
                 TruncationName::KeepEnd => Truncation::KeepEnd,
                 TruncationName::Error => Truncation::Error,
+                TruncationName::Drop => Truncation::Drop,
             },
             bad_rows: self.rows.bad_rows.into(),
             columns: super::columns(&self.rows.columns),

@@ -25,6 +25,7 @@ pub fn run(argv: &[OsString]) -> Result<()> {
         Command::Doctor(doctor) => Err(doctor::run(doctor.json, arguments)),
         Command::Sft(_)
         | Command::Dpo(_)
+        | Command::Reward(_)
         | Command::Logprobs(_)
         | Command::Score(_)
         | Command::Generate(_)

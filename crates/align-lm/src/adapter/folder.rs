@@ -7,8 +7,9 @@ use align_core::tch::{Device, Kind};
 
 use super::peft::{self, PeftConfig};
 use super::plan::{AdapterPlan, LinearLayer, last_names};
-use super::{DOWN, PREFIX, UP};
+use super::{DOWN, PREFIX, UP, score_name};
 use crate::checkpoint::Checkpoint;
+use crate::config::Output;
 use crate::keys::read_object;
 use crate::model::Model;
 use crate::save::{Companions, Staged, interrupted_save, write_file, write_tensors};
@@ -27,7 +28,8 @@ pub(super) struct AdapterFolder {
 }
 
 impl AdapterFolder {
-    pub(super) fn open(dir: &Path, device: Device) -> Result<Self> {
+    /// Opens a folder; `output` is what the base gives, which decides what the adapter must be made for.
+    pub(super) fn open(dir: &Path, device: Device, output: Output) -> Result<Self> {
         let (config_path, tensors_path) = (dir.join(ADAPTER_CONFIG), dir.join(TENSORS));
         if let Some(before) = interrupted_save(dir) {
             let before = before.display();
@@ -44,7 +46,7 @@ impl AdapterFolder {
             };
             return Err(Error::adapter(dir, why));
         }
-        let config = PeftConfig::read(&config_path, &read_object(&config_path)?)?;
+        let config = PeftConfig::read(&config_path, &read_object(&config_path)?, output)?;
         if !tensors_path.exists() {
             let pickled = dir.join("adapter_model.bin");
             return Err(match pickled.exists() {
@@ -57,6 +59,10 @@ impl AdapterFolder {
             });
         }
         let tensors = Checkpoint::of_file(&tensors_path, device)?;
+        if output == Output::Score && !tensors.has(&score_name()) {
+            let why = format!("holds no tensor {:?}: a reward model's adapter has its score head", score_name());
+            return Err(Error::adapter(&tensors_path, why));
+        }
         Ok(Self { config_path, tensors_path, config, tensors })
     }
 
@@ -101,7 +107,7 @@ impl AdapterFolder {
     /// Returns the layers that have tensors, each with both.
     fn adapted(&self, layers: &[LinearLayer]) -> Result<BTreeSet<&str>> {
         let mut adapted = BTreeSet::new();
-        for name in self.tensors.names() {
+        for name in self.tensors.names().filter(|name| !self.config.saves_score || *name != score_name()) {
             let layer = name
                 .strip_prefix(PREFIX)
                 .and_then(|name| [DOWN, UP].iter().find_map(|end| name.strip_suffix(end)?.strip_suffix('.')));
@@ -173,7 +179,8 @@ impl ModelConfig {
     /// LoRA of linear layers; [`Error::Config`] for values outside their range; [`Error::Weights`] for a damaged file.
     pub fn check_adapter(&self, dir: &Path) -> Result<usize> {
         let layers = self.linear_layers()?;
-        Ok(AdapterFolder::open(dir, Device::Cpu)?.plan(&layers)?.parameters(&layers))
+        let plan = AdapterFolder::open(dir, Device::Cpu, self.output())?.plan(&layers)?;
+        Ok(plan.parameters(&layers) + self.trained_in_full())
     }
 }
 
@@ -211,7 +218,8 @@ impl Model {
         // A relative name would mean something else from another folder.
         let base =
             self.source().map(|source| std::path::absolute(source).unwrap_or_else(|_| source.to_owned()));
-        write_file(&staged.path.join(ADAPTER_CONFIG), &peft::to_file(&adapter.plan, base.as_deref()))?;
+        let config = peft::to_file(&adapter.plan, base.as_deref(), self.config().output());
+        write_file(&staged.path.join(ADAPTER_CONFIG), &config)?;
         staged.write_companions(companions)?;
         staged.publish(dir)
     }

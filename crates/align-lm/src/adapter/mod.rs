@@ -1,5 +1,6 @@
 //! Low-rank adapters (2106.09685): made, loaded, trained, saved and merged.
 
+mod classifier;
 mod dropout;
 mod folder;
 mod layer;
@@ -20,9 +21,10 @@ use align_core::{
 };
 
 use crate::Result;
+use crate::config::Output;
 use crate::matrix::Matrix;
 use crate::model::{LoadOptions, Model, Trainable};
-use crate::weights::{Builder, Existing, Role, Source, Weight};
+use crate::weights::{Builder, Existing, Role, SCORE, Source, Weight};
 use dropout::{Dropout, Mixed};
 pub(crate) use folder::ADAPTER_CONFIG;
 use folder::AdapterFolder;
@@ -35,6 +37,11 @@ const DOWN: &str = "lora_A.weight";
 const UP: &str = "lora_B.weight";
 /// What PEFT puts before the name of a layer.
 const PREFIX: &str = "base_model.model.";
+
+/// The name of a score head in a file: what PEFT saves of `modules_to_save`.
+fn score_name() -> String {
+    format!("{PREFIX}{SCORE}")
+}
 
 /// How an adapter is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +69,11 @@ impl Attached {
         if let Some(dropout) = &self.dropout {
             dropout.begin_step(step);
         }
+    }
+
+    /// Returns the score head, which is trained in full beside the layers.
+    fn score(&self) -> Option<&Tensor> {
+        self.weights.iter().find(|weight| weight.name == score_name())?.matrix.dense()
     }
 
     /// Says whether the layers drop inputs.
@@ -99,7 +111,9 @@ impl Model {
     pub fn add_adapter(&mut self, lora: &LoraConfig, seed: u64) -> Result<()> {
         let plan = AdapterPlan::fresh(&self.config().linear_layers()?, lora)?;
         let options = AdapterOptions { trainable: Trainable::All, seed };
-        self.attach(plan, &mut Fresh { seed, device: self.device() }, options)
+        let score = self.weights.iter().find(|weight| weight.name == SCORE);
+        let score = score.and_then(|weight| weight.matrix.dense()).map(Tensor::shallow_clone);
+        self.attach(plan, &mut Fresh { seed, device: self.device(), score }, options)
     }
 
     /// Freezes the model and adds the adapter of a folder as PEFT writes it: `adapter_config.json` and
@@ -108,7 +122,7 @@ impl Model {
     /// # Errors
     /// As [`crate::ModelConfig::check_adapter`]; [`crate::Error::Tensor`] when the model has an adapter, or libtorch refuses.
     pub fn load_adapter(&mut self, dir: &Path, options: &AdapterOptions) -> Result<()> {
-        let mut folder = AdapterFolder::open(dir, self.device())?;
+        let mut folder = AdapterFolder::open(dir, self.device(), self.config().output())?;
         let plan = folder.plan(&self.config().linear_layers()?)?;
         self.attach(plan, &mut folder.tensors, *options)
     }
@@ -146,7 +160,13 @@ impl Model {
                 weight.into_iter().for_each(|weight| weight.matrix = Matrix::Dense(merged.shallow_clone()));
             }
         }
-        self.adapter = None;
+        // The model computes with the adapter's score head already.
+        let head = self.adapter.take().and_then(|adapter| adapter.score().map(Tensor::f_detach));
+        if let Some(head) = head.transpose()? {
+            self.decoder.replace_score(head.shallow_clone());
+            let weight = self.weights.iter_mut().find(|weight| weight.name == SCORE);
+            weight.into_iter().for_each(|weight| weight.matrix = Matrix::Dense(head.shallow_clone()));
+        }
         self.options.trainable = Trainable::No;
         Ok(())
     }
@@ -190,6 +210,13 @@ impl Model {
             let (scale, module, dropout) = (plan.scale(*share), Mixed::text(&layer.name), dropout.clone());
             adapters.push((layer.name.as_str(), Adapter { down, up, scale, module, dropout }));
         }
+        let head = match self.config().output() {
+            Output::Score => {
+                let shape = [1, self.config().sizes().hidden_size];
+                Some(builder.take(score_name(), &shape, Role::Matrix)?)
+            }
+            Output::Vocabulary | Output::None => None,
+        };
         let weights = builder.finish();
         for tensor in self.weights.iter().filter_map(|weight| weight.matrix.dense()) {
             let _ = tensor.f_set_requires_grad(false)?;
@@ -201,6 +228,9 @@ impl Model {
                 linear.adapter = Some(Box::new(adapter));
             }
         }
+        if let Some(head) = head {
+            self.decoder.replace_score(head);
+        }
         self.adapter = Some(Attached { plan, weights, dropout });
         self.options.trainable = options.trainable;
         Ok(())
@@ -211,11 +241,18 @@ impl Model {
 struct Fresh {
     seed: u64,
     device: Device,
+    /// The score head of the base, from which the adapter's begins.
+    score: Option<Tensor>,
 }
 
 impl Source for Fresh {
     fn tensor(&mut self, name: &str, shape: &[i64], _: Role) -> Result<Tensor> {
         let options = (Kind::Float, self.device);
+        if let Some(score) = self.score.as_ref().filter(|_| name == score_name()) {
+            let mut copy = Tensor::f_empty(shape, options)?;
+            copy.f_copy_(&score.f_detach()?)?;
+            return Ok(copy);
+        }
         let (true, Some(inputs)) = (name.ends_with(DOWN), shape.get(1)) else {
             return Ok(Tensor::f_zeros(shape, options)?);
         };

@@ -7,6 +7,7 @@ use align_core::align_types::config::LoraConfig;
 use serde_json::{Map, Value, json};
 
 use super::plan::{AdapterPlan, LinearLayer, Share};
+use crate::config::Output;
 use crate::keys::Keys;
 use crate::{Error, Result};
 
@@ -49,6 +50,17 @@ const ASIDE: [&str; 16] = [
 /// Ways to begin that leave the base as it is.
 const PLAIN_STARTS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
+/// The key of the layers that are trained in full beside an adapter.
+const SAVED: &str = "modules_to_save";
+
+/// Names the task that a base with this output has in PEFT.
+fn task(output: Output) -> &'static str {
+    match output {
+        Output::Score => "SEQ_CLS",
+        Output::Vocabulary | Output::None => "CAUSAL_LM",
+    }
+}
+
 /// What an `adapter_config.json` says.
 #[derive(Debug)]
 pub(super) struct PeftConfig {
@@ -56,6 +68,8 @@ pub(super) struct PeftConfig {
     alpha: f64,
     dropout: f64,
     use_rslora: bool,
+    /// Whether the score head lies beside the adapter.
+    pub(super) saves_score: bool,
     /// The names of `target_modules` where they alone say which layers are adapted; with a pattern, or with layers
     /// left out, only the tensors do.
     pub(super) targets: Option<Vec<String>>,
@@ -66,9 +80,10 @@ pub(super) struct PeftConfig {
 }
 
 impl PeftConfig {
-    pub(super) fn read(path: &Path, map: &Map<String, Value>) -> Result<Self> {
+    pub(super) fn read(path: &Path, map: &Map<String, Value>, output: Output) -> Result<Self> {
         let keys = Keys::new(path, map);
-        refuse_what_is_not_built(path, map)?;
+        let saves_score = output == Output::Score;
+        refuse_what_is_not_built(path, map, saves_score)?;
         let text = |key: &str| keys.get::<String>(key, "a string");
         let only = |key: &str, found: Option<String>, built: &str| match found {
             Some(found) if found != built => {
@@ -78,7 +93,7 @@ impl PeftConfig {
         };
         let kind = text("peft_type")?.ok_or_else(|| keys.refuse("peft_type", "\"LORA\""))?;
         only("peft_type", Some(kind), "LORA")?;
-        only("task_type", text("task_type")?, "CAUSAL_LM")?;
+        only("task_type", text("task_type")?, task(output))?;
         only("bias", text("bias")?, "none")?;
         let dropout = keys.get::<f64>("lora_dropout", "a number in [0, 1)")?.unwrap_or(0.0);
         if !(0.0..1.0).contains(&dropout) {
@@ -89,6 +104,7 @@ impl PeftConfig {
             alpha: keys.positive("lora_alpha", None)?,
             dropout,
             use_rslora: keys.flag("use_rslora")?,
+            saves_score,
             targets: read_targets(keys, map)?,
             ranks: read_pattern(keys, map, "rank_pattern")?,
             alphas: read_pattern(keys, map, "alpha_pattern")?,
@@ -125,7 +141,7 @@ fn unsupported(path: &Path, key: &str, value: &Value, supported: &str) -> Error 
 
 /// Refuses every key that asks for something else than plain low-rank adapters, those of later versions included: a key
 /// that is not known must be off.
-fn refuse_what_is_not_built(path: &Path, map: &Map<String, Value>) -> Result<()> {
+fn refuse_what_is_not_built(path: &Path, map: &Map<String, Value>, saves_score: bool) -> Result<()> {
     let is_off = |value: &Value| match value {
         Value::Null | Value::Bool(false) => true,
         Value::Array(list) => list.is_empty(),
@@ -133,7 +149,18 @@ fn refuse_what_is_not_built(path: &Path, map: &Map<String, Value>) -> Result<()>
         Value::String(text) => text.is_empty(),
         _ => false,
     };
-    let known = |key: &str| READ.contains(&key) || ASIDE.contains(&key) || key == "runtime_config";
+    // PEFT lists both names of the heads of classifiers.
+    let heads = |value: &Value| {
+        let listed = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        listed.iter().all(|name| name == "score" || name == "classifier")
+    };
+    if let Some(saved) = map.get(SAVED).filter(|saved| !is_off(saved) && !(saves_score && heads(saved))) {
+        let supported = "the score head of a reward model, and nothing else";
+        return Err(unsupported(path, SAVED, saved, supported));
+    }
+    let known = |key: &str| {
+        READ.contains(&key) || ASIDE.contains(&key) || key == "runtime_config" || key == SAVED
+    };
     if let Some((key, value)) = map.iter().find(|(key, value)| !known(key) && !is_off(value)) {
         return Err(unsupported(path, key, value, "LoRA and rsLoRA of linear layers"));
     }
@@ -194,7 +221,7 @@ fn one_of<T: Copy>(
 }
 
 /// Makes the content of an `adapter_config.json`.
-pub(super) fn to_file(plan: &AdapterPlan, base: Option<&Path>) -> Vec<u8> {
+pub(super) fn to_file(plan: &AdapterPlan, base: Option<&Path>, output: Output) -> Vec<u8> {
     let LoraConfig { rank, alpha, dropout, use_rslora, .. } = plan.lora;
     let apart = |value: &dyn Fn(&Share) -> Value, common: Value| -> Map<String, Value> {
         let values = plan.layers.iter().map(|(name, share)| (name.clone(), value(share)));
@@ -212,13 +239,13 @@ pub(super) fn to_file(plan: &AdapterPlan, base: Option<&Path>) -> Vec<u8> {
         "layers_to_transform": null,
         "lora_alpha": number(alpha),
         "lora_dropout": dropout,
-        "modules_to_save": null,
+        SAVED: (output == Output::Score).then_some(["score"]),
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": apart(&|share| json!(share.rank), json!(rank)),
         "revision": null,
         "target_modules": plan.targets,
-        "task_type": "CAUSAL_LM",
+        "task_type": task(output),
         "use_dora": false,
         "use_rslora": use_rslora,
     });

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use align_core::align_types::config::{LoraConfig, LoraTargets};
 
+use crate::config::Output;
 use crate::linear::Layout;
 use crate::model::Model;
 use crate::{Error, ModelConfig, Result};
@@ -78,7 +79,15 @@ impl ModelConfig {
     /// is larger than a matrix allows.
     pub fn check_lora(&self, lora: &LoraConfig) -> Result<usize> {
         let layers = self.linear_layers()?;
-        Ok(AdapterPlan::fresh(&layers, lora)?.parameters(&layers))
+        Ok(AdapterPlan::fresh(&layers, lora)?.parameters(&layers) + self.trained_in_full())
+    }
+
+    /// Counts the numbers that are trained beside an adapter's: those of a score head.
+    pub(crate) fn trained_in_full(&self) -> usize {
+        match self.output() {
+            Output::Score => self.sizes().hidden_size,
+            Output::Vocabulary | Output::None => 0,
+        }
     }
 }
 

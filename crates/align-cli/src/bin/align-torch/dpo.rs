@@ -7,13 +7,14 @@ use align_cli::{
 };
 use align_core::{Objective, align_types::HealthCheck};
 use align_data::Kind;
+use align_lm::Model;
 use align_losses::{Dpo as DpoObjective, Reference};
 use align_train::Unit;
 
 use crate::{
     failure, feedback, reference,
     rows::Rows,
-    train::{Method, Setup},
+    train::{Method, Setup, Training},
 };
 
 /// Direct preference optimisation and its family.
@@ -40,6 +41,14 @@ impl Method for Dpo<'_> {
         feedback::pairs_differ(rows)
     }
 
+    fn health(&self) -> Vec<HealthCheck> {
+        health::dpo(&self.0.dpo_config())
+    }
+}
+
+impl Training for Dpo<'_> {
+    type Model = Model;
+
     fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>> {
         let config = self.0.dpo_config();
         if !config.uses_reference() {
@@ -48,9 +57,5 @@ impl Method for Dpo<'_> {
         let made = reference::make(&self.0.reference, setup, rows, false)?;
         let objective = DpoObjective::new(config, made.reference).map_err(failure::of)?;
         Ok(Box::new(if made.begins_equal { objective.starting_at_reference() } else { objective }))
-    }
-
-    fn health(&self) -> Vec<HealthCheck> {
-        health::dpo(&self.0.dpo_config())
     }
 }

@@ -72,7 +72,7 @@ pub fn show(
     let total = report.lengths.total;
     talk::data(&format!(
         "{settings}\n\
-         # rows          {} to train on, {} held out, {} cut, {} skipped as bad, {} dropped for want of room\n\
+         # rows          {} to train on, {} held out, {} cut, {} skipped as bad, {} dropped for their length\n\
          # tokens        prompt with its longest answer: least {}, median {}, most {}\n\
          # batch         {} rows, about {batch_tokens} tokens, in passes of at most {} tokens on {} threads\n\
          # steps         {steps} ({per_epoch} per epoch)\n\
@@ -84,7 +84,7 @@ pub fn show(
         rows.eval.len(),
         report.cut,
         report.bad_count,
-        report.dropped_no_room,
+        report.dropped_no_room + report.dropped_too_long.count,
         total.min,
         total.median,
         total.max,

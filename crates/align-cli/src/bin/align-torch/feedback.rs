@@ -124,3 +124,14 @@ fn scores_differ((low, high): (f64, f64)) -> Result<()> {
         ["check the column of the score with `align data check`".to_owned()],
     ))
 }
+
+/// Says what scores there are and what they should be.
+pub fn out_of_range(error: align_core::align_types::Error) -> Error {
+    let message = match error {
+        align_core::align_types::Error::Config { value, expected, .. } => {
+            format!("the scores are {value}, expected {expected}")
+        }
+        other => other.to_string(),
+    };
+    Error::data(message, ["--score-min X --score-max Y say which scores become 0 and 1".to_owned()])
+}

@@ -10,13 +10,14 @@ use align_core::{
     align_types::{HealthCheck, config::KtoLossType},
 };
 use align_data::Kind;
+use align_lm::Model;
 use align_losses::Kto as KtoObjective;
 use align_train::Unit;
 
 use crate::{
     failure, feedback, reference,
     rows::Rows,
-    train::{Method, Setup},
+    train::{Method, Setup, Training},
 };
 
 /// Kahneman-Tversky optimisation and its relatives.
@@ -56,6 +57,14 @@ impl Method for Kto<'_> {
         Ok(())
     }
 
+    fn health(&self) -> Vec<HealthCheck> {
+        health::kto(&self.0.kto_config(), self.0.train.batch.batch_size)
+    }
+}
+
+impl Training for Kto<'_> {
+    type Model = Model;
+
     fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>> {
         let config = self.0.kto_config();
         let mismatched = config.loss_type == KtoLossType::Kto;
@@ -69,9 +78,5 @@ impl Method for Kto<'_> {
             objective = objective.with_baseline_model(Box::new(model));
         }
         Ok(Box::new(if made.begins_equal { objective.starting_at_reference() } else { objective }))
-    }
-
-    fn health(&self) -> Vec<HealthCheck> {
-        health::kto(&self.0.kto_config(), self.0.train.batch.batch_size)
     }
 }

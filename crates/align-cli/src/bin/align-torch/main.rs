@@ -11,6 +11,7 @@ mod generate;
 mod inputs;
 mod interrupt;
 mod kto;
+mod learner;
 mod logprobs;
 mod merge;
 mod model;
@@ -21,6 +22,7 @@ mod passes;
 mod precompute;
 mod progress;
 mod reference;
+mod reward;
 mod reward_model;
 mod rows;
 mod samples;
@@ -61,6 +63,9 @@ fn run(argv: &[OsString]) -> Result<()> {
         Command::Eval(eval) => eval::run(eval, &settings.resolved),
         Command::Merge(merge) => merge::run(merge),
         Command::Sft(sft) => train::run(&sft.train, &settings.resolved, &sft::Sft(sft)),
+        Command::Reward(reward) => {
+            train::run(&reward.train, &settings.resolved, &reward::RewardModel(reward))
+        }
         Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),
         Command::Kto(kto) => train::run(&kto.train, &settings.resolved, &kto::Kto(kto)),
         Command::Una(una) => train::run(&una.train, &settings.resolved, &una::Una(una)),

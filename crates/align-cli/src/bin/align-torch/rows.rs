@@ -56,7 +56,10 @@ impl Reports {
         let mut summary = Map::new();
         summary.insert("rows_cut".into(), self.train.cut.into());
         summary.insert("rows_skipped".into(), self.train.bad_count.into());
-        summary.insert("rows_dropped".into(), self.train.dropped_no_room.into());
+        summary.insert(
+            "rows_dropped".into(),
+            (self.train.dropped_no_room + self.train.dropped_too_long.count).into(),
+        );
         summary.insert("data".into(), json!(self.train));
         if let Some(eval) = &self.eval {
             summary.insert("eval_data".into(), json!(eval));
@@ -211,6 +214,12 @@ pub fn tell(report: &DataReport) {
         report.dropped_no_room,
         "rows were dropped: the limits leave nothing of an answer to train on",
         None,
+    );
+    let long = &report.dropped_too_long;
+    count(
+        long.count,
+        "rows were dropped: they are over the limit, and nothing is cut",
+        long.example.as_ref(),
     );
     let merged = &report.merged_boundary;
     count(merged.count, "answers begin inside the last token of the prompt", merged.example.as_ref());

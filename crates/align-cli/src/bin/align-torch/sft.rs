@@ -3,12 +3,13 @@
 use align_cli::{Result, args::SftArgs};
 use align_core::Objective;
 use align_data::{DataConfig, Kind};
+use align_lm::Model;
 use align_losses::Sft as SftObjective;
 use align_train::Unit;
 
 use crate::{
     rows::Rows,
-    train::{Method, Setup},
+    train::{Method, Setup, Training},
 };
 
 /// Supervised fine-tuning.
@@ -30,6 +31,10 @@ impl Method for Sft<'_> {
     fn data_config(&self, config: DataConfig) -> DataConfig {
         DataConfig { sft_on_chosen: self.0.sft_on_chosen, train_on: self.0.train_on.into(), ..config }
     }
+}
+
+impl Training for Sft<'_> {
+    type Model = Model;
 
     fn objective(&self, _: &Setup<'_>, _: &mut Rows) -> Result<Box<dyn Objective>> {
         Ok(Box::new(SftObjective::new(self.0.sft_config())))

@@ -1,24 +1,31 @@
 //! What every training command does: everything is read and checked, then the run folder is made, then it trains.
 
 use std::path::Path;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use align_cli::{
     Error, Result,
     args::{ReferenceArgs, TrainArgs},
     health, talk,
 };
-use align_core::{Objective, align_types::HealthCheck};
+use align_core::{
+    Objective,
+    align_types::{HealthCheck, PromptSource},
+    tch::Device,
+};
 use align_data::{DataConfig, Kind};
 use align_lm::{Companions, LoadOptions, Model, SaveDtype};
 use align_train::{
-    Checkpoint, Environment, Hooks, OpenMode, Opened, Outcome, RunFolder, Silent, Start, Terminal, TrainJob,
-    Unit,
+    BoxError, Checkpoint, Environment, Hooks, OpenMode, Opened, Outcome, RunFolder, Silent, Start, Terminal,
+    TrainJob, Unit,
 };
 use serde_json::{Map, Value};
 
 use crate::{
-    computer, doctor, dry_run, failure, inputs, interrupt, model, notices, reference,
-    rows::{self, Rows},
+    computer, doctor, dry_run, failure, inputs, interrupt,
+    learner::Learner,
+    model, notices, reference,
+    rows::{self, Reports, Rows},
     samples::Samples,
     tuning::Tuning,
 };
@@ -62,26 +69,66 @@ pub trait Method {
         config
     }
 
-    /// Makes the objective; what it needs to know of rows may be written into them.
-    ///
-    /// # Errors
-    /// A reference that cannot be loaded.
-    fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>>;
-
     /// Returns what is watched over while it trains.
     fn health(&self) -> Vec<HealthCheck> {
         health::shared()
     }
 }
 
+/// The part of a method that knows what it trains.
+pub trait Training: Method + Sized {
+    /// The kind of model.
+    type Model: Learner;
+
+    /// Fits the model to the rows before anything is made of it.
+    ///
+    /// # Errors
+    /// Rows that the model cannot be fitted to.
+    fn fit(&self, policy: Self::Model, _: &model::Folder, _: &Rows) -> Result<Self::Model> {
+        Ok(policy)
+    }
+
+    /// Makes the objective; what it needs to know of rows may be written into them.
+    ///
+    /// # Errors
+    /// A reference that cannot be loaded.
+    fn objective(&self, setup: &Setup<'_, Self::Model>, rows: &mut Rows) -> Result<Box<Goal<Self::Model>>>;
+
+    /// Makes the source of batches of `steps` steps, which may choose among the rows, and the share of each file in an
+    /// epoch. `run` is the run folder.
+    ///
+    /// # Errors
+    /// As [`Rows::source`].
+    fn source(
+        &self,
+        setup: &Setup<'_, Self::Model>,
+        rows: &Rows,
+        steps: u64,
+        _run: &Path,
+    ) -> Result<(Box<dyn PromptSource>, Vec<Value>)> {
+        rows.source(setup.train.batch.batch_size, setup.train.seed, steps)
+    }
+
+    /// Says of the trained model what goes into `summary.json` beside the metrics.
+    ///
+    /// # Errors
+    /// Held-out rows that cannot be read, or a model that fails.
+    fn findings(&self, _: &Setup<'_, Self::Model>, _: &Rows, _run: &Path) -> Result<Map<String, Value>> {
+        Ok(Map::new())
+    }
+}
+
+/// What a model of this kind is trained to do.
+pub type Goal<M> = dyn Objective<<M as Learner>::Seen>;
+
 /// What an objective is made from.
-pub struct Setup<'a> {
+pub struct Setup<'a, M = Model> {
     /// The flags of every training command.
     pub train: &'a TrainArgs,
     /// What else is in the folder of `--model`.
     pub folder: &'a model::Folder,
     /// The model that is trained.
-    pub policy: &'a Model,
+    pub policy: &'a M,
     /// What is trained of it.
     pub tuning: &'a Tuning<'a>,
     /// The folder of `--model`.
@@ -102,122 +149,186 @@ pub struct Setup<'a> {
 ///
 /// # Errors
 /// Everything that can be refused is refused before anything is written.
-pub fn run(train: &TrainArgs, settings: &toml::Table, method: &dyn Method) -> Result<()> {
+pub fn run<T: Training>(train: &TrainArgs, settings: &toml::Table, method: &T) -> Result<()> {
     let stop = interrupt::flag()?;
     let device = computer::set_up(&train.machine)?;
     let base = train.model.as_deref().unwrap_or_else(|| Path::new(""));
     let output = train.output_dir.as_deref().unwrap_or_else(|| Path::new(""));
     let text = config_text(method, settings);
-    check_place(output)?;
-    if train.overwrite {
-        inputs::outlive(output, train, method.reference(base))?;
-    }
-    notices::give(&train.optimizer_config(), device);
-    // A run that is there is looked at first: it may be finished, or have been started otherwise. One that is to be
-    // overwritten goes last, when nothing else can be refused.
-    let mut opened = None;
-    if !train.dry_run && !train.overwrite && !is_empty(output) {
-        opened = open(train, output, &text)?;
-        if opened.is_none() {
-            return Ok(());
-        }
-    }
-    let folder = model::open(base)?;
-    if let Some(args) = method.reference_args() {
-        reference::check(args, &folder)?;
-    }
-    let tuning = Tuning::of(train);
-    let trained = tuning.check(&folder.config)?;
-    let (mut rows, reports) = rows::read(train, method, &folder)?;
-    if let Some(args) = method.reference_args() {
-        reference::check_rows(args, &rows)?;
-    }
-    method.check_rows(&rows)?;
+    let command = Command { train, method, device, base, output, text, stop };
+    let Some(opened) = command.look()? else { return Ok(()) };
+    let read = command.read()?;
     if train.dry_run {
-        return dry_run::show(train, settings, method, &folder, trained, &rows, &reports.train);
+        let Read { folder, trained, rows, reports, .. } = &read;
+        return dry_run::show(train, settings, method, folder, *trained, rows, &reports.train);
     }
-    // Weights of no use are refused before anything is written.
-    rows.source(train.batch.batch_size, train.seed, 1)?;
-    let mut folders = tuning.folders(base);
-    let reference = method.reference(base).filter(|reference| !folders.contains(reference));
-    folders.extend(reference);
-    let inputs = inputs::fingerprint(&rows, &folders, method.columns())?;
-    let checkpoint = match &opened {
-        Some((_, Some(checkpoint))) => Some(checkpoint.model_dir()),
-        _ => None,
-    };
-    let options = model::trained(train, device);
-    let policy = tuning.load(base, checkpoint.as_deref(), &options, train.seed)?;
-    let companions = Companions::read(base).map_err(failure::of)?;
-    let config = train.train_config();
-    let setup = Setup {
-        train,
-        folder: &folder,
-        policy: &policy,
-        tuning: &tuning,
-        base,
-        continued: checkpoint.is_some(),
-        reference: model::frozen(&train.machine, device),
-        threads: config.threads,
-        micro_batch_tokens: config.micro_batch_tokens,
-        max_length: train.rows.max_length.min(folder.config.context_length()),
-    };
-    let objective = method.objective(&setup, &mut rows)?;
-    let (run, start) = match opened {
-        Some(opened) => opened,
-        None => match open(train, output, &text)? {
-            Some((run, None)) => (run, None),
-            _ => return Err(begun_elsewhere(output)),
-        },
-    };
-    let named = computer::device_name(device);
-    let environment =
-        Environment::collect(env!("CARGO_PKG_VERSION"), doctor::libtorch(), named, config.threads);
-    run.write_environment(&environment).map_err(failure::of)?;
-    let samples =
-        Samples::new(train.watch.samples, &rows, folder.config.context_length(), output, config.threads)?;
-    if start.is_none() {
-        samples.write(&policy, &folder.tokenizer, 0)?;
+    command.train(opened, read)
+}
+
+/// One training command on its way.
+struct Command<'a, T> {
+    train: &'a TrainArgs,
+    method: &'a T,
+    device: Device,
+    /// The folder of `--model`.
+    base: &'a Path,
+    /// The run folder.
+    output: &'a Path,
+    /// The content of `config.toml`.
+    text: String,
+    stop: Arc<AtomicBool>,
+}
+
+/// A run folder, and the checkpoint to go on from.
+type Run = (RunFolder, Option<Checkpoint>);
+
+/// What was read and found in order.
+struct Read<'a> {
+    folder: model::Folder,
+    tuning: Tuning<'a>,
+    /// Parameters of the adapter, where one is trained.
+    trained: Option<usize>,
+    rows: Rows,
+    reports: Reports,
+}
+
+impl<'a, T: Training> Command<'a, T> {
+    /// Looks at the place of the run. The outer `None` is a run that is finished already, the inner one a run that is
+    /// begun later.
+    ///
+    /// A run that is there is looked at first: it may be finished, or have been started otherwise. One that is to be
+    /// overwritten goes last, when nothing else can be refused.
+    fn look(&self) -> Result<Option<Option<Run>>> {
+        let Self { train, output, .. } = *self;
+        check_place(output)?;
+        if train.overwrite {
+            inputs::outlive(output, train, self.method.reference(self.base))?;
+        }
+        notices::give(&train.optimizer_config(), self.device);
+        if train.dry_run || train.overwrite || is_empty(output) {
+            return Ok(Some(None));
+        }
+        Ok(open(train, output, &self.text)?.map(Some))
     }
 
-    let total_steps = config.total_steps(rows.train.len());
-    let (mut source, shares) = rows.source(config.batch_size, config.seed, total_steps)?;
-    let mut summary = reports.summary();
-    summary.insert("data_shares".into(), shares.into());
-    if matches!(tuning, Tuning::Full) {
-        summary.insert("model_dtype".into(), policy.source_dtype().into());
+    /// Reads model folder and rows, and checks that they fit each other.
+    fn read(&self) -> Result<Read<'a>> {
+        let Self { train, method, base, .. } = *self;
+        let mut folder = model::open(base)?;
+        folder.config = T::Model::config(base, folder.config)?;
+        if let Some(args) = method.reference_args() {
+            reference::check(args, &folder)?;
+        }
+        let tuning = Tuning::of(train);
+        let trained = tuning.check(&folder.config)?;
+        let (rows, reports) = rows::read(train, method, &folder)?;
+        if let Some(args) = method.reference_args() {
+            reference::check_rows(args, &rows)?;
+        }
+        method.check_rows(&rows)?;
+        Ok(Read { folder, tuning, trained, rows, reports })
     }
-    let save_in = |to: &Path, dtype: SaveDtype| match tuning {
-        Tuning::Full => Ok(policy.save_with(to, dtype, &companions)?),
-        Tuning::New(_) | Tuning::From(_) => Ok(policy.save_adapter_with(to, &companions)?),
-    };
-    let save = |to: &Path| save_in(to, SaveDtype::F32);
-    let save_final = |to: &Path| save_in(to, SaveDtype::Source);
-    let job: TrainJob<'_> = TrainJob {
-        folder: &run,
-        start,
-        model: Box::new(policy.replica().map_err(failure::of)?),
-        objective,
-        source: source.as_mut(),
-        eval: rows.eval.into_vec()?,
-        inputs,
-        keep_best: train.watch.keep_best.clone(),
-        total_steps,
-        config: &config,
-        optimizer: &train.optimizer_config(),
-        unit: method.unit(),
-        summary,
-    };
-    let sample = |step: u64| Ok(samples.write(&policy, &folder.tokenizer, step)?);
-    let mut hooks = Hooks::new(&save);
-    hooks.save_final = Some(&save_final);
-    hooks.before_finish = Some(&sample);
-    hooks.stop = stop;
-    hooks.checks = method.health();
-    hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
-    match align_train::train(job, hooks).map_err(failure::of)? {
-        Outcome::Interrupted { step, checkpoint } => Err(interrupted(step, checkpoint.as_deref())),
-        Outcome::Finished(summary) => finished(train, output, &summary),
+
+    /// Computes what a run is only continued with the same of.
+    fn inputs(&self, rows: &Rows, tuning: &Tuning<'_>) -> Result<String> {
+        let mut folders = tuning.folders(self.base);
+        let reference = self.method.reference(self.base).filter(|reference| !folders.contains(reference));
+        folders.extend(reference);
+        inputs::fingerprint(rows, &folders, self.method.columns())
+    }
+
+    /// Opens the run folder where that was not done before.
+    fn begin(&self, opened: Option<Run>) -> Result<Run> {
+        if let Some(opened) = opened {
+            return Ok(opened);
+        }
+        match open(self.train, self.output, &self.text)? {
+            Some((run, None)) => Ok((run, None)),
+            _ => Err(begun_elsewhere(self.output)),
+        }
+    }
+
+    fn train(&self, opened: Option<Run>, read: Read<'_>) -> Result<()> {
+        let Self { train, method, device, base, output, .. } = *self;
+        let Read { folder, tuning, mut rows, reports, .. } = read;
+        // Weights of no use are refused before anything is written.
+        rows.source(train.batch.batch_size, train.seed, 1)?;
+        let inputs = self.inputs(&rows, &tuning)?;
+        let checkpoint = match &opened {
+            Some((_, Some(checkpoint))) => Some(checkpoint.model_dir()),
+            _ => None,
+        };
+        let options = model::trained(train, device);
+        let policy: T::Model = tuning.load(base, checkpoint.as_deref(), &options, train.seed)?;
+        let policy = method.fit(policy, &folder, &rows)?;
+        let companions = Companions::read(base).map_err(failure::of)?;
+        let config = train.train_config();
+        let setup = Setup {
+            train,
+            folder: &folder,
+            policy: &policy,
+            tuning: &tuning,
+            base,
+            continued: checkpoint.is_some(),
+            reference: model::frozen(&train.machine, device),
+            threads: config.threads,
+            micro_batch_tokens: config.micro_batch_tokens,
+            max_length: train.rows.max_length.min(folder.config.context_length()),
+        };
+        let objective = method.objective(&setup, &mut rows)?;
+        let (run, start) = self.begin(opened)?;
+        let named = computer::device_name(device);
+        let environment =
+            Environment::collect(env!("CARGO_PKG_VERSION"), doctor::libtorch(), named, config.threads);
+        run.write_environment(&environment).map_err(failure::of)?;
+        let context = folder.config.context_length();
+        let samples = Samples::new(train.watch.samples, &rows, context, output, config.threads)?;
+        if start.is_none() {
+            policy.write_samples(&samples, &folder.tokenizer, 0)?;
+        }
+
+        let total_steps = config.total_steps(rows.train.len());
+        let (mut source, shares) = method.source(&setup, &rows, total_steps, output)?;
+        let mut summary = reports.summary();
+        summary.insert("data_shares".into(), shares.into());
+        if matches!(tuning, Tuning::Full) {
+            summary.insert("model_dtype".into(), policy.source_dtype().into());
+        }
+        let save_in = |to: &Path, dtype: SaveDtype| match tuning {
+            Tuning::Full => Ok(policy.save_with(to, dtype, &companions)?),
+            Tuning::New(_) | Tuning::From(_) => Ok(policy.save_adapter_with(to, &companions)?),
+        };
+        let save = |to: &Path| save_in(to, SaveDtype::F32);
+        let save_final = |to: &Path| save_in(to, SaveDtype::Source);
+        let job = TrainJob {
+            folder: &run,
+            start,
+            model: policy.seen()?,
+            objective,
+            source: source.as_mut(),
+            eval: rows.eval.clone().into_vec()?,
+            inputs,
+            keep_best: train.watch.keep_best.clone(),
+            total_steps,
+            config: &config,
+            optimizer: &train.optimizer_config(),
+            unit: method.unit(),
+            summary,
+        };
+        let before_finish = |step: u64| -> Result<Map<String, Value>, BoxError> {
+            policy.write_samples(&samples, &folder.tokenizer, step)?;
+            Ok(method.findings(&setup, &rows, output)?)
+        };
+        let mut hooks = Hooks::new(&save);
+        hooks.save_final = Some(&save_final);
+        hooks.before_finish = Some(&before_finish);
+        hooks.stop = Arc::clone(&self.stop);
+        hooks.checks = method.health();
+        hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
+        match align_train::train(job, hooks).map_err(failure::of)? {
+            Outcome::Interrupted { step, checkpoint } => Err(interrupted(step, checkpoint.as_deref())),
+            Outcome::Finished(summary) => finished(train, output, &summary),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use align_cli::{Result, args::TrainArgs, talk};
 use align_core::align_types::config::LoraConfig;
 use align_lm::{AdapterOptions, LoadOptions, Model, ModelConfig, Trainable};
 
-use crate::{failure, model};
+use crate::{failure, learner::Learner, model};
 
 /// What a run trains.
 #[derive(Debug)]
@@ -46,16 +46,16 @@ impl<'a> Tuning<'a> {
     ///
     /// # Errors
     /// As [`model::load`] and [`Self::check`].
-    pub fn load(
+    pub fn load<M: Learner>(
         &self,
         base: &Path,
         checkpoint: Option<&Path>,
         options: &LoadOptions,
         seed: u64,
-    ) -> Result<Model> {
+    ) -> Result<M> {
         if matches!(self, Self::Full) {
-            let Some(checkpoint) = checkpoint else { return model::load(base, options) };
-            let mut policy = model::load(checkpoint, options)?;
+            let Some(checkpoint) = checkpoint else { return M::load(base, options, seed) };
+            let mut policy = M::load(checkpoint, options, seed)?;
             if let Err(error) = policy.adopt_dtypes(base) {
                 let why = failure::of(error);
                 talk::warn(&format!(
@@ -65,7 +65,7 @@ impl<'a> Tuning<'a> {
             return Ok(policy);
         }
         let base_options = LoadOptions { trainable: Trainable::No, ..*options };
-        let mut policy = model::load(base, &base_options)?;
+        let mut policy = M::load(base, &base_options, seed)?;
         let options = AdapterOptions { trainable: Trainable::All, seed };
         match (self, checkpoint) {
             (Self::From(adapter), None) => policy.load_adapter(adapter, &options),

@@ -1,19 +1,20 @@
 //! `align una`.
 
 use align_cli::{
-    Error, Result,
+    Result,
     args::{ReferenceArgs, UnaArgs},
     health,
 };
 use align_core::{Objective, align_types::HealthCheck};
 use align_data::Kind;
+use align_lm::Model;
 use align_losses::{REFERENCE_REWARDS, Reference, Una as UnaObjective};
 use align_train::Unit;
 
 use crate::{
     failure, feedback, reference,
     rows::Rows,
-    train::{Method, Setup},
+    train::{Method, Setup, Training},
 };
 
 /// One implicit reward for pairs, labels and scores.
@@ -44,7 +45,7 @@ impl Method for Una<'_> {
         let config = self.0.una_config();
         for set in [&rows.train, &rows.eval] {
             if let Some((smallest, largest)) = feedback::scores(set)? {
-                config.check_range(smallest, largest).map_err(out_of_range)?;
+                config.check_range(smallest, largest).map_err(feedback::out_of_range)?;
             }
         }
         let objective = UnaObjective::new(config, Reference::Precomputed).map_err(failure::of)?;
@@ -56,24 +57,17 @@ impl Method for Una<'_> {
         feedback::differs(rows)
     }
 
-    fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>> {
-        let made = reference::make(&self.0.reference, setup, rows, false)?;
-        let objective = UnaObjective::new(self.0.una_config(), made.reference).map_err(failure::of)?;
-        Ok(Box::new(if made.begins_equal { objective.starting_at_reference() } else { objective }))
-    }
-
     fn health(&self) -> Vec<HealthCheck> {
         health::una(&self.0.una_config())
     }
 }
 
-/// Says what scores there are and what they should be.
-fn out_of_range(error: align_core::align_types::Error) -> Error {
-    let message = match error {
-        align_core::align_types::Error::Config { value, expected, .. } => {
-            format!("the scores are {value}, expected {expected}")
-        }
-        other => other.to_string(),
-    };
-    Error::data(message, ["--score-min X --score-max Y say which scores become 0 and 1".to_owned()])
+impl Training for Una<'_> {
+    type Model = Model;
+
+    fn objective(&self, setup: &Setup<'_>, rows: &mut Rows) -> Result<Box<dyn Objective>> {
+        let made = reference::make(&self.0.reference, setup, rows, false)?;
+        let objective = UnaObjective::new(self.0.una_config(), made.reference).map_err(failure::of)?;
+        Ok(Box::new(if made.begins_equal { objective.starting_at_reference() } else { objective }))
+    }
 }

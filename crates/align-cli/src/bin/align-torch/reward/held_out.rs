@@ -1,0 +1,132 @@
+//! What a trained reward model says of held-out comparisons, next to what their lengths say.
+
+use align_cli::Result;
+use align_core::{
+    align_types::PromptGroup,
+    evaluation::{PairAgreement, PairMargin, Prompts},
+    intervals::Estimate,
+};
+use align_data::Rows;
+use serde_json::{Value, json};
+
+use super::{rows::is_pair, scorer::Scorer};
+use crate::failure;
+
+/// Figures of held-out comparisons.
+pub struct HeldOut {
+    comparisons: usize,
+    prompts: usize,
+    agreement: PairAgreement,
+}
+
+/// Measures a model on the comparisons of some rows; `None` where rows compare nothing.
+///
+/// Every two answers of a ranking with different ranks are a comparison; intervals are over prompts, because those of
+/// one prompt depend on each other.
+///
+/// # Errors
+/// A model that fails, a reward that is not finite, rows on a disk that fails.
+pub fn measure(rows: &Rows, scorer: &mut Scorer, seed: u64) -> Result<Option<HeldOut>> {
+    let rows = rows.clone().into_vec()?;
+    let rewards = scorer.rewards(&rows)?;
+    let margins: Vec<PairMargin> = rows
+        .iter()
+        .zip(&rewards)
+        .enumerate()
+        .flat_map(|(index, (row, rewards))| comparisons(index, row, rewards))
+        .collect();
+    if margins.is_empty() {
+        return Ok(None);
+    }
+    let prompts = Prompts::of(&rows);
+    let agreement = PairAgreement::of(&margins, &prompts, seed).map_err(failure::of)?;
+    Ok(Some(HeldOut { comparisons: margins.len(), prompts: prompts.count, agreement }))
+}
+
+/// Lists the comparisons of a row: better less worse.
+fn comparisons(index: usize, row: &PromptGroup, rewards: &[f64]) -> Vec<PairMargin> {
+    let order: Vec<u32> = match is_pair(row) {
+        true => vec![1, 2],
+        false => row.completions.iter().filter_map(|answer| answer.rank).collect(),
+    };
+    if order.len() != row.completions.len() {
+        return Vec::new();
+    }
+    let lengths = row.completions.iter().map(|answer| answer.token_ids.len() as f64);
+    let answers: Vec<(u32, f64, f64)> = order
+        .into_iter()
+        .zip(rewards)
+        .zip(lengths)
+        .map(|((rank, reward), length)| (rank, *reward, length))
+        .collect();
+    let pairs = answers.iter().flat_map(|better| answers.iter().map(move |worse| (better, worse)));
+    pairs
+        .filter(|((better, ..), (worse, ..))| better < worse)
+        .map(|((_, reward, length), (_, other, shorter))| PairMargin {
+            row: index,
+            margin: reward - other,
+            difference: length - shorter,
+        })
+        .collect()
+}
+
+impl HeldOut {
+    /// Says in one line how good the model is and how good length alone is.
+    pub fn text(&self) -> String {
+        let PairAgreement { accuracy, chosen_longer, above_length, .. } = &self.agreement;
+        format!(
+            "held out: accuracy {} of {} comparisons; preferring the longer answer has {}, the difference is {}",
+            percent(accuracy),
+            self.comparisons,
+            percent(chosen_longer),
+            percent(above_length)
+        )
+    }
+
+    /// Makes the entry of `summary.json`.
+    ///
+    /// # Errors
+    /// Figures that are no numbers.
+    pub fn summary(&self) -> Result<Value> {
+        Ok(json!({ "comparisons": self.comparisons, "prompts": self.prompts, "agreement": self.agreement }))
+    }
+}
+
+fn percent(estimate: &Estimate) -> String {
+    let shown = |value: f64| format!("{:.1}", 100.0 * value);
+    match estimate.interval {
+        Some((low, high)) => format!("{} % [{}, {}]", shown(estimate.mean), shown(low), shown(high)),
+        None => format!("{} %", shown(estimate.mean)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use align_core::align_types::Completion;
+
+    use super::*;
+
+    fn answer(rank: Option<u32>, tokens: usize) -> Completion {
+        Completion { rank, ..Completion::new(vec![1; tokens]) }
+    }
+
+    /// Ranks 2, 1, 2 with rewards 5, 3, 4: the second answer is better than the first (3 − 5) and the third (3 − 4).
+    #[test]
+    fn rankings_give_each_comparison_that_is_no_tie() {
+        let row = PromptGroup::new(vec![0], vec![answer(Some(2), 1), answer(Some(1), 4), answer(Some(2), 2)]);
+        let found: Vec<_> = comparisons(7, &row, &[5.0, 3.0, 4.0])
+            .iter()
+            .map(|it| (it.row, it.margin, it.difference))
+            .collect();
+        assert_eq!(found, [(7, -2.0, 3.0), (7, -1.0, 2.0)]);
+    }
+
+    #[test]
+    fn pairs_have_one_comparison_and_single_answers_none() {
+        let pair = PromptGroup::new(vec![0], vec![answer(None, 3), answer(None, 5)]);
+        let found = comparisons(0, &pair, &[1.0, 0.25]);
+        assert_eq!(found, [PairMargin { row: 0, margin: 0.75, difference: -2.0 }]);
+        let scored = Completion { reward: Some(0.5), ..answer(None, 2) };
+        assert_eq!(comparisons(0, &PromptGroup::new(vec![0], vec![scored.clone(), scored]), &[1.0, 2.0]), []);
+    }
+}

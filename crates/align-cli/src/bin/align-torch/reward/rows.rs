@@ -1,0 +1,94 @@
+//! What rows must be for a reward model, and what the model must be for its rows.
+
+use std::collections::HashSet;
+
+use align_cli::{Error, Result, talk};
+use align_core::{
+    Objective, ScoreModel,
+    align_types::{PromptGroup, TokenId, config::RewardConfig},
+};
+use align_data::Rows as DataRows;
+use align_lm::SequenceClassifier;
+use align_rm::RewardModelObjective;
+
+use crate::{failure, feedback, model::Folder, rows::Rows};
+
+/// Refuses rows that the loss cannot take, and rows of which none teaches anything.
+///
+/// # Errors
+/// [`Error::Data`] with the row; rows on a disk that fails.
+pub fn check(config: RewardConfig, rows: &Rows) -> Result<()> {
+    for set in [&rows.train, &rows.eval] {
+        if let Some((smallest, largest)) = feedback::scores(set)? {
+            config.check_range(smallest, largest).map_err(feedback::out_of_range)?;
+        }
+    }
+    let objective = RewardModelObjective::new(config).map_err(failure::of)?;
+    let objective: &dyn Objective<dyn ScoreModel> = &objective;
+    for set in [&rows.train, &rows.eval] {
+        for group in set.iter() {
+            objective.denominators(&[group?.into_owned()]).map_err(failure::of)?;
+        }
+    }
+    feedback::differs(rows)
+}
+
+/// Says whether a row is a chosen and a rejected answer.
+pub fn is_pair(row: &PromptGroup) -> bool {
+    let plain =
+        row.completions.iter().filter(|it| it.rank.is_none() && it.label.is_none() && it.reward.is_none());
+    row.completions.len() == 2 && plain.count() == 2
+}
+
+/// Refuses rows without a pair, where pairs are chosen among.
+///
+/// # Errors
+/// [`Error::Data`]; rows on a disk that fails.
+pub fn has_pairs(rows: &Rows) -> Result<()> {
+    for row in rows.train.iter() {
+        if is_pair(row?.as_ref()) {
+            return Ok(());
+        }
+    }
+    let message = format!("--pair-band: none of the {} rows of --data is a pair", rows.train.len());
+    Err(Error::data(
+        message,
+        ["rankings, labels and scores have no margin: leave --pair-band out".to_owned()],
+    ))
+}
+
+/// Gives a model a `pad_token_id` with which no answer ends. The score is read at the last token that is not this one,
+/// here and in transformers, so that an answer that ends with it would be read one token early.
+///
+/// # Errors
+/// Rows on a disk that fails, or rows that end with every token of the vocabulary.
+pub fn fit_pad_token(model: SequenceClassifier, folder: &Folder, rows: &Rows) -> Result<SequenceClassifier> {
+    let mut ends = last_tokens(&rows.train)?;
+    ends.extend(last_tokens(&rows.eval)?);
+    ends.extend(folder.tokenizer.eos_ids());
+    let now = model.pad_token_id();
+    if now.is_some_and(|pad| !ends.contains(&pad)) {
+        return Ok(model);
+    }
+    let tokenizer = &folder.tokenizer;
+    let named = [tokenizer.pad_id(), tokenizer.bos_id()].into_iter().flatten();
+    let size = TokenId::try_from(folder.config.vocab_size()).unwrap_or(TokenId::MAX);
+    let Some(pad) = named.chain((0..size).rev()).find(|id| *id < size && !ends.contains(id)) else {
+        return Err(Error::data(
+            "--data: some answer ends with each token of the vocabulary, so that none can pad",
+            [],
+        ));
+    };
+    let shown = tokenizer.decode(&[pad], false).unwrap_or_default();
+    let before = now.map_or("none".to_owned(), |now| format!("{now}, with which answers end"));
+    talk::say(&format!("pad_token_id is {pad} ({shown:?}) in the reward model; in --model it is {before}"));
+    model.with_pad_token_id(pad).map_err(failure::of)
+}
+
+fn last_tokens(rows: &DataRows) -> Result<HashSet<TokenId>> {
+    let mut ends = HashSet::new();
+    for row in rows.iter() {
+        ends.extend(row?.completions.iter().filter_map(|answer| answer.token_ids.last().copied()));
+    }
+    Ok(ends)
+}
