@@ -13,7 +13,7 @@ use align_core::{
     tch::{Device, Kind},
 };
 use align_data::encode_item;
-use align_lm::SequenceClassifier;
+use align_lm::{AdapterOptions, LoadOptions, SequenceClassifier, Trainable};
 
 use crate::{
     failure,
@@ -30,14 +30,19 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// Loads a folder, and tells what a user should know of it.
+    /// Loads a folder, with an adapter and its score head where there is one, and tells what a user should know of it.
     ///
     /// # Errors
-    /// [`Error::Data`] for a folder that is no reward model.
-    pub fn load(path: &Path, machine: &ModelArgs, device: Device, micro_batch_tokens: usize) -> Result<Self> {
+    /// [`Error::Data`] for a folder that is no reward model, an adapter that does not fit.
+    pub fn load(
+        path: &Path,
+        adapter: Option<&Path>,
+        machine: &ModelArgs,
+        device: Device,
+        micro_batch_tokens: usize,
+    ) -> Result<Self> {
         let folder = model::open(path)?;
-        let options = model::frozen(machine, device);
-        let model = SequenceClassifier::load(path, &options).map_err(refused)?;
+        let model = classifier(path, adapter, &model::frozen(machine, device))?;
         model.notes().iter().for_each(|note| talk::warn(&format!("{}: {note}", path.display())));
         let more = if device == Device::Cpu { machine.threads().saturating_sub(1) } else { 0 };
         let mut replicas =
@@ -90,6 +95,18 @@ impl Scorer {
         })?;
         Ok(all)
     }
+}
+
+/// Loads a classifier; an adapter of a reward model brings the score head, so that its base needs none.
+///
+/// # Errors
+/// As [`Scorer::load`].
+pub fn classifier(path: &Path, adapter: Option<&Path>, options: &LoadOptions) -> Result<SequenceClassifier> {
+    let Some(adapter) = adapter else { return SequenceClassifier::load(path, options).map_err(refused) };
+    let mut model = SequenceClassifier::begin(path, 0, options).map_err(failure::of)?;
+    let options = AdapterOptions { trainable: Trainable::No, seed: 0 };
+    model.load_adapter(adapter, &options).map_err(failure::of)?;
+    Ok(model)
 }
 
 /// A folder that cannot be loaded; one without a head gets a better hint than another kind of damage.
@@ -160,7 +177,8 @@ impl RewardModel {
         device: Device,
         micro_batch_tokens: usize,
     ) -> Result<Self> {
-        let scorer = Scorer::load(folder, machine, device, micro_batch_tokens)?;
+        // The adapter of a command is that of its policy.
+        let scorer = Scorer::load(folder, None, machine, device, micro_batch_tokens)?;
         let context = scorer.context();
         Ok(Self { name: format!("model:{}", folder.display()), scorer, context })
     }
