@@ -193,6 +193,23 @@ fn a_program_scores_rows_and_is_blamed_by_row() {
     );
     let asked = json_lines(&folder.path().join("some.sh.asked"));
     assert_eq!((asked[1]["prompt"].as_str(), &asked[1]["row"]), (Some("Two"), &json!({"answer": "2"})));
+    let silent = script("silent.sh", "echo hm >&2; echo \"{\\\"id\\\": $i, \\\"reward\\\": null}\"");
+    let answer = call(&silent).ok();
+    assert!(
+        answer.stderr.contains("command:sh (2 times)") && answer.stderr.contains("hm\n"),
+        "{}",
+        answer.stderr
+    );
+    let dying = script(
+        "dying.sh",
+        "[ $(wc -l < \"$0.asked\") = 1 ] && exit 9; id=${line#*:}; echo \"{\\\"id\\\": ${id%%,*}, \\\"reward\\\": 1}\"",
+    );
+    let answer = call(&dying).ok();
+    assert!(
+        answer.stderr.contains("exit status: 9") && answer.stderr.contains("started again"),
+        "{}",
+        answer.stderr
+    );
     let broken = script("broken.sh", "echo nonsense");
     call(&broken).refused(4, &["p.jsonl:1", "nonsense"]);
     call(Path::new("/nowhere/at/all.sh")).refused(4, &["p.jsonl:1", "ended"]);
@@ -250,6 +267,36 @@ fn what_cannot_be_measured_is_refused_before_anything_is_loaded() {
     refused("--reward-command no-such-program-anywhere", 3, &["cannot start"]);
     refused("--reward rule:length --output {m}", 2, &["this is a folder"]);
     refused("--reward rule:length --output {p.jsonl}", 2, &["which this command reads"]);
+}
+
+/// A flag that nothing would look at is a mistake, and said to be one.
+#[test]
+fn flags_that_would_change_nothing_are_refused() {
+    let folder = folder();
+    write(folder.path(), "p.jsonl", "{\"prompt\": \"One\"}\n");
+    write(folder.path(), "sft.jsonl", "{\"prompt\": \"One\", \"completion\": \" two\"}\n");
+    write(folder.path(), "kto.jsonl", "{\"prompt\": \"One\", \"completion\": \" two\", \"label\": true}\n");
+    write_pairs(folder.path(), "dpo.jsonl", 2);
+    let refused = |rows: &str, flags: &str, texts: &[&str]| {
+        let line = format!("eval --model {{m}} --data {{{rows}.jsonl}} {SMALL} {flags}");
+        align(folder.path(), &line).refused(2, texts);
+    };
+    let nothing = "would change nothing";
+    for flag in ["--reward rule:length", "--reward-model {m}", "--reward-command cat"] {
+        let name = flag.split(' ').next().unwrap();
+        refused("sft", &format!("--measure held-out {flag}"), &[name, nothing, "add --measure rewards"]);
+    }
+    refused("p", "--measure rewards --reward rule:length --beta 0.2", &["--beta", nothing, "held-out"]);
+    refused("p", "--reward rule:length --beta 0.2", &["--beta", nothing, "prompts without answers"]);
+    refused("sft", "--measure held-out --beta 0.2", &["--beta", nothing, "sft"]);
+    refused("sft", "--method sft --beta 0.2", &["--beta", nothing, "leave --beta out"]);
+    for (rows, method) in [("sft", "sft"), ("dpo", "dpo"), ("kto", "kto")] {
+        for (flag, method_flag) in [("--score-min", ""), ("--score-max", "--method ")] {
+            let named = if method_flag.is_empty() { String::new() } else { format!("{method_flag}{method}") };
+            let flags = format!("--reference {{m}} --measure held-out {flag} 1 {named}");
+            refused(rows, &flags, &[flag, nothing, method, "only una"]);
+        }
+    }
 }
 
 /// A table for people on stdout, nothing else there.

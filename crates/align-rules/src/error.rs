@@ -5,19 +5,39 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum Error {
     /// There is no rule of that name.
-    #[error("{name}: there is no such rule; the rules are {known}")]
+    #[error("{name}: there is no such rule{}; the rules are {known}", meant.as_ref().map_or_else(String::new, |name| format!("; did you mean {name}?")))]
     UnknownRule {
         /// The name that was given.
         name: String,
+        /// The name that may have been meant.
+        meant: Option<String>,
         /// The names that there are, with commas between them.
         known: String,
     },
     /// The argument of a rule is missing, or does not fit.
-    #[error("rule:{rule}: {why}")]
+    #[error("{rule}: {why}")]
     Argument {
-        /// The rule.
+        /// The rule, as it is named on a command line.
         rule: String,
         /// What is wrong, and what would be accepted.
+        why: String,
+    },
+    /// A name cannot be added to a registry.
+    #[error("{name} cannot be added: {why}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A row cannot be judged by a rule.
+    #[error("{row}: {reward}: {why}")]
+    Row {
+        /// The row.
+        row: String,
+        /// The rule.
+        reward: String,
+        /// What is wrong with the row.
         why: String,
     },
     /// The weights of a sum do not fit its rewards.
@@ -75,26 +95,6 @@ pub enum Error {
         command: String,
         /// The time limit of an answer.
         limit: Duration,
-    },
-    /// A reward gave a number that is none.
-    #[error("{row}: the reward {reward} is {value}; a reward is a finite number, or abstains")]
-    NonFinite {
-        /// The row.
-        row: String,
-        /// The reward.
-        reward: String,
-        /// The value.
-        value: f64,
-    },
-    /// A reward gave another number of values than it was asked for.
-    #[error("the reward {reward} gave {got} values for {expected} completions")]
-    Count {
-        /// The reward.
-        reward: String,
-        /// How many were asked for.
-        expected: usize,
-        /// How many came.
-        got: usize,
     },
 }
 

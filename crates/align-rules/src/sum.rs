@@ -1,10 +1,12 @@
-use align_types::{Reward, RewardItem};
+use align_types::{Reward, RewardItem, score};
 
 use crate::{Error, Result};
 
 /// Rewards added up with weights.
 ///
-/// The sum abstains where one of its parts does: a part that says nothing is not a part that says 0.
+/// The sum abstains where one of its parts does: a part that says nothing is not a part that says 0, and the other parts
+/// alone, their weights renormalised or not, would be another reward than that of the rows around it. Every part is
+/// asked for every completion, and counted where it abstains.
 ///
 /// ```
 /// use align_rules::{WeightedSum, rule};
@@ -19,7 +21,14 @@ use crate::{Error, Result};
 /// ```
 pub struct WeightedSum {
     name: String,
-    parts: Vec<(f64, Box<dyn Reward>)>,
+    parts: Vec<Part>,
+}
+
+/// A reward of the sum.
+struct Part {
+    weight: f64,
+    reward: Box<dyn Reward>,
+    abstentions: u64,
 }
 
 impl std::fmt::Debug for WeightedSum {
@@ -45,16 +54,21 @@ impl WeightedSum {
             return wrong(format!("{weight} is no finite number"));
         }
         let weights = weights.iter().copied().chain(std::iter::repeat(1.0));
-        let parts: Vec<(f64, Box<dyn Reward>)> = weights.zip(parts).collect();
+        let part = |(weight, reward)| Part { weight, reward, abstentions: 0 };
+        let parts: Vec<Part> = weights.zip(parts).map(part).collect();
         let name = match parts.as_slice() {
-            [(weight, part)] if *weight == 1.0 => part.name().to_owned(),
+            [one] if one.weight == 1.0 => one.reward.name().to_owned(),
             parts => {
-                let terms: Vec<String> =
-                    parts.iter().map(|(weight, part)| format!("{weight} {}", part.name())).collect();
-                terms.join(" + ")
+                let term = |part: &Part| format!("{} {}", part.weight, part.reward.name());
+                parts.iter().map(term).collect::<Vec<_>>().join(" + ")
             }
         };
         Ok(Self { name, parts })
+    }
+
+    /// Names the parts, each with the number of completions for which it abstained so far.
+    pub fn abstentions(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.parts.iter().map(|part| (part.reward.name(), part.abstentions))
     }
 }
 
@@ -65,35 +79,13 @@ impl Reward for WeightedSum {
 
     fn score(&mut self, items: &[RewardItem<'_>]) -> align_types::Result<Vec<Option<f64>>> {
         let mut sums = vec![Some(0.0); items.len()];
-        for (weight, part) in &mut self.parts {
-            let scores = checked(part.as_mut(), items)?;
-            for (sum, score) in sums.iter_mut().zip(scores) {
-                *sum = sum.zip(score).map(|(sum, score)| sum + *weight * score);
+        for part in &mut self.parts {
+            let scores = score(&mut part.reward, items)?;
+            part.abstentions += scores.abstentions() as u64;
+            for (sum, score) in sums.iter_mut().zip(scores.into_values()) {
+                *sum = sum.zip(score).map(|(sum, score)| sum + part.weight * score);
             }
         }
-        check(&self.name, items, &sums)?;
         Ok(sums)
-    }
-}
-
-/// Scores with a reward, and holds it to what it promises.
-fn checked(part: &mut dyn Reward, items: &[RewardItem<'_>]) -> align_types::Result<Vec<Option<f64>>> {
-    let scores = part.score(items)?;
-    check(part.name(), items, &scores)?;
-    Ok(scores)
-}
-
-fn check(name: &str, items: &[RewardItem<'_>], scores: &[Option<f64>]) -> Result<()> {
-    if scores.len() != items.len() {
-        return Err(Error::Count { reward: name.into(), expected: items.len(), got: scores.len() });
-    }
-    let not_finite = |score: &Option<f64>| score.is_some_and(|value| !value.is_finite());
-    match items.iter().zip(scores).enumerate().find(|(_, (_, score))| not_finite(score)) {
-        None => Ok(()),
-        Some((index, (item, score))) => Err(Error::NonFinite {
-            row: item.describe(index),
-            reward: name.into(),
-            value: score.unwrap_or(f64::NAN),
-        }),
     }
 }

@@ -2,7 +2,10 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use align_rules::{Program, TIME_LIMIT};
 use align_types::{Columns, Reward, RewardItem, Source};
@@ -99,12 +102,88 @@ fn anything_else_than_an_answer_is_an_error_that_names_the_row() {
 }
 
 #[test]
-fn a_program_that_ends_says_how() {
-    let error = refusal("read line; exit 3\n", TIME_LIMIT);
-    assert!(error.contains("rows.jsonl:1") && error.contains("exit status: 3"), "{error}");
-    let one = "read line; echo '{\"id\": 0, \"reward\": 1}'; exit 0\n";
-    let error = refusal(one, TIME_LIMIT);
-    assert!(error.contains("rows.jsonl:2") && error.contains("ended"), "{error}");
+fn lines_of_any_bytes_are_refused_and_shown_harmlessly() {
+    let printing = |bytes: &str| refusal(&format!("{EACH_LINE}printf '{bytes}\\n'{NEXT}"), TIME_LIMIT);
+    for bytes in [
+        "\\377\\376",
+        "{\"id\": 0, \"reward\": Infinity}",
+        "{\"id\": 0, \"reward\": -Infinity}",
+        "{\"id\": 0, \"reward\": 1e999}",
+        "{\"id\": 0, \"reward\": \"\\303\"}",
+        "[0, 1]",
+        "\\033[2J",
+        "\\000",
+    ] {
+        let error = printing(bytes);
+        assert!(error.contains("rows.jsonl:1") && !error.contains(char::is_control), "{bytes}: {error:?}");
+    }
+    let twice = "echo '{\"id\": 0, \"reward\": 1}'\n";
+    let error = refusal(&format!("{EACH_LINE}{twice}{twice}{NEXT}"), TIME_LIMIT);
+    assert!(error.contains("rows.jsonl:2") && error.contains("had its turn before"), "{error}");
+    let unknown = refusal(&format!("{EACH_LINE}echo '{{\"id\": 99, \"reward\": 1}}'{NEXT}"), TIME_LIMIT);
+    assert!(
+        unknown.contains("rows.jsonl:1") && unknown.contains("in the order of the questions"),
+        "{unknown}"
+    );
+}
+
+/// Answers with the id of the question; `$n` counts how often the program was started.
+const ECHO: &str = "echo x >> \"$0.starts\"\nn=$(wc -l < \"$0.starts\")\n\
+    answer() { id=${line#*:}; echo \"{\\\"id\\\": ${id%%,*}, \\\"reward\\\": $1}\"; }\n";
+
+#[test]
+fn a_program_that_ends_is_started_once_more_and_told_about() {
+    let folder = TempDir::new().unwrap();
+    // The first one ends after two answers, the second after three more.
+    let script = format!(
+        "{ECHO}for i in 1 2 3; do [ $n = 1 ] && [ $i = 3 ] && {{ echo 'out of luck' >&2; exit 7; }}\n\
+         IFS= read -r line || exit 0\nanswer $n\ndone\n"
+    );
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = told.clone();
+    let mut program = program(&folder, &script, TIME_LIMIT)
+        .with_notice(Box::new(move |text| listener.lock().unwrap().push(text.to_owned())));
+    let first = score(&mut program, &["a", "b", "c", "d"]).unwrap();
+    assert_eq!(first, [Some(1.0), Some(1.0), Some(2.0), Some(2.0)]);
+    assert_eq!(program.restarts(), 1);
+    // One answer is left in the second process; a batch of its own has a restart of its own.
+    assert_eq!(score(&mut program, &["e", "f"]).unwrap(), [Some(2.0), Some(3.0)]);
+    assert_eq!(program.restarts(), 2);
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), 2, "{told:?}");
+    for part in ["rows.jsonl:3", "exit status: 7", "out of luck", "started again"] {
+        assert!(told[0].contains(part), "{part}: {}", told[0]);
+    }
+}
+
+#[test]
+fn a_program_that_ended_between_batches_is_started_again() {
+    let folder = TempDir::new().unwrap();
+    let script = format!("{ECHO}IFS= read -r line\nanswer $n\n");
+    let mut program = program(&folder, &script, TIME_LIMIT);
+    assert_eq!(score(&mut program, &["a"]).unwrap(), [Some(1.0)]);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(score(&mut program, &["b"]).unwrap(), [Some(2.0)]);
+}
+
+#[test]
+fn a_program_that_ends_twice_in_a_batch_says_how() {
+    let error = refusal("read line; echo 'Traceback: no luck' >&2; exit 3\n", TIME_LIMIT);
+    for part in ["rows.jsonl:1", "exit status: 3", "Traceback: no luck"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let one_each = format!("{ECHO}IFS= read -r line\nanswer 1\n");
+    let error = refusal(&one_each, TIME_LIMIT);
+    assert!(error.contains("rows.jsonl:3") && error.contains("ended"), "{error}");
+}
+
+#[test]
+fn a_chatty_program_does_not_stop_on_its_standard_error() {
+    let folder = TempDir::new().unwrap();
+    // More than a pipe holds.
+    let script = format!("{ECHO}while IFS= read -r line; do printf '%70000s\\n' . >&2; answer 4; done\n");
+    let mut program = program(&folder, &script, TIME_LIMIT);
+    assert_eq!(score(&mut program, &["a"]).unwrap(), [Some(4.0)]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What each held-out row gave at the end of a run, alone: `eval.jsonl`.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use align_core::{Coupling, PackedBatch, Trainable, align_types::PromptGroup, no_grad};
 use serde_json::{Map, Value};
@@ -17,34 +18,53 @@ const ROWS: usize = 1000;
 type Numbers = Vec<(&'static str, f64)>;
 
 impl<M: Trainable + ?Sized> Engine<M> {
-    /// Evaluates the first held-out rows one by one, and makes a line of each.
+    /// Evaluates the first held-out rows one by one, and makes a line of each; `None` where `stop` was set before the
+    /// last of them.
     ///
     /// A row that stands alone gives the same numbers as one among others, so that their means are the metrics of
     /// the whole.
     ///
     /// # Errors
     /// As [`Engine::evaluate`].
-    pub(crate) fn evaluate_rows(&mut self, batch: &EvalBatch, step: u64) -> Result<String> {
+    pub(crate) fn evaluate_rows(
+        &mut self,
+        batch: &EvalBatch,
+        step: u64,
+        stop: &AtomicBool,
+    ) -> Result<Option<String>> {
+        if stop.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
         let coupling = batch.survey.as_ref().map(|survey| self.couple(survey)).transpose()?;
         let pairs: Vec<(&mut Worker<M>, &Part)> = self.workers_mut().iter_mut().zip(&batch.parts).collect();
-        let work = |(worker, part): (&mut Worker<M>, &Part)| worker.rows(part, coupling.as_ref());
+        let work = |(worker, part): (&mut Worker<M>, &Part)| worker.rows(part, coupling.as_ref(), stop);
         let mut lines: Vec<(usize, Value)> = Vec::new();
         for (part, rows) in batch.parts.iter().zip(parallel::map(pairs, work)?) {
             let places = part.places.iter().zip(&part.groups);
-            let of_part = places.filter(|(place, _)| **place < ROWS).zip(rows?);
+            let Some(rows) = rows? else { return Ok(None) };
+            let of_part = places.filter(|(place, _)| **place < ROWS).zip(rows);
             lines.extend(of_part.map(|((place, group), row)| (*place, line(step, group, &row))));
         }
         lines.sort_by_key(|(place, _)| *place);
-        Ok(lines.into_iter().map(|(_, line)| format!("{line}\n")).collect())
+        Ok(Some(lines.into_iter().map(|(_, line)| format!("{line}\n")).collect()))
     }
 }
 
 impl<M: Trainable + ?Sized> Worker<M> {
-    /// Evaluates the rows of a part that are among the first of the batch, in their order.
-    fn rows(&mut self, part: &Part, coupling: Option<&Coupling>) -> Result<Vec<Numbers>> {
+    /// Evaluates the rows of a part that are among the first of the batch, in their order; `None` once `stop` is set.
+    fn rows(
+        &mut self,
+        part: &Part,
+        coupling: Option<&Coupling>,
+        stop: &AtomicBool,
+    ) -> Result<Option<Vec<Numbers>>> {
         let _guard = no_grad();
         let indices = part.places.iter().enumerate().filter(|(_, place)| **place < ROWS);
-        indices.map(|(index, _)| self.row(part, index, coupling)).collect()
+        let row = |(index, _)| match stop.load(Ordering::SeqCst) {
+            true => Ok(None),
+            false => self.row(part, index, coupling).map(Some),
+        };
+        indices.map(row).collect()
     }
 
     fn row(&self, part: &Part, index: usize, coupling: Option<&Coupling>) -> Result<Numbers> {

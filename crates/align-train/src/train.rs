@@ -215,7 +215,9 @@ impl<'a, M: Trainable + ?Sized> Run<'a, M> {
         }
         // A resumed run may have nothing left to do but this.
         self.save()?;
-        self.write_eval_rows()?;
+        if !self.write_eval_rows()? {
+            return self.interrupt();
+        }
         if let Some(hook) = self.hooks.before_finish {
             let found = hook(self.state.step);
             let mut found = found.map_err(|error| Error::before_finish(self.folder.path(), error))?;
@@ -392,20 +394,22 @@ impl<'a, M: Trainable + ?Sized> Run<'a, M> {
         Ok(Outcome::Interrupted { step, checkpoint: Some(self.checkpoints.folder_of(step)) })
     }
 
-    /// Writes what each held-out row gives with the final weights. Rows that cannot be evaluated were reported when
-    /// the run came to its last step, and do not keep it from being finished.
-    fn write_eval_rows(&mut self) -> Result<()> {
-        let Some(eval) = &self.eval else { return Ok(()) };
+    /// Writes what each held-out row gives with the final weights, and says whether it came to the end: `false` where
+    /// the stop flag was set meanwhile. Rows that cannot be evaluated were reported when the run came to its last step,
+    /// and do not keep it from being finished.
+    fn write_eval_rows(&mut self) -> Result<bool> {
+        let Some(eval) = &self.eval else { return Ok(true) };
         let began = Instant::now();
-        let lines = self.engine.evaluate_rows(eval, self.state.step);
+        let lines = self.engine.evaluate_rows(eval, self.state.step, &self.hooks.stop);
         self.pace.eval(began);
         match lines {
-            Ok(lines) => eval_rows::write(self.folder.path(), &lines),
+            Ok(Some(lines)) => eval_rows::write(self.folder.path(), &lines)?,
+            Ok(None) => return Ok(false),
             Err(error) => {
                 self.hooks.progress.warn(&format!("{} is not written: {error}", eval_rows::FILE));
-                Ok(())
             }
         }
+        Ok(true)
     }
 
     fn finish(&mut self) -> Result<Outcome> {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use align_train::{Error, OpenMode, Outcome, Position, Progress, SavedStep};
@@ -504,4 +504,53 @@ fn held_out_rows_are_written_one_by_one_at_the_end() {
         run_with_stops(&setup, stopped.path(), &[7, 19, 20]);
         assert_eq!(std::fs::read_to_string(stopped.path().join("eval.jsonl")).unwrap(), text);
     }
+}
+
+/// Begins a countdown of held-out evaluations after the last step.
+struct CountAfter {
+    step: u64,
+    rows: i64,
+    left: Arc<AtomicI64>,
+}
+
+impl Progress for CountAfter {
+    fn step(&mut self, at: &Position) {
+        if at.step == self.step {
+            self.left.store(self.rows, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Ctrl-C while held-out rows are written one by one, or just before, ends the run as interrupted; nothing of the file is
+/// left, and the resumed run is the uninterrupted one.
+#[test]
+fn the_pass_over_held_out_rows_stops_at_the_flag() {
+    let setup = with_threads(1);
+    let straight = tempfile::tempdir().unwrap();
+    run_with_stops(&setup, straight.path(), &[]);
+    for rows in [1, 3, 8] {
+        let folder = tempfile::tempdir().unwrap();
+        let (left, stop) = (Arc::new(AtomicI64::new(i64::MAX)), Arc::new(AtomicBool::new(false)));
+        let mut stopping = setup.clone();
+        stopping.objective.countdown = Some((left.clone(), stop.clone()));
+        let (outcome, _) = stopping
+            .run(folder.path(), |hooks| {
+                hooks.stop = stop.clone();
+                hooks.progress = Box::new(CountAfter { step: 20, rows, left: left.clone() });
+            })
+            .unwrap();
+        let checkpoint = Some(folder.path().join("checkpoints/step-20"));
+        assert_eq!(outcome, Outcome::Interrupted { step: 20, checkpoint });
+        assert_eq!(left.load(Ordering::SeqCst), 0, "rows were evaluated after the flag was set");
+        assert!(!folder.path().join("eval.jsonl").exists() && !folder.path().join("summary.json").exists());
+        let (outcome, _) = setup.run(folder.path(), |_| {}).unwrap();
+        assert!(matches!(outcome, Outcome::Finished(_)));
+        let lines = |path: &Path| std::fs::read_to_string(path.join("eval.jsonl")).unwrap();
+        assert_eq!(lines(folder.path()), lines(straight.path()));
+        assert_eq!(final_weights(folder.path()), final_weights(straight.path()));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let outcomes = run_with_stops(&setup, folder.path(), &[20]);
+    assert!(matches!(outcomes[0], Outcome::Interrupted { step: 20, .. }));
+    assert!(matches!(outcomes[1], Outcome::Finished(_)));
 }

@@ -22,6 +22,30 @@ pub enum Error {
         /// Why they cannot be given together.
         why: &'static str,
     },
+    /// A reward gave a number that is none.
+    #[error("{row}: the reward {reward} is {value}; a reward is a finite number, or abstains")]
+    RewardNotFinite {
+        /// The row of the completion.
+        row: String,
+        /// The reward.
+        reward: String,
+        /// The value.
+        value: f64,
+    },
+    /// A reward gave another number of values than it was asked for.
+    #[error(
+        "{row}: the reward {reward} gave {got} values for {expected} completions, and it is unknown whose they are"
+    )]
+    RewardCount {
+        /// The row of the first completion without a value, or of the last completion where there are too many.
+        row: String,
+        /// The reward.
+        reward: String,
+        /// How many were asked for.
+        expected: usize,
+        /// How many came.
+        got: usize,
+    },
     /// A reward, generator or prompt source failed.
     #[error("{what}: {why}")]
     Seam {

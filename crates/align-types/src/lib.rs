@@ -24,6 +24,7 @@ mod completion;
 pub mod config;
 mod error;
 mod health;
+mod reward;
 mod rng;
 mod traits;
 
@@ -31,5 +32,6 @@ pub use calendar::civil_date;
 pub use completion::{Columns, Completion, FinishReason, PromptGroup, Source, TokenId};
 pub use error::{Error, Result};
 pub use health::{Amount, HealthCheck, Move, Rule};
+pub use reward::{Reward, RewardFn, RewardItem, Scores, score};
 pub use rng::{Purpose, RngStream};
-pub use traits::{Generator, MetricSink, PromptSource, Reward, RewardItem};
+pub use traits::{Generator, MetricSink, PromptSource};

@@ -1,4 +1,4 @@
-use crate::{Columns, PromptGroup, Result, Source, TokenId, config::SamplingConfig};
+use crate::{PromptGroup, Result, TokenId, config::SamplingConfig};
 
 /// Samples completions of prompts.
 ///
@@ -19,40 +19,6 @@ pub trait Generator {
         config: &SamplingConfig,
         step: u64,
     ) -> Result<Vec<PromptGroup>>;
-}
-
-/// One completion to be scored, as text without special tokens.
-#[derive(Debug, Clone, Copy)]
-pub struct RewardItem<'a> {
-    /// The prompt; of a conversation what its template makes of it, without special tokens.
-    pub prompt: &'a str,
-    /// The messages of the prompt, where it is a conversation: for rewards with a template of their own.
-    pub messages: Option<&'a [serde_json::Value]>,
-    /// The completion.
-    pub completion: &'a str,
-    /// The other columns of the prompt's row.
-    pub columns: &'a Columns,
-    /// Where the prompt's row came from, for messages.
-    pub source: Option<&'a Source>,
-}
-
-impl RewardItem<'_> {
-    /// Names the item in messages: `file:row`, or its position where there is no source.
-    pub fn describe(&self, index: usize) -> String {
-        self.source.map_or_else(|| format!("completion {index}"), ToString::to_string)
-    }
-}
-
-/// Scores completions.
-pub trait Reward: Send {
-    /// Names the reward in messages and metrics.
-    fn name(&self) -> &str;
-
-    /// Scores a batch: one finite number for each item in order, or `None` where the reward abstains.
-    ///
-    /// # Errors
-    /// Anything that is neither a score nor an abstention; the message names the item.
-    fn score(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>>;
 }
 
 /// Hands out the prompts or rows of a training run in an order that can be continued exactly.

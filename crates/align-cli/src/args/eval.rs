@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use align_types::config::{DpoConfig, KtoConfig, UnaConfig};
+use align_rules::Registry;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::{BadRowsName, ModelArgs, SamplingArgs, values};
@@ -8,15 +9,7 @@ use crate::{Error, Result};
 
 /// `align eval`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-What is measured follows from rows and flags: the loss of the rows' answers (held-out), the divergence from --reference over
-sampled answers (kl), rewards of sampled answers and their win rate against those of --reference (rewards). --measure chooses.
-Every figure has a 95 % interval, bootstrapped over prompts.
-
-Examples:
-  align eval --model runs/dpo/model --reference models/sft --data held-out.jsonl --measure held-out
-  align eval --model runs/dpo/model --reference models/sft --data prompts.jsonl --reward-model models/reward
-  align eval --model models/sft --data prompts.jsonl --reward rule:length --reward-command 'python3 score.py'")]
+#[command(after_help = eval_help())]
 pub struct EvalArgs {
     /// Model: a Hugging Face folder
     #[arg(long, value_name = "DIR", required = true, value_hint = ValueHint::DirPath)]
@@ -61,6 +54,23 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub machine: ModelArgs,
 }
+
+/// What stands below the flags.
+fn eval_help() -> String {
+    format!("{ABOUT}\n\n{}\n\n{EXAMPLES}", rules_help())
+}
+
+const ABOUT: &str = "\
+What is measured follows from rows and flags: the loss of the rows' answers (held-out), the divergence from --reference over
+sampled answers (kl), rewards of sampled answers and their win rate against those of --reference (rewards). --measure chooses.
+Every figure has a 95 % interval, bootstrapped over prompts.";
+
+const EXAMPLES: &str = "\
+Examples:
+  align eval --model runs/dpo/model --reference models/sft --data held-out.jsonl --measure held-out
+  align eval --model runs/dpo/model --reference models/sft --data prompts.jsonl --reward-model models/reward
+  align eval --model models/sft --data prompts.jsonl --reward rule:length --reward-command 'python3 score.py'
+  align eval --model models/sft --data gsm8k.jsonl --columns prompt=question --reward rule:math-answer --reward rule:format";
 
 /// Values of `--measure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -114,7 +124,8 @@ pub struct RewardArgs {
     /// template of its own
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub reward_model: Vec<PathBuf>,
-    /// Rule (repeatable): rule:length, rule:length=N, rule:contains=TEXT, rule:regex=PATTERN
+    /// Rule (repeatable), such as rule:length, rule:contains=TEXT, rule:regex=PATTERN, rule:math-answer, rule:format; all
+    /// of them stand below
     #[arg(long, value_name = "rule:NAME[=ARG]", value_parser = parse_rule)]
     pub reward: Vec<String>,
     /// Program (repeatable) that reads {"id","prompt","completion","row"} per line and answers {"id","reward"} per line;
@@ -130,6 +141,13 @@ pub struct RewardArgs {
     pub reward_timeout: f64,
 }
 
+/// Lists the rules of `--reward`.
+pub fn rules_help() -> String {
+    let registry = Registry::new();
+    let lines: Vec<String> = registry.help().map(|(rule, help)| format!("  {rule:<33} {help}")).collect();
+    format!("Rules of --reward:\n{}", lines.join("\n"))
+}
+
 fn parse_rule(text: &str) -> Result<String, String> {
     align_rules::rule(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
@@ -142,6 +160,16 @@ impl RewardArgs {
     /// Counts the rewards.
     pub fn count(&self) -> usize {
         self.reward_model.len() + self.reward.len() + self.reward_command.len()
+    }
+
+    /// Names the first of the flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            (!self.reward_model.is_empty(), "--reward-model"),
+            (!self.reward.is_empty(), "--reward"),
+            (!self.reward_command.is_empty(), "--reward-command"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
     }
 
     fn check(&self) -> Result<()> {
@@ -166,6 +194,44 @@ impl RewardArgs {
 }
 
 impl HeldOutArgs {
+    /// Names the first of these flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            (self.method != MethodName::Auto, "--method"),
+            (self.beta.is_some(), "--beta"),
+            (self.score_min.is_some(), "--score-min"),
+            (self.score_max.is_some(), "--score-max"),
+        ];
+        given.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
+    }
+
+    /// Refuses flags that a method would not look at; `auto` is none yet, and looks at all.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the flag.
+    pub fn check_method(&self, method: MethodName) -> Result<()> {
+        let has_beta = method != MethodName::Sft;
+        let has_scores = matches!(method, MethodName::Auto | MethodName::Una);
+        let unread = [
+            (!has_beta && self.beta.is_some(), "--beta", "it has no reference to be pulled to"),
+            (!has_scores && self.score_min.is_some(), "--score-min", "only una reads scores"),
+            (!has_scores && self.score_max.is_some(), "--score-max", "only una reads scores"),
+        ];
+        match unread.into_iter().find(|(unread, ..)| *unread) {
+            None => Ok(()),
+            Some((_, flag, why)) => {
+                let name = method.to_possible_value();
+                let name = name.as_ref().map_or("the method", |value| value.get_name());
+                let hint = match self.method {
+                    MethodName::Auto => "--method says which loss the rows are measured with".to_owned(),
+                    _ => format!("leave {flag} out"),
+                };
+                let message = format!("{flag} would change nothing: the loss is that of {name}, {why}");
+                Err(Error::usage(message, [hint]))
+            }
+        }
+    }
+
     /// Makes the configuration of the DPO loss.
     pub fn dpo_config(&self) -> DpoConfig {
         let default = DpoConfig::default();
@@ -211,7 +277,18 @@ impl EvalArgs {
         changes.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
     }
 
-    /// Checks ranges, and that something is left to measure.
+    /// Refuses a flag of something that --measure leaves out.
+    fn unused(&self, measure: Measure, name: &str, given: Option<&str>) -> Result<()> {
+        match given.filter(|_| !self.wants(measure)) {
+            None => Ok(()),
+            Some(flag) => Err(Error::usage(
+                format!("{flag} would change nothing: --measure leaves {name} out"),
+                [format!("add --measure {name}, or leave {flag} out")],
+            )),
+        }
+    }
+
+    /// Checks ranges, that something is left to measure, and that every flag is for something.
     ///
     /// # Errors
     /// [`Error::Usage`] names the flags.
@@ -228,6 +305,9 @@ impl EvalArgs {
         };
         needs(Measure::Kl, self.reference.is_some(), "kl", "--reference DIR")?;
         needs(Measure::Rewards, rewards, "rewards", "--reward-model, --reward or --reward-command")?;
+        self.held_out.check_method(self.held_out.method)?;
+        self.unused(Measure::Rewards, "rewards", self.rewards.given())?;
+        self.unused(Measure::HeldOut, "held-out", self.held_out.given())?;
         if let (true, Some(flag)) = (self.insists(Measure::Kl), self.off_policy()) {
             let why = "the divergence is estimated from samples of the model itself";
             return Err(Error::usage(format!("--measure kl and {flag} exclude each other: {why}"), []));

@@ -5,7 +5,7 @@ pub mod events;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use align_core::align_types::{
     self, Completion, PromptGroup, PromptSource, Purpose, RngStream,
@@ -138,6 +138,8 @@ pub struct PairLoss {
     pub first_loss: Option<f64>,
     /// Refuses held-out rows while it is set.
     pub refuse_held_out: Arc<AtomicBool>,
+    /// Counts down with every evaluation of held-out rows, and sets the flag when it comes to 0.
+    pub countdown: Option<(Arc<AtomicI64>, Arc<AtomicBool>)>,
 }
 
 impl Objective for PairLoss {
@@ -150,6 +152,11 @@ impl Objective for PairLoss {
         let held_out = groups.iter().any(|g| g.describe(0).starts_with(&format!("step{HELD_OUT}.")));
         if held_out && self.refuse_held_out.load(Ordering::SeqCst) {
             return Err(Error::input("held-out rows", "they are refused"));
+        }
+        if let (Some((left, stop)), true) = (&self.countdown, held_out)
+            && left.fetch_sub(1, Ordering::SeqCst) == 1
+        {
+            stop.store(true, Ordering::SeqCst);
         }
         let logps = model.token_log_probs(batch, 1.0)?;
         let sums = logps.sums()?.f_reshape([-1, 2])?;

@@ -97,6 +97,7 @@ fn held_out(flags: &EvalArgs, folder: &Folder, config: &DataConfig) -> Result<Op
         left_out(flags, Measure::HeldOut, what, "it compares with a reference policy, --reference DIR")?;
         return Ok(None);
     }
+    flags.held_out.check_method(method)?;
     rows::tell(&report);
     Ok(Some(HeldOutRows { rows, method }))
 }

@@ -104,13 +104,19 @@ fn go_on() -> Result<()> {
     Ok(())
 }
 
-/// Says on stderr what is left out, unless it was asked for by name.
+/// Says on stderr what is left out, unless it was asked for, by name or by a flag of its own.
 ///
 /// # Errors
 /// [`Error::Usage`] with the reason where it was.
 fn left_out(flags: &EvalArgs, measure: Measure, what: &str, why: &str) -> Result<()> {
     if flags.insists(measure) {
         return Err(Error::usage(format!("{what} cannot be measured: {why}"), []));
+    }
+    if let (Measure::HeldOut, Some(flag)) = (measure, flags.held_out.given()) {
+        return Err(Error::usage(
+            format!("{flag} would change nothing: {what} cannot be measured: {why}"),
+            [],
+        ));
     }
     talk::say(&format!("{what} is not measured: {why}"));
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use align_cli::{Error, Result};
+use align_cli::{Error, Result, talk};
 use align_core::align_types::{self, Completion, Reward, RewardItem};
 use align_core::evaluation::Samples;
 use align_data::{TextPrompt, Tokenizer};
@@ -36,7 +36,8 @@ impl Rewards {
         }
         let limit = Duration::from_secs_f64(flags.reward_timeout);
         for command in &flags.reward_command {
-            parts.push(Box::new(Program::start(command, limit).map_err(wrong)?));
+            let program = Program::start(command, limit).map_err(wrong)?;
+            parts.push(Box::new(program.with_notice(Box::new(talk::warn))));
         }
         Ok(Self { sum: WeightedSum::new(parts, &flags.reward_weights).map_err(wrong)? })
     }
@@ -68,7 +69,18 @@ impl Rewards {
             progress.add(prompts.len());
         }
         progress.finish();
+        let mut all = scored.iter().flat_map(|samples: &Samples| &samples.rewards).peekable();
+        if all.peek().is_some() && all.all(Option::is_none) {
+            talk::warn(&self.silence());
+        }
         Ok(scored)
+    }
+
+    /// Says that there is no reward at all, and whose fault that is.
+    fn silence(&self) -> String {
+        let silent = self.sum.abstentions().filter(|(_, count)| *count > 0);
+        let parts: Vec<String> = silent.map(|(name, count)| format!("{name} ({count} times)")).collect();
+        format!("there is no reward for any completion, because these abstained: {}", parts.join(", "))
     }
 
     fn some(
@@ -88,7 +100,8 @@ impl Rewards {
                 source: prompt.group.source.as_ref(),
             }));
         }
-        let mut rewards = self.sum.score(&items).map_err(failed)?.into_iter();
+        let scores = align_types::score(&mut self.sum, &items).map_err(failed)?;
+        let mut rewards = scores.into_values().into_iter();
         let samples = |answers: &Vec<Completion>| Samples {
             rewards: rewards.by_ref().take(answers.len()).collect(),
             lengths: answers.iter().map(|answer| answer.token_ids.len() as f64).collect(),
