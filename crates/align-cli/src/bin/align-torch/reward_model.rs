@@ -14,11 +14,12 @@ use align_core::{
 };
 use align_data::encode_item;
 use align_lm::{AdapterOptions, LoadOptions, SequenceClassifier, Trainable};
+use align_rm::RewardNormalization;
 
 use crate::{
     failure,
     model::{self, Folder},
-    passes,
+    passes, scale,
 };
 
 /// A reward model with the tokenizer and the template that it was trained with, over as many threads as there are.
@@ -164,6 +165,7 @@ pub struct RewardModel {
     name: String,
     scorer: Scorer,
     context: usize,
+    scale: Option<RewardNormalization>,
 }
 
 impl RewardModel {
@@ -180,14 +182,25 @@ impl RewardModel {
         // The adapter of a command is that of its policy.
         let scorer = Scorer::load(folder, None, machine, device, micro_batch_tokens)?;
         let context = scorer.context();
-        Ok(Self { name: format!("model:{}", folder.display()), scorer, context })
+        Ok(Self { name: format!("model:{}", folder.display()), scorer, context, scale: None })
+    }
+
+    /// Brings the rewards to the scale in the model's folder, and says so in the name.
+    ///
+    /// # Errors
+    /// As [`scale::read`].
+    pub fn normalized(mut self) -> Result<Self> {
+        self.scale = Some(scale::read(self.scorer.path())?);
+        self.name.push_str(", normalized");
+        Ok(self)
     }
 
     fn scores(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>> {
         let groups =
             items.iter().enumerate().map(|(i, item)| self.group(item, i)).collect::<Result<Vec<_>>>()?;
         let scores = self.scorer.all(&groups, || Ok(()))?;
-        Ok(scores.into_iter().flatten().map(Some).collect())
+        let brought = |score| self.scale.as_ref().map_or(score, |scale| scale.apply(score));
+        Ok(scores.into_iter().flatten().map(|score| Some(brought(score))).collect())
     }
 
     fn group(&self, item: &RewardItem<'_>, index: usize) -> Result<PromptGroup> {
@@ -283,6 +296,16 @@ mod tests {
             assert_eq!(model.group(item, 0).unwrap().flat_tokens() as u64, case["tokens"].as_u64().unwrap());
         }
         assert_eq!(model.score(&[]).unwrap(), []);
+        std::fs::write(
+            here.path().join(align_rm::NORMALIZATION_FILE),
+            r#"{"mean":1.0,"std":2.0,"rows":9,"of":"samples"}"#,
+        )
+        .unwrap();
+        let raw = model.score(&items).unwrap();
+        let brought = model.normalized().unwrap().score(&items).unwrap();
+        for (raw, brought) in raw.iter().zip(brought) {
+            assert!((brought.unwrap() - (raw.unwrap() - 1.0) / 2.0).abs() < 1e-5);
+        }
     }
 
     #[test]
