@@ -6,7 +6,8 @@ use align_types::Source;
 use rayon::prelude::*;
 
 use crate::{
-    BadRow, BadRows, DataConfig, DataReport, Error, FileReport, Kind, Result, Row, RowReader, TrainOn, Truncation, csv,
+    BadRow, BadRows, DataConfig, DataReport, Error, FileReport, Kind, Result, Row, RowReader, TrainOn,
+    Truncation, csv,
     example::Example,
     format::{self, Misfit},
     layout::Layout,
@@ -192,7 +193,9 @@ impl<'a> Loader<'a> {
         let mut example = example.adapt(layout.format.kind(), layout.kind);
         if self.config.all_ties_are_bad && example.all_tied() {
             let answers = example.answers.len();
-            let problem = format!("its {answers} answers all have the same rank, and ties are skipped: nothing is compared");
+            let problem = format!(
+                "its {answers} answers all have the same rank, and ties are skipped: nothing is compared"
+            );
             return Err(BadRow { source, problem });
         }
         let narrowed = match self.config.train_on {

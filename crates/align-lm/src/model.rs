@@ -301,7 +301,8 @@ impl Model {
     /// As [`Self::adopt_dtypes`] of the weights alone; a score head that the folder lacks is float32.
     pub(crate) fn adopt_stored(&mut self, dir: &Path) -> Result<()> {
         let mut checkpoint = Checkpoint::open(dir, self.options.device)?;
-        if let Some(score) = self.weights.iter().find(|weight| weight.name == SCORE && !checkpoint.has(SCORE)) {
+        if let Some(score) = self.weights.iter().find(|weight| weight.name == SCORE && !checkpoint.has(SCORE))
+        {
             checkpoint.provide(SCORE, score.matrix.read()?);
         }
         let (plan, _) = Self::plan(&self.config)?;

@@ -25,20 +25,21 @@ const MOST_MEMORY: f64 = 0.5;
 pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
     let rows = options.peer_samples.max(32);
     training::make(race, options, [rows, rows / ARMS[1].2])?;
-    process::run_talking(Command::new(&race.python).arg(race.scripts.join("make_scores.py")).arg(&race.folder))?;
+    process::run_talking(
+        Command::new(&race.python).arg(race.scripts.join("make_scores.py")).arg(&race.folder),
+    )?;
     let mut arms: Vec<Runs> = Vec::new();
     for round in 0..options.rounds {
         for (index, (name, rows, _)) in ARMS.into_iter().enumerate() {
             eprintln!("round {} of {}: {name}", round + 1, options.rounds);
             let pair = (score(race, race.ours("score"), rows)?, score(race, race.peer("score.py"), rows)?);
             match arms.get_mut(index) {
-                Some(runs) => runs.rounds.push(pair),
-                None => arms.push(Runs {
-                    name,
-                    least_rate: LEAST_RATE,
-                    most_memory: MOST_MEMORY,
-                    rounds: vec![pair],
-                }),
+                Some(runs) => runs.add(pair),
+                None => {
+                    let none =
+                        Runs { name, least_rate: LEAST_RATE, most_memory: MOST_MEMORY, rounds: Vec::new() };
+                    arms.push(none.with(pair));
+                }
             }
         }
     }

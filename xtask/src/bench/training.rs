@@ -68,13 +68,11 @@ pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json
         for (index, arm) in ARMS.iter().enumerate() {
             eprintln!("round {} of {}: {}", round + 1, options.rounds, arm.name);
             let pair = pair(race, arm, (steps / arm.steps).max(2))?;
-            let rate = pair.0.pairs_per_wall_second / pair.1.pairs_per_wall_second;
-            eprintln!("{rate:.2} times the pairs per second");
             match arms.get_mut(index) {
-                Some(runs) => runs.rounds.push(pair),
+                Some(runs) => runs.add(pair),
                 None => {
                     let Arm { name, least_rate, most_memory, .. } = *arm;
-                    arms.push(Runs { name, least_rate, most_memory, rounds: vec![pair] });
+                    arms.push(Runs { name, least_rate, most_memory, rounds: Vec::new() }.with(pair));
                 }
             }
         }

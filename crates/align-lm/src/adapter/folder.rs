@@ -60,7 +60,8 @@ impl AdapterFolder {
         }
         let tensors = Checkpoint::of_file(&tensors_path, device)?;
         if output == Output::Score && !tensors.has(&score_name()) {
-            let why = format!("holds no tensor {:?}: a reward model's adapter has its score head", score_name());
+            let why =
+                format!("holds no tensor {:?}: a reward model's adapter has its score head", score_name());
             return Err(Error::adapter(&tensors_path, why));
         }
         Ok(Self { config_path, tensors_path, config, tensors })

@@ -154,13 +154,12 @@ fn refuse_what_is_not_built(path: &Path, map: &Map<String, Value>, saves_score: 
         let listed = value.as_array().map(Vec::as_slice).unwrap_or_default();
         listed.iter().all(|name| name == "score" || name == "classifier")
     };
-    if let Some(saved) = map.get(SAVED).filter(|saved| !is_off(saved) && !(saves_score && heads(saved))) {
+    if let Some(saved) = map.get(SAVED).filter(|saved| !(is_off(saved) || saves_score && heads(saved))) {
         let supported = "the score head of a reward model, and nothing else";
         return Err(unsupported(path, SAVED, saved, supported));
     }
-    let known = |key: &str| {
-        READ.contains(&key) || ASIDE.contains(&key) || key == "runtime_config" || key == SAVED
-    };
+    let known =
+        |key: &str| READ.contains(&key) || ASIDE.contains(&key) || key == "runtime_config" || key == SAVED;
     if let Some((key, value)) = map.iter().find(|(key, value)| !known(key) && !is_off(value)) {
         return Err(unsupported(path, key, value, "LoRA and rsLoRA of linear layers"));
     }

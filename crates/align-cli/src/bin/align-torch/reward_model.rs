@@ -80,7 +80,9 @@ impl Scorer {
         done: impl FnMut(Range<usize>, Vec<Vec<f64>>) -> Result<()>,
     ) -> Result<()> {
         let Self { path, replicas, micro_batch_tokens, .. } = self;
-        let work = |model: &mut SequenceClassifier, rows: &[PromptGroup]| scores(model, rows, path);
+        let work = |model: &mut SequenceClassifier, rows: &[PromptGroup]| {
+            scores(model, rows, &path.display().to_string())
+        };
         passes::over_rows(replicas, rows, *micro_batch_tokens, kept, go_on, work, done)
     }
 
@@ -123,7 +125,11 @@ fn refused(error: align_lm::Error) -> Error {
     }
 }
 
-fn scores(model: &SequenceClassifier, rows: &[PromptGroup], path: &Path) -> Result<Vec<Vec<f64>>> {
+/// Computes the scores of the answers of some rows in one pass, a list per row; `name` is the model's in messages.
+///
+/// # Errors
+/// [`Error::Data`] names the row of a score that is not finite; the model fails.
+pub fn scores(model: &SequenceClassifier, rows: &[PromptGroup], name: &str) -> Result<Vec<Vec<f64>>> {
     let _guard = no_grad();
     let batch = PackedBatch::new(rows).map_err(failure::of)?;
     let scores = model.scores(&batch).map_err(failure::of)?;
@@ -138,8 +144,7 @@ fn scores(model: &SequenceClassifier, rows: &[PromptGroup], path: &Path) -> Resu
             Some(score) => Err(Error::data(
                 format!("{}: its reward is {score}", row.describe(index)),
                 [format!(
-                    "the weights of {} are damaged, or its training diverged; --dtype f32 has the widest range",
-                    path.display()
+                    "the weights of {name} are damaged, or its training diverged; --dtype f32 has the widest range"
                 )],
             )),
         }
@@ -199,7 +204,7 @@ impl RewardModel {
         let groups =
             items.iter().enumerate().map(|(i, item)| self.group(item, i)).collect::<Result<Vec<_>>>()?;
         let scores = self.scorer.all(&groups, || Ok(()))?;
-        let brought = |score| self.scale.as_ref().map_or(score, |scale| scale.apply(score));
+        let brought = |score: f64| self.scale.as_ref().map_or(score, |scale| scale.apply(score));
         Ok(scores.into_iter().flatten().map(|score| Some(brought(score))).collect())
     }
 
