@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use align_rules::Registry;
 use align_types::config::{DpoConfig, KtoConfig, UnaConfig};
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
 use super::{BadRowsName, ModelArgs, SamplingArgs, values};
 use crate::{Error, Result};
@@ -124,6 +124,9 @@ pub struct RewardArgs {
     /// template of its own
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub reward_model: Vec<PathBuf>,
+    /// Bring the rewards of reward models to the scale in the reward_normalization.json of their folders
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub normalize: bool,
     /// Rule (repeatable), such as rule:length, rule:contains=TEXT, rule:regex=PATTERN, rule:math-answer, rule:format; all
     /// of them stand below
     #[arg(long, value_name = "rule:NAME[=ARG]", value_parser = parse_rule)]
@@ -181,6 +184,9 @@ impl RewardArgs {
         }
         if weights.iter().any(|weight| !weight.is_finite()) {
             return Err(Error::usage("--reward-weights: expected finite numbers", []));
+        }
+        if self.normalize && self.reward_model.is_empty() {
+            return Err(Error::usage("--normalize needs --reward-model DIR", []));
         }
         let seconds = self.reward_timeout;
         if !(seconds > 0.0 && seconds <= 1e6) {

@@ -77,7 +77,7 @@ pub struct TrustArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Scale and ensembles")]
 pub struct ScaleArgs {
-    /// Bring rewards to the scale in the model folder's reward_normalization.json: (reward - mean) / std
+    /// Bring rewards to the scale in reward_normalization.json of the model's folder, or its adapter's: (reward - mean) / std
     #[arg(long, action = ArgAction::SetTrue)]
     pub normalize: bool,
     /// Measure mean and deviation of the rewards of all answers and write them to the model folder, with what the answers
@@ -170,6 +170,11 @@ impl ScoreArgs {
                 "--fit-normalization and --normalize exclude each other",
                 "a scale is measured on raw rewards",
             );
+        }
+        if let (Some(adapter), [_, _, ..]) = (&self.machine.adapter, self.model.as_slice()) {
+            let message = format!("--adapter {}: it belongs to one of several --model", adapter.display());
+            let hint = "`align merge --model DIR --adapter DIR --output DIR` makes one model of it first";
+            return usage(&message, hint);
         }
         match (ensemble, self.model.as_slice()) {
             (Some(_), [_]) => {

@@ -9,9 +9,9 @@ use align_core::{
 };
 use align_lm::{FrozenStorage, LoadOptions, SaveDtype, SequenceClassifier, Trainable};
 use align_rm::{NORMALIZATION_FILE, WeightedMember, average_weights, head_cosine};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{computer, failure, model, origin};
+use crate::{computer, failure, model, origin, reward_model::classifier};
 
 pub fn run(flags: &MergeArgs) -> Result<()> {
     let device = computer::set_up(&flags.machine)?;
@@ -32,10 +32,23 @@ fn add_adapter(flags: &MergeArgs, folder: &Path, device: Device) -> Result<&'sta
     // The sum is rounded once, when it is saved.
     let (frozen, compute) = (storage(flags.machine.load_in_4bit), Kind::Float);
     let options = LoadOptions { frozen, compute, ..model::frozen(&flags.machine, device) };
+    if adapter.is_some_and(is_of_reward_model) {
+        let mut model = classifier(folder, adapter, &options)?;
+        model.merge_adapter().map_err(failure::of)?;
+        model.save_with_tokenizer(&flags.output, SaveDtype::Source, folder).map_err(failure::of)?;
+        return Ok("the merged reward model");
+    }
     let mut model = model::load_adapted(folder, adapter, &options)?;
     model.merge_adapter().map_err(failure::of)?;
     model.save_with_tokenizer(&flags.output, SaveDtype::Source, folder).map_err(failure::of)?;
     Ok("the merged model")
+}
+
+/// Says whether PEFT calls an adapter one of a sequence classifier.
+fn is_of_reward_model(adapter: &Path) -> bool {
+    let text = std::fs::read(adapter.join("adapter_config.json")).unwrap_or_default();
+    let config: Option<Value> = serde_json::from_slice(&text).ok();
+    config.is_some_and(|config| config.get("task_type").is_some_and(|task| task == "SEQ_CLS"))
 }
 
 /// Averages reward models into one.

@@ -13,12 +13,13 @@ use align_core::{
     tch::{Device, Kind},
 };
 use align_data::encode_item;
-use align_lm::SequenceClassifier;
+use align_lm::{AdapterOptions, LoadOptions, SequenceClassifier, Trainable};
+use align_rm::RewardNormalization;
 
 use crate::{
     failure,
     model::{self, Folder},
-    passes,
+    passes, scale,
 };
 
 /// A reward model with the tokenizer and the template that it was trained with, over as many threads as there are.
@@ -30,14 +31,19 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// Loads a folder, and tells what a user should know of it.
+    /// Loads a folder, with an adapter and its score head where there is one, and tells what a user should know of it.
     ///
     /// # Errors
-    /// [`Error::Data`] for a folder that is no reward model.
-    pub fn load(path: &Path, machine: &ModelArgs, device: Device, micro_batch_tokens: usize) -> Result<Self> {
+    /// [`Error::Data`] for a folder that is no reward model, an adapter that does not fit.
+    pub fn load(
+        path: &Path,
+        adapter: Option<&Path>,
+        machine: &ModelArgs,
+        device: Device,
+        micro_batch_tokens: usize,
+    ) -> Result<Self> {
         let folder = model::open(path)?;
-        let options = model::frozen(machine, device);
-        let model = SequenceClassifier::load(path, &options).map_err(refused)?;
+        let model = classifier(path, adapter, &model::frozen(machine, device))?;
         model.notes().iter().for_each(|note| talk::warn(&format!("{}: {note}", path.display())));
         let more = if device == Device::Cpu { machine.threads().saturating_sub(1) } else { 0 };
         let mut replicas =
@@ -92,6 +98,18 @@ impl Scorer {
         })?;
         Ok(all)
     }
+}
+
+/// Loads a classifier; an adapter of a reward model brings the score head, so that its base needs none.
+///
+/// # Errors
+/// As [`Scorer::load`].
+pub fn classifier(path: &Path, adapter: Option<&Path>, options: &LoadOptions) -> Result<SequenceClassifier> {
+    let Some(adapter) = adapter else { return SequenceClassifier::load(path, options).map_err(refused) };
+    let mut model = SequenceClassifier::begin(path, 0, options).map_err(failure::of)?;
+    let options = AdapterOptions { trainable: Trainable::No, seed: 0 };
+    model.load_adapter(adapter, &options).map_err(failure::of)?;
+    Ok(model)
 }
 
 /// A folder that cannot be loaded; one without a head gets a better hint than another kind of damage.
@@ -152,6 +170,7 @@ pub struct RewardModel {
     name: String,
     scorer: Scorer,
     context: usize,
+    scale: Option<RewardNormalization>,
 }
 
 impl RewardModel {
@@ -165,16 +184,28 @@ impl RewardModel {
         device: Device,
         micro_batch_tokens: usize,
     ) -> Result<Self> {
-        let scorer = Scorer::load(folder, machine, device, micro_batch_tokens)?;
+        // The adapter of a command is that of its policy.
+        let scorer = Scorer::load(folder, None, machine, device, micro_batch_tokens)?;
         let context = scorer.context();
-        Ok(Self { name: format!("model:{}", folder.display()), scorer, context })
+        Ok(Self { name: format!("model:{}", folder.display()), scorer, context, scale: None })
+    }
+
+    /// Brings the rewards to the scale in the model's folder, and says so in the name.
+    ///
+    /// # Errors
+    /// As [`scale::read`].
+    pub fn normalized(mut self) -> Result<Self> {
+        self.scale = Some(scale::read(self.scorer.path())?);
+        self.name.push_str(", normalized");
+        Ok(self)
     }
 
     fn scores(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>> {
         let groups =
             items.iter().enumerate().map(|(i, item)| self.group(item, i)).collect::<Result<Vec<_>>>()?;
         let scores = self.scorer.all(&groups, || Ok(()))?;
-        Ok(scores.into_iter().flatten().map(Some).collect())
+        let brought = |score: f64| self.scale.as_ref().map_or(score, |scale| scale.apply(score));
+        Ok(scores.into_iter().flatten().map(|score| Some(brought(score))).collect())
     }
 
     fn group(&self, item: &RewardItem<'_>, index: usize) -> Result<PromptGroup> {
@@ -270,6 +301,16 @@ mod tests {
             assert_eq!(model.group(item, 0).unwrap().flat_tokens() as u64, case["tokens"].as_u64().unwrap());
         }
         assert_eq!(model.score(&[]).unwrap(), []);
+        std::fs::write(
+            here.path().join(align_rm::NORMALIZATION_FILE),
+            r#"{"mean":1.0,"std":2.0,"rows":9,"of":"samples"}"#,
+        )
+        .unwrap();
+        let raw = model.score(&items).unwrap();
+        let brought = model.normalized().unwrap().score(&items).unwrap();
+        for (raw, brought) in raw.iter().zip(brought) {
+            assert!((brought.unwrap() - (raw.unwrap() - 1.0) / 2.0).abs() < 1e-5);
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@ impl Rewards {
         let mut parts: Vec<Box<dyn Reward>> = Vec::with_capacity(flags.count());
         for folder in &flags.reward_model {
             let tokens = bench.flags.micro_batch_tokens;
-            parts.push(Box::new(RewardModel::load(folder, machine, bench.device, tokens)?));
+            let model = RewardModel::load(folder, machine, bench.device, tokens)?;
+            parts.push(Box::new(if flags.normalize { model.normalized()? } else { model }));
         }
         for rule in &flags.reward {
             parts.push(Box::new(align_rules::rule(rule).map_err(wrong)?));

@@ -1,9 +1,6 @@
 //! The models that make a reward: one, or several that have a scale in common.
 
-use std::{
-    ops::Range,
-    path::{Path, PathBuf},
-};
+use std::{ops::Range, path::PathBuf};
 
 use align_cli::{
     Error, Result,
@@ -37,17 +34,11 @@ impl Members {
     /// # Errors
     /// A folder that is no reward model, or has no scale where one is needed; scales that have nothing in common.
     pub fn load(flags: &ScoreArgs, device: Device) -> Result<Self> {
-        if let Some(adapter) = &flags.machine.adapter {
-            return Err(Error::usage(
-                format!("--adapter {}: `align score` reads whole reward models", adapter.display()),
-                ["`align merge --model DIR --adapter DIR --output DIR` makes one of a model with an adapter"
-                    .to_owned()],
-            ));
-        }
+        let adapter = flags.machine.adapter.as_deref();
         // Before the weights, which take longer.
         let scales = Scales::of(flags)?;
         let load = |folder: &PathBuf| {
-            let scorer = Scorer::load(folder, &flags.machine, device, flags.micro_batch_tokens)?;
+            let scorer = Scorer::load(folder, adapter, &flags.machine, device, flags.micro_batch_tokens)?;
             Ok(Member { scorer, rows: Rows::from(Vec::new()) })
         };
         Ok(Self { list: flags.model.iter().map(load).collect::<Result<_>>()?, scales })
@@ -76,11 +67,6 @@ impl Members {
             }
         }
         first.ok_or_else(|| Error::usage("--model DIR is missing", []))
-    }
-
-    /// Returns the folder of the first model.
-    pub fn first(&self) -> &Path {
-        self.list.first().map_or_else(|| Path::new(""), |member| member.scorer.path())
     }
 
     /// Returns the rows in the tokens of the first model.
@@ -130,8 +116,10 @@ struct Scales {
 
 impl Scales {
     fn of(flags: &ScoreArgs) -> Result<Self> {
+        let adapter = flags.machine.adapter.as_ref();
         let read = |folder: &PathBuf| {
-            let scale = if flags.scale.normalize { Some(scale::read(folder)?) } else { None };
+            let scale =
+                if flags.scale.normalize { Some(scale::read(adapter.unwrap_or(folder))?) } else { None };
             Ok((folder.display().to_string(), scale))
         };
         let k = flags.scale.ensemble_coefficient.unwrap_or(COEFFICIENT);

@@ -49,17 +49,22 @@ pub fn run(flags: &ScoreArgs, settings: &toml::Table) -> Result<()> {
         }
     }
     let (report, rewards) = sink.finish()?;
-    let fitted = flags.scale.fit_normalization.map(|answers| fit(&members, &rewards, answers));
-    let done = Done { flags, reading, kept, report, fitted: fitted.transpose()? };
+    let fitted = flags.scale.fit_normalization.map(|answers| fit(flags, &rewards, answers));
+    let done = Done { flags, reading, kept, report, fitted: fitted.transpose()?.flatten() };
     done.write_report()?;
     done.tell()
 }
 
-/// Measures the scale of the model, and writes it into its folder.
-fn fit(members: &Members, rewards: &[f64], answers: AnswersName) -> Result<(RewardNormalization, PathBuf)> {
+/// Measures the scale of the model, and writes it into its folder, or that of its adapter.
+fn fit(
+    flags: &ScoreArgs,
+    rewards: &[f64],
+    answers: AnswersName,
+) -> Result<Option<(RewardNormalization, PathBuf)>> {
+    let Some(folder) = flags.machine.adapter.as_ref().or(flags.model.first()) else { return Ok(None) };
     let scale = scale::of(rewards, answers)?;
-    let path = scale::write(members.first(), &scale)?;
-    Ok((scale, path))
+    let path = scale::write(folder, &scale)?;
+    Ok(Some((scale, path)))
 }
 
 /// What a command did.
