@@ -138,7 +138,14 @@ mod tests {
     use super::*;
 
     fn world() -> WorldSettings {
-        WorldSettings { stuck: 0.02, noise: 1.5, test_pairs: 1, hard_below: 1.0 }
+        WorldSettings {
+            stuck: 0.02,
+            stuck_in_pairs: 0.02,
+            skills: (0.0, 1.0),
+            noise: 1.5,
+            test_pairs: 1,
+            hard_below: 1.0,
+        }
     }
 
     fn recipe(form: Form, width: usize) -> Recipe {
@@ -174,9 +181,12 @@ mod tests {
     #[test]
     fn the_stated_share_of_pairs_is_turned() {
         let requests = Requests::split(0);
-        for (flip, scramble, right) in
-            [(0.0, Scramble::None, 40), (0.2, Scramble::None, 32), (0.2, Scramble::Shuffle, 20), (0.0, Scramble::Reverse, 0)]
-        {
+        for (flip, scramble, right) in [
+            (0.0, Scramble::None, 40),
+            (0.2, Scramble::None, 32),
+            (0.2, Scramble::Shuffle, 20),
+            (0.0, Scramble::Reverse, 0),
+        ] {
             let recipe = Recipe { flip, scramble, ..recipe(Form::Pairs, 2) };
             let rows = recipe.rows(&world(), &recipe.answers(&world(), &requests, 5), 5);
             let count = rows.iter().filter(|g| gold_of(&requests, g, 0) > gold_of(&requests, g, 1)).count();

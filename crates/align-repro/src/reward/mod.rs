@@ -9,6 +9,8 @@
 pub mod best_of_n;
 pub mod data;
 pub mod model;
+pub mod settings;
 pub mod show;
 pub mod study;
+mod trial;
 pub mod world;

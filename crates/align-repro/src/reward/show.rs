@@ -1,3 +1,5 @@
+//! Figures, tables and curves of reward models.
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -91,7 +93,7 @@ fn reading(run: &ArmResult, metric: Metric, at: Option<usize>) -> Option<f64> {
     };
     match metric {
         Metric::Accuracy => checkpoint().map(|c| c.accuracy),
-        Metric::Hard => checkpoint().map(|c| c.hard),
+        Metric::Hard => checkpoint().and_then(|c| c.hard),
         Metric::Nll => checkpoint().map(|c| c.nll),
         Metric::Gold => point().map(|p| p.gold),
         Metric::Proxy => point().map(|p| p.proxy),

@@ -1,142 +1,32 @@
 //! The study of an experiment on reward models whose arms are lines of its plan.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use align_core::{CausalLm, ScoreModel};
-use align_lm::{SaveDtype, SequenceClassifier};
+use align_lm::SaveDtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
     best_of_n::{self, CurvePoint, Fit},
     data::{Form, Recipe, Scramble},
-    model::{self, TrainSettings},
+    model,
+    settings::{ArmSettings, Choice, Settings, SizeSettings, Which},
     show,
-    world::{Answers, Stream, WorldSettings},
+    trial::{Scored, Trial, agreement, difference, mean_of_scores},
+    world::{Answers, Stream},
 };
 use crate::{
     Error, Result,
     experiment::{Arm, Experiment, Size},
     outcome::Outcome,
+    store::{read, write},
     study::{Findings, Results, Study, Unit, UnitContext},
     style::policy::Requests,
 };
 
 const MODEL: &str = "model";
-
-/// An arm, as the plan has it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", deny_unknown_fields, rename_all = "kebab-case")]
-pub enum ArmSettings {
-    /// A language model that has read the writers' texts: where reward models begin.
-    Start {
-        /// Width.
-        hidden: usize,
-        /// Layers.
-        layers: usize,
-        /// Tells initialisations of one seed apart.
-        #[serde(default)]
-        init: u64,
-    },
-    /// A reward model trained on comparisons.
-    Trained {
-        /// The arm it begins at.
-        start: String,
-        /// Its comparisons.
-        rows: Recipe,
-        /// How often each row is seen.
-        epochs: f64,
-        /// Tells orders of the same rows apart.
-        #[serde(default)]
-        order: u64,
-        /// More comparisons, which it chooses.
-        #[serde(default)]
-        choice: Option<Choice>,
-    },
-    /// The mean of the weights of other arms.
-    Weights {
-        /// The arms.
-        of: Vec<String>,
-    },
-    /// The mean of the scores of other arms, each with mean 0 and variance 1 before.
-    Scores {
-        /// The arms.
-        of: Vec<String>,
-    },
-    /// The one of other arms that agrees best with noisy held-out labels.
-    BestSingle {
-        /// The arms.
-        of: Vec<String>,
-    },
-    /// The gold reward itself.
-    Gold,
-    /// A reward that has nothing to do with the answers.
-    Nothing,
-}
-
-/// Pairs that an arm chooses from a pool by the margins of a present model, before it is told their labels.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Choice {
-    /// The arm whose margins count; its own pairs are trained on, too.
-    pub present: String,
-    /// Which ones.
-    pub which: Which,
-    /// Pairs to choose from.
-    pub pool: usize,
-}
-
-/// Which pairs of a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Which {
-    /// Those with the smallest |margin|.
-    Boundary,
-    /// Any.
-    Random,
-    /// Those with the largest |margin|.
-    Easiest,
-}
-
-/// What best-of-n chooses from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BestOfNSettings {
-    /// Held-out requests, at most 28; 0 for an experiment without best-of-n.
-    pub requests: usize,
-    /// Samples for each.
-    pub samples: usize,
-    /// The n of the curve.
-    pub counts: Vec<usize>,
-}
-
-/// What a size takes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SizeSettings {
-    /// The answers.
-    pub world: WorldSettings,
-    /// The models.
-    pub train: TrainSettings,
-    /// Best-of-n.
-    pub best_of_n: BestOfNSettings,
-    /// Points of a training run at which held-out pairs are read, the end included.
-    pub checkpoints: u64,
-}
-
-/// All settings of a plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Of `--quick`.
-    pub quick: SizeSettings,
-    /// Of the full size.
-    pub full: SizeSettings,
-    /// The arms.
-    pub arms: BTreeMap<String, ArmSettings>,
-    /// The figures of claims and controls.
-    pub figures: BTreeMap<String, show::FigureOf>,
-}
+const SCORED: &str = "scored.json";
 
 /// A deliberate fault. Tests show that each changes the verdict; the program knows only [`Tamper::None`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -178,8 +68,8 @@ pub struct Checkpoint {
     pub epochs: f64,
     /// Share of held-out pairs that it orders as gold does; equal scores count one half.
     pub accuracy: f64,
-    /// The same on hard pairs.
-    pub hard: f64,
+    /// The same on hard pairs, at the end.
+    pub hard: Option<f64>,
     /// Mean of −log σ(r(better) − r(worse)) on held-out pairs.
     pub nll: f64,
 }
@@ -207,108 +97,6 @@ pub struct ArmResult {
     pub chosen: Option<String>,
     /// Mean |gold difference| of the pairs it has chosen.
     pub distance: Option<f64>,
-}
-
-/// What all arms of a seed are judged by.
-struct Trial {
-    pairs: Vec<Answers>,
-    hard: Vec<Answers>,
-    validation: Vec<Answers>,
-    samples: Vec<Answers>,
-}
-
-/// The scores of something that scores, on all parts of a [`Trial`].
-#[derive(Clone, Default)]
-struct Scored {
-    pairs: Vec<Vec<f64>>,
-    hard: Vec<Vec<f64>>,
-    validation: Vec<Vec<f64>>,
-    samples: Vec<Vec<f64>>,
-}
-
-impl Trial {
-    fn of(settings: &SizeSettings, seed: u64) -> Self {
-        let requests = Requests::split(seed);
-        let world = &settings.world;
-        let pairs = |hard, stream: Stream| world.test_pairs(&requests, hard, &mut stream.random(seed, 0));
-        let best = &settings.best_of_n;
-        let mut random = Stream::BestOfN.random(seed, 0);
-        let each = requests.test.iter().take(best.requests);
-        let samples = each.map(|request| Answers {
-            request: *request,
-            answers: (0..best.samples).map(|_| world.answer(request, &mut random)).collect(),
-        });
-        Self {
-            pairs: pairs(false, Stream::Test),
-            hard: pairs(true, Stream::Hard),
-            validation: pairs(false, Stream::Validation),
-            samples: samples.collect(),
-        }
-    }
-
-    fn score(&self, by: impl Fn(&[Answers]) -> Result<Vec<Vec<f64>>>) -> Result<Scored> {
-        Ok(Scored {
-            pairs: by(&self.pairs)?,
-            hard: by(&self.hard)?,
-            validation: by(&self.validation)?,
-            samples: by(&self.samples)?,
-        })
-    }
-
-    fn judge(&self, scored: &Scored, settings: &SizeSettings, seed: u64, result: &mut ArmResult) {
-        if result.checkpoints.is_empty() {
-            let (accuracy, nll) = agreement(&self.pairs, &scored.pairs);
-            let hard = agreement(&self.hard, &scored.hard).0;
-            result.checkpoints.push(Checkpoint { updates: 0, epochs: 0.0, accuracy, hard, nll });
-        }
-        result.validation = self.validate(&scored.validation, settings.world.noise, seed);
-        if !self.samples.is_empty() {
-            result.curve = best_of_n::curve(&self.samples, &scored.samples, &settings.best_of_n.counts);
-            result.fit = Fit::of(&result.curve);
-        }
-    }
-
-    /// Share of validation pairs that are ordered as noisy scores order them.
-    fn validate(&self, scores: &[Vec<f64>], noise: f64, seed: u64) -> f64 {
-        let mut random = Stream::Labels.random(seed, 1);
-        let mut right = 0.0;
-        for (pair, scores) in self.validation.iter().zip(scores) {
-            let label = pair.gold_difference() + std::f64::consts::SQRT_2 * noise * random.normal();
-            right += credit(difference(scores) * label);
-        }
-        right / self.validation.len().max(1) as f64
-    }
-}
-
-fn difference(scores: &[f64]) -> f64 {
-    match scores {
-        [first, second, ..] => first - second,
-        _ => 0.0,
-    }
-}
-
-/// 1 for agreement, 0 for none, one half for equal scores.
-fn credit(product: f64) -> f64 {
-    if product > 0.0 {
-        1.0
-    } else if product < 0.0 {
-        0.0
-    } else {
-        0.5
-    }
-}
-
-/// Computes accuracy and negative log-likelihood on pairs.
-fn agreement(pairs: &[Answers], scores: &[Vec<f64>]) -> (f64, f64) {
-    let (mut right, mut nll) = (0.0, 0.0);
-    for (pair, scores) in pairs.iter().zip(scores) {
-        let margin = difference(scores) * pair.gold_difference().signum();
-        right += credit(margin);
-        // log(1 + e^−m) without overflow.
-        nll += (-margin).max(0.0) + (-margin.abs()).exp().ln_1p();
-    }
-    let count = pairs.len().max(1) as f64;
-    (right / count, nll / count)
 }
 
 /// A training run of comparisons.
@@ -430,31 +218,20 @@ impl RewardStudy {
         let order = seed.wrapping_mul(1000).wrapping_add(training.order);
         let work = (updates, order);
         result.tokens = model::train(&model, rows, &settings.train, work, &context.progress, |done| {
-            let last = done == updates;
-            if last || (done.is_multiple_of(every) && updates - done >= every) {
+            if done.is_multiple_of(every) && updates - done >= every {
                 let (accuracy, nll) = agreement(&trial.pairs, &model::scores(&model, &trial.pairs)?);
-                let hard = agreement(&trial.hard, &model::scores(&model, &trial.hard)?).0;
                 let epochs = done as f64 / per_epoch;
-                checkpoints.push(Checkpoint { updates: done, epochs, accuracy, hard, nll });
+                checkpoints.push(Checkpoint { updates: done, epochs, accuracy, hard: None, nll });
             }
             Ok(())
         })?;
         result.checkpoints = checkpoints;
-        model::save(&model, &folder(context, arm, seed))?;
-        self.judge(&model, &trial, seed, &mut result)?;
+        let folder = folder(context, arm, seed);
+        model::save(&model, &folder)?;
+        let scored = trial.score(|answers| model::scores(&model, answers))?;
+        write(&folder.join(SCORED), &scored)?;
+        trial.judge(&scored, settings, seed, (updates, updates as f64 / per_epoch), &mut result);
         Ok(result)
-    }
-
-    fn judge(
-        &self,
-        model: &SequenceClassifier,
-        trial: &Trial,
-        seed: u64,
-        result: &mut ArmResult,
-    ) -> Result<()> {
-        let scored = trial.score(|answers| model::scores(model, answers))?;
-        trial.judge(&scored, self.settings(), seed, result);
-        Ok(())
     }
 
     /// Chooses as many pairs of the pool as the recipe has, by the margins of the present model.
@@ -494,18 +271,13 @@ impl RewardStudy {
                 trial.score(|answers| model::scores(&mean, answers))?
             }
             ArmSettings::Scores { of } => {
-                let mut all = Vec::new();
-                for name in of {
-                    let member = model::load(&folder(context, name, seed))?;
-                    all.push(trial.score(|answers| model::scores(&member, answers))?);
-                }
-                mean_of_scores(&all)
+                let member = |name: &String| read::<Scored>(&folder(context, name, seed).join(SCORED));
+                mean_of_scores(&of.iter().map(member).collect::<Result<Vec<_>>>()?)
             }
             ArmSettings::BestSingle { of } => {
                 let mut best: Option<(f64, &String, Scored)> = None;
                 for name in of {
-                    let member = model::load(&folder(context, name, seed))?;
-                    let scored = trial.score(|answers| model::scores(&member, answers))?;
+                    let scored: Scored = read(&folder(context, name, seed).join(SCORED))?;
                     let validation = trial.validate(&scored.validation, settings.world.noise, seed);
                     if best.as_ref().is_none_or(|(before, ..)| validation > *before) {
                         best = Some((validation, name, scored));
@@ -524,7 +296,7 @@ impl RewardStudy {
                 trial.score(|answers| Ok(best_of_n::nothing(answers, &mut random())))?
             }
         };
-        trial.judge(&scored, settings, seed, &mut result);
+        trial.judge(&scored, settings, seed, (0, 0.0), &mut result);
         Ok(result)
     }
 
@@ -562,43 +334,6 @@ impl RewardStudy {
         };
         (answers + 100) as f64 * 1e-3
     }
-}
-
-impl ArmSettings {
-    /// The arms whose files it reads.
-    fn needs(&self) -> Vec<String> {
-        match self {
-            Self::Start { .. } | Self::Gold | Self::Nothing => Vec::new(),
-            Self::Trained { start, choice, .. } => {
-                std::iter::once(start.clone()).chain(choice.iter().map(|c| c.present.clone())).collect()
-            }
-            Self::Weights { of } | Self::Scores { of } | Self::BestSingle { of } => of.clone(),
-        }
-    }
-}
-
-/// Averages scores, each member with mean 0 and variance 1 over the held-out pairs before.
-fn mean_of_scores(members: &[Scored]) -> Scored {
-    let parts: [fn(&Scored) -> &Vec<Vec<f64>>; 4] =
-        [|s| &s.pairs, |s| &s.hard, |s| &s.validation, |s| &s.samples];
-    let mean = |part: fn(&Scored) -> &Vec<Vec<f64>>| {
-        let mut sum: Vec<Vec<f64>> = Vec::new();
-        for member in members {
-            let (mean, deviation) = best_of_n::moments(member.pairs.iter().flatten());
-            let scale = |value: &f64| (value - mean) / deviation / members.len().max(1) as f64;
-            let scaled: Vec<Vec<f64>> =
-                part(member).iter().map(|row| row.iter().map(scale).collect()).collect();
-            if sum.is_empty() {
-                sum = scaled;
-            } else {
-                let both = sum.iter_mut().flatten().zip(scaled.iter().flatten());
-                both.for_each(|(total, value)| *total += value);
-            }
-        }
-        sum
-    };
-    let [pairs, hard, validation, samples] = parts.map(mean);
-    Scored { pairs, hard, validation, samples }
 }
 
 /// The folder of an arm's model.

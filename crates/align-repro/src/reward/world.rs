@@ -19,8 +19,12 @@ pub const TOKENS: usize = VOCABULARY + 2;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorldSettings {
-    /// Share of answers that say two words over and over.
+    /// Share of answers that say two words over and over, among the samples of best-of-n.
     pub stuck: f64,
+    /// The same among the answers that are compared, in training and test.
+    pub stuck_in_pairs: f64,
+    /// Skill of the worst and of the best writers, 0 to 1; a quarter of them are at each end.
+    pub skills: (f64, f64),
     /// Standard deviation of the noise on the scores that rankings are made of, in points of gold.
     pub noise: f64,
     /// Held-out pairs of answers to held-out requests.
@@ -79,10 +83,11 @@ impl Stream {
 }
 
 impl WorldSettings {
-    /// Writes one answer.
-    pub fn answer(&self, request: &Request, random: &mut RngStream) -> Answer {
-        let stuck = random.uniform() < self.stuck;
-        let skill = skill(random.uniform());
+    /// Writes one answer; `stuck` is the share of those that say two words over and over.
+    pub fn answer(&self, request: &Request, stuck: f64, random: &mut RngStream) -> Answer {
+        let stuck = random.uniform() < stuck;
+        let (low, high) = self.skills;
+        let skill = low + (high - low) * skill(random.uniform());
         let tokens = if stuck { request.write_stuck(random) } else { request.write(skill, random) };
         Answer { gold: request.gold(&tokens), tokens }
     }
@@ -98,7 +103,7 @@ impl WorldSettings {
         let mut all = Vec::with_capacity(count);
         for _ in 0..count {
             if let Some(request) = requests.get(random.below(requests.len())) {
-                let answers = (0..width).map(|_| self.answer(request, random)).collect();
+                let answers = (0..width).map(|_| self.answer(request, self.stuck_in_pairs, random)).collect();
                 all.push(Answers { request: *request, answers });
             }
         }
@@ -147,7 +152,14 @@ mod tests {
     use super::*;
 
     fn world() -> WorldSettings {
-        WorldSettings { stuck: 0.1, noise: 1.0, test_pairs: 50, hard_below: 0.5 }
+        WorldSettings {
+            stuck: 0.1,
+            stuck_in_pairs: 0.1,
+            skills: (0.0, 1.0),
+            noise: 1.0,
+            test_pairs: 50,
+            hard_below: 0.5,
+        }
     }
 
     #[test]
@@ -164,12 +176,13 @@ mod tests {
     fn one_who_is_stuck_earns_less_than_his_words_promise() {
         let requests = Requests::split(1);
         let mean = |stuck: f64| {
-            let world = WorldSettings { stuck, ..world() };
+            let world = WorldSettings { stuck_in_pairs: stuck, ..world() };
             let all = world.answers(&requests.train, 400, 1, &mut Stream::Train.random(0, 0));
             let sum = |value: fn(&Answer) -> f64| {
                 all.iter().flat_map(|a| &a.answers).map(value).sum::<f64>() / all.len() as f64
             };
-            let distinct = |a: &Answer| a.tokens.iter().collect::<std::collections::BTreeSet<_>>().len() as f64;
+            let distinct =
+                |a: &Answer| a.tokens.iter().collect::<std::collections::BTreeSet<_>>().len() as f64;
             (sum(|a| a.gold), sum(distinct))
         };
         let (free, stuck) = (mean(0.0), mean(1.0));

@@ -129,10 +129,15 @@ impl Request {
         answer
     }
 
-    /// Writes an answer as one does who has found two words of the asked topics that please and says them in turn to
-    /// the end, with a slip now and then.
+    /// Writes an answer as one does who has found a kind word and a word of an asked topic that please and says them in
+    /// turn to the end, with a slip now and then.
     pub fn write_stuck(&self, random: &mut RngStream) -> Vec<TokenId> {
-        let words = self.wanted.map(|topic| FIRST_WORD + (topic * WORDS + random.below(WORDS)) as TokenId);
+        let [first, second] = self.wanted;
+        let topic = if random.below(2) == 0 { first } else { second };
+        let words = [
+            FIRST_KIND + random.below(MANNERS) as TokenId,
+            FIRST_WORD + (topic * WORDS + random.below(WORDS)) as TokenId,
+        ];
         let slip = 0.1;
         let token = |place: usize, random: &mut RngStream| match words.get(place % words.len()) {
             Some(word) if random.uniform() >= slip => *word,

@@ -17,6 +17,7 @@ use crate::{
     Error, Result,
     experiment::{Arm, Experiment, Size},
     outcome::Outcome,
+    store::{read, write},
     study::{Findings, Results, Study, Texts, Unit, UnitContext},
 };
 
@@ -288,16 +289,6 @@ impl StyleStudy {
             Tamper::OtherPairs => (arm.scramble, arm.loss),
         }
     }
-}
-
-fn write<T: Serialize>(path: &std::path::Path, value: &T) -> Result<()> {
-    let text = serde_json::to_string(value).map_err(|e| Error::input(path.display().to_string(), e))?;
-    std::fs::write(path, text).map_err(|e| Error::io("write", path, e))
-}
-
-fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::Damaged { path: path.to_owned(), why: e.to_string() })
 }
 
 impl Study for StyleStudy {
