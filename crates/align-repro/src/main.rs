@@ -11,15 +11,17 @@ use std::{
 use align_core::threads::prepare_compute_thread;
 use align_repro::{
     Environment, Error, Result,
-    dpo_vs_ppo::{self, DpoVsPpo, Options},
+    dpo_vs_ppo::{self, DpoVsPpo},
     experiment::{Experiment, Size},
     kto,
     outcome::Outcome,
     report::{self, Report},
+    reward::study::RewardStudy,
+    reward_boundary, reward_overoptimisation, reward_ranking,
     runner::{RunOptions, run_units},
     store::{Store, pretty},
-    study::Study,
-    style::study::{self as style, StyleStudy, Texts},
+    study::{Options, Study, Texts},
+    style::study::StyleStudy,
     una,
 };
 use clap::Parser;
@@ -46,7 +48,7 @@ struct Cli {
     /// The first seed of the illustration, for tuning on seeds that are not reported
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     first_seed: u64,
-    /// Another plan, for tuning on seeds that are not reported (kto and una)
+    /// Another plan, for tuning on seeds that are not reported (not dpo-vs-ppo)
     #[arg(long, value_name = "FILE", hide = true)]
     plan: Option<PathBuf>,
     /// Only these arms (and what they need), separated by commas
@@ -87,49 +89,61 @@ fn main() -> ExitCode {
 /// The experiments on generated style, which are plans of one study.
 const STYLE: [Texts; 2] = [kto::TEXTS, una::TEXTS];
 
+/// The experiments on reward models, which are plans of another.
+const REWARD: [Texts; 3] = [reward_ranking::TEXTS, reward_overoptimisation::TEXTS, reward_boundary::TEXTS];
+
+fn planned() -> impl Iterator<Item = Texts> {
+    STYLE.into_iter().chain(REWARD)
+}
+
 fn run(cli: &Cli) -> Result<bool> {
     if cli.list {
         return list();
     }
     let name = cli.name.as_deref().unwrap_or_default();
     let size = if cli.quick { Size::Quick } else { Size::Full };
-    if let Some(texts) = STYLE.into_iter().find(|texts| texts.name == name) {
+    if let Some(texts) = planned().find(|texts| texts.name == name) {
         let given = [("--data", !cli.data.is_empty()), ("--model", cli.model.is_some())];
         if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
             return Err(Error::usage(flag, format!("{name} makes its own data and model")));
         }
-        let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e));
-        let options = style::Options {
-            size: Some(size),
-            seeds: cli.seeds,
-            first_seed: cli.first_seed,
-            arms: cli.arms.clone(),
-            plan: cli.plan.as_ref().map(read).transpose()?,
-            ..Default::default()
-        };
-        let study = StyleStudy::new(texts, options)?;
+        if STYLE.iter().any(|texts| texts.name == name) {
+            let study = StyleStudy::new(texts, options(cli, size)?)?;
+            return reproduce(&study, size, cli, study.plan());
+        }
+        let study = RewardStudy::new(texts, options(cli, size)?)?;
         return reproduce(&study, size, cli, study.plan());
     }
     if name != dpo_vs_ppo::NAME {
-        let known: Vec<&str> = STYLE.iter().map(|texts| texts.name).collect();
+        let known: Vec<&str> = planned().map(|texts| texts.name).collect();
         let why = format!("no such experiment; there are {}, {}", dpo_vs_ppo::NAME, known.join(", "));
         return Err(Error::usage(name, why));
     }
-    let study = DpoVsPpo::new(Options {
-        size: Some(size),
-        seeds: cli.seeds,
-        first_seed: cli.first_seed,
-        arms: cli.arms.clone(),
+    let study = DpoVsPpo::new(dpo_vs_ppo::Options {
+        common: options(cli, size)?,
         data: cli.data.clone(),
         model: cli.model.clone(),
-        ..Default::default()
+        settings: None,
     })?;
     reproduce(&study, size, cli, dpo_vs_ppo::PLAN)
 }
 
+/// What all experiments are told.
+fn options<T: Default>(cli: &Cli, size: Size) -> Result<Options<T>> {
+    let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e));
+    Ok(Options {
+        size: Some(size),
+        seeds: cli.seeds,
+        first_seed: cli.first_seed,
+        arms: cli.arms.clone(),
+        plan: cli.plan.as_ref().map(read).transpose()?,
+        tamper: T::default(),
+    })
+}
+
 fn list() -> Result<bool> {
     print(&report::listing(&Experiment::from_plan(dpo_vs_ppo::NAME, dpo_vs_ppo::PLAN)?))?;
-    for texts in STYLE {
+    for texts in planned() {
         print("\n")?;
         print(&report::listing(&Experiment::from_plan(texts.name, texts.plan)?))?;
     }

@@ -9,7 +9,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    Error, Result, claim::Evidence, experiment::Experiment, progress::UnitProgress, report::figure::Figure,
+    Error, Result,
+    claim::Evidence,
+    experiment::{Arm, Experiment, Size},
+    outcome::Outcome,
+    progress::UnitProgress,
+    report::figure::Figure,
 };
 
 /// One piece of work: an arm with one seed (or with all of its seeds in one batch).
@@ -149,5 +154,50 @@ pub trait Study: Sync {
     fn findings(&self, results: &Results) -> Result<Findings>;
 
     /// Says what the judged claims mean, in three sentences.
-    fn answer(&self, outcome: &crate::outcome::Outcome) -> Vec<String>;
+    fn answer(&self, outcome: &Outcome) -> Vec<String>;
+}
+
+/// What the user asked for; `T` is the deliberate faults that tests know.
+#[derive(Debug, Clone, Default)]
+pub struct Options<T> {
+    /// The size; full unless told.
+    pub size: Option<Size>,
+    /// Replaces the number of seeds of the parts that have several.
+    pub seeds: Option<u64>,
+    /// The first seed: tuning uses seeds that are not reported.
+    pub first_seed: u64,
+    /// Arms to run; all when empty.
+    pub arms: Vec<String>,
+    /// A deliberate fault, for tests.
+    pub tamper: T,
+    /// Replaces the plan, for tuning on seeds that are not reported and for tests; the report prints it.
+    pub plan: Option<String>,
+}
+
+/// What differs between two experiments of one environment besides their plans.
+#[derive(Debug, Clone, Copy)]
+pub struct Texts {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// The plan, fixed before the run.
+    pub plan: &'static str,
+    /// Says in three sentences what the verdicts mean.
+    pub answer: fn(&Outcome) -> Vec<String>,
+    /// Where the experiment departs from the paper.
+    pub deviations: &'static [&'static str],
+}
+
+/// Lists the units of arms, each after those it needs with the same seed; `of` gives an arm's seeds and the cost of one.
+pub fn units(arms: &[&Arm], of: impl Fn(&Arm) -> (Vec<u64>, f64)) -> Vec<Unit> {
+    let mut units: Vec<Unit> = Vec::new();
+    for arm in arms {
+        let (seeds, cost) = of(arm);
+        for seed in seeds {
+            let needed =
+                |(_, unit): &(usize, &Unit)| arm.needs.contains(&unit.arm) && unit.seed == Some(seed);
+            let needs = units.iter().enumerate().filter(needed).map(|(index, _)| index).collect();
+            units.push(Unit { arm: arm.name.clone(), seed: Some(seed), needs, cost });
+        }
+    }
+    units
 }

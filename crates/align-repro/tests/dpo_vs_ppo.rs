@@ -28,14 +28,19 @@ fn cheap() -> Settings {
 }
 
 fn options(arms: &[&str], tamper: Tamper) -> Options {
-    Options {
+    let common = align_repro::study::Options {
         size: Some(Size::Quick),
         seeds: Some(12),
         arms: arms.iter().map(ToString::to_string).collect(),
-        settings: Some(cheap()),
         tamper,
         ..Default::default()
-    }
+    };
+    Options { common, settings: Some(cheap()), ..Default::default() }
+}
+
+fn with_seeds(seeds: u64, mut options: Options) -> Options {
+    options.common.seeds = Some(seeds);
+    options
 }
 
 fn run_in(folder: &std::path::Path, options: Options, resume: bool, workers: usize) -> Outcome {
@@ -103,7 +108,7 @@ fn a_flipped_margin_or_labels_without_meaning_break_the_study() {
 #[test]
 fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
     let arms = ["toy-h3-p1", "pairs-sft", "pairs-dpo", "pairs-dpo-shuffled"];
-    let small = || Options { seeds: Some(2), ..options(&arms, Tamper::None) };
+    let small = || with_seeds(2, options(&arms, Tamper::None));
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let whole = run_in(first.path(), small(), false, 2).to_json().unwrap();
     assert_eq!(run_in(second.path(), small(), false, 1).to_json().unwrap(), whole);
@@ -117,7 +122,7 @@ fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
 
 #[test]
 fn one_seed_decides_nothing_about_training() {
-    let one = Options { seeds: Some(1), ..options(&["toy-h3-p1", "pairs-dpo"], Tamper::FlipMargin) };
+    let one = with_seeds(1, options(&["toy-h3-p1", "pairs-dpo"], Tamper::FlipMargin));
     let outcome = run(one);
     for id in ["h3-p1-end", "pairs-accuracy", "pairs-reward", "pairs-rule"] {
         assert_eq!(outcome.verdict(id), Verdict::Inconclusive, "{id}");
@@ -128,7 +133,7 @@ fn one_seed_decides_nothing_about_training() {
 
 #[test]
 fn the_first_dpo_loss_is_ln_2() {
-    let outcome = run(Options { seeds: Some(2), ..options(&["pairs-dpo"], Tamper::None) });
+    let outcome = run(with_seeds(2, options(&["pairs-dpo"], Tamper::None)));
     assert_eq!(outcome.control_verdict("pairs-ln2"), ControlVerdict::Holds);
 }
 

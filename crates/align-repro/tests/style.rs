@@ -12,8 +12,8 @@ use align_repro::{
     report::{self, Report},
     runner::{RunOptions, run_units},
     store::Store,
-    study::Study,
-    style::study::{Options, StyleStudy, Tamper, Texts},
+    study::{Study, Texts},
+    style::study::{Options, StyleStudy, Tamper},
     una,
     verdict::{ControlVerdict, Verdict},
 };
@@ -144,6 +144,9 @@ fn reports_hold_every_claim_and_the_plan_that_was_run() {
     for claim in &outcome.claims {
         assert!(page.contains(&report::escape(&claim.claim.statement)), "{}", claim.claim.id);
         assert!(text.contains(&claim.claim.statement), "{}", claim.claim.id);
+    }
+    for table in &outcome.findings.tables {
+        assert!(table.rows.iter().all(|row| row.len() == table.head.len()), "{}", table.title);
     }
     assert!(page.contains("<svg"), "the frontier is drawn");
     assert_eq!(outcome.verdict("score-over-pairs"), Verdict::NotRun);

@@ -45,20 +45,12 @@ pub enum Tamper {
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The size; full unless told.
-    pub size: Option<Size>,
-    /// Replaces the number of seeds of the parts that have several.
-    pub seeds: Option<u64>,
-    /// The first seed of the illustration: tuning uses seeds that are not reported.
-    pub first_seed: u64,
-    /// Arms to run; all when empty.
-    pub arms: Vec<String>,
+    /// What every experiment is told; another plan is not for this one.
+    pub common: crate::study::Options<Tamper>,
     /// Files of preference pairs; pairs made from a rule when empty.
     pub data: Vec<PathBuf>,
     /// A model folder; a small new model when none.
     pub model: Option<PathBuf>,
-    /// A deliberate fault, for tests.
-    pub tamper: Tamper,
     /// Replaces the plan's settings by cheap ones, for tests.
     pub settings: Option<Settings>,
 }
@@ -89,14 +81,17 @@ impl DpoVsPpo {
     /// # Errors
     /// [`Error::Usage`] for arms that do not exist; [`Error::Plan`].
     pub fn new(options: Options) -> Result<Self> {
+        if options.common.plan.is_some() {
+            return Err(Error::usage("--plan", format!("{NAME} runs its own plan only")));
+        }
         let experiment = Experiment::from_plan(NAME, PLAN)?;
-        experiment.select(&options.arms)?;
+        experiment.select(&options.common.arms)?;
         let read = || experiment.settings.clone().try_into::<Settings>();
         let settings = match options.settings.clone() {
             Some(settings) => settings,
             None => read().map_err(|e| Error::Plan { experiment: NAME.into(), why: e.to_string() })?,
         };
-        let size = options.size.unwrap_or(Size::Full);
+        let size = options.common.size.unwrap_or(Size::Full);
         let pairs = PairsStudy::new(&settings.pairs, size, &options)?;
         Ok(Self { experiment, settings, size, options, pairs })
     }
@@ -108,7 +103,7 @@ impl DpoVsPpo {
 
     fn seeds(&self, part: &str) -> u64 {
         let planned = self.experiment.sizes.get(&self.size).and_then(|b| b.seeds.get(part)).copied();
-        match (part, self.options.seeds) {
+        match (part, self.options.common.seeds) {
             // Exact figures have no seeds.
             ("theorem", _) => 1,
             (_, Some(seeds)) => seeds,
@@ -118,7 +113,7 @@ impl DpoVsPpo {
     }
 
     fn arms(&self) -> Result<Vec<&Arm>> {
-        self.experiment.select(&self.options.arms)
+        self.experiment.select(&self.options.common.arms)
     }
 }
 
@@ -141,7 +136,7 @@ impl Study for DpoVsPpo {
         for arm in self.arms()? {
             let seeds: Vec<Option<u64>> = match arm.part.as_str() {
                 "pairs" => {
-                    (0..self.seeds("pairs")).map(|seed| Some(self.options.first_seed + seed)).collect()
+                    (0..self.seeds("pairs")).map(|seed| Some(self.options.common.first_seed + seed)).collect()
                 }
                 _ => vec![None],
             };
@@ -166,13 +161,13 @@ impl Study for DpoVsPpo {
             "plan": PLAN,
             "size": self.size,
             "ran": self.ran(),
-            "first_seed": self.options.first_seed,
+            "first_seed": self.options.common.first_seed,
             "pairs": self.pairs.inputs()?,
         }))
     }
 
     fn run(&self, unit: &Unit, context: &UnitContext<'_>) -> Result<Value> {
-        let tamper = self.options.tamper;
+        let tamper = self.options.common.tamper;
         let value = match self.experiment.arm(&unit.arm).map(|a| a.part.as_str()) {
             Some("theorem") => serde_json::to_value(theorem::run(tamper, &context.progress)?),
             Some("toy") => {

@@ -129,6 +129,23 @@ impl Request {
         answer
     }
 
+    /// Writes an answer as one does who has found a kind word and a word of an asked topic that please and says them in
+    /// turn to the end, with a slip now and then.
+    pub fn write_stuck(&self, random: &mut RngStream) -> Vec<TokenId> {
+        let [first, second] = self.wanted;
+        let topic = if random.below(2) == 0 { first } else { second };
+        let words = [
+            FIRST_KIND + random.below(MANNERS) as TokenId,
+            FIRST_WORD + (topic * WORDS + random.below(WORDS)) as TokenId,
+        ];
+        let slip = 0.1;
+        let token = |place: usize, random: &mut RngStream| match words.get(place % words.len()) {
+            Some(word) if random.uniform() >= slip => *word,
+            _ => self.draw(0.5, random),
+        };
+        (0..ANSWER_TOKENS).map(|place| token(place, random)).collect()
+    }
+
     fn draw(&self, skill: f64, random: &mut RngStream) -> TokenId {
         let word = |topic: usize, random: &mut RngStream| {
             FIRST_WORD + (topic * WORDS + random.below(WORDS)) as TokenId

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use align_core::{
-    CausalLm, Objective, PackedBatch,
+    CausalLm, Objective, PackedBatch, Trainable,
     align_types::{
         Completion, Generator, PromptGroup, PromptSource, Purpose, RngStream,
         config::{OptimizerConfig, SamplingConfig},
@@ -109,18 +109,18 @@ pub fn fine_tune(
         rate: settings.sft_rate,
         seed,
     };
-    job.run(&model, progress, |_, _| Ok(()))?;
+    job.run(CausalLm::replicate(&model)?, progress, |_| Ok(()))?;
     Ok(model)
 }
 
 /// The skill of a writer: a quarter of them are at each end, the others between.
-fn skill(uniform: f64) -> f64 {
+pub(crate) fn skill(uniform: f64) -> f64 {
     (2.0 * uniform - 0.5).clamp(0.0, 1.0)
 }
 
-/// A training run of any objective.
-pub(super) struct Job {
-    pub objective: Box<dyn Objective>,
+/// A training run of any objective over any kind of model.
+pub(crate) struct Job<M: Trainable + ?Sized = dyn CausalLm> {
+    pub objective: Box<dyn Objective<M>>,
     pub rows: Vec<PromptGroup>,
     pub batch: usize,
     pub steps: u64,
@@ -141,19 +141,19 @@ pub struct Work {
     pub baseline: f64,
 }
 
-impl Job {
-    /// Trains `model` with one thread; `after` sees the number of updates so far.
+impl<M: Trainable + ?Sized> Job<M> {
+    /// Trains the weights of `model` with one thread; `after` sees the number of updates so far.
     pub fn run(
         self,
-        model: &Model,
+        model: Box<M>,
         progress: &UnitProgress<'_>,
-        mut after: impl FnMut(u64, &Model) -> Result<()>,
+        mut after: impl FnMut(u64) -> Result<()>,
     ) -> Result<Work> {
         let warmup_steps = (self.steps / 10).max(1);
         let optimizer =
             OptimizerConfig { learning_rate: self.rate, warmup_steps, ..OptimizerConfig::default() };
         let compute = Compute { threads: 1, micro_batch_tokens: MICRO_BATCH_TOKENS };
-        let mut engine = Engine::new(CausalLm::replicate(model)?, self.objective, &optimizer, compute)?;
+        let mut engine = Engine::over(model, self.objective, &optimizer, compute)?;
         let mut rows = ShuffledRows::new(self.rows, self.batch, self.seed, self.steps)?;
         let mut work = Work::default();
         for step in 0..self.steps {
@@ -173,7 +173,7 @@ impl Job {
             // The rate of step s + 1: with warm-up, step 0 has the rate 0 and would be no update.
             engine.apply(learning_rate(&optimizer, step + 1, self.steps + 1))?;
             work.updates += 1;
-            after(work.updates, model)?;
+            after(work.updates)?;
         }
         Ok(work)
     }

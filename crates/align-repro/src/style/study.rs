@@ -17,7 +17,8 @@ use crate::{
     Error, Result,
     experiment::{Arm, Experiment, Size},
     outcome::Outcome,
-    study::{Findings, Results, Study, Unit, UnitContext},
+    store::{read, write},
+    study::{Findings, Results, Study, Texts, Unit, UnitContext},
 };
 
 /// The arm that every other one starts from.
@@ -134,34 +135,7 @@ pub enum Tamper {
 }
 
 /// What the user asked for.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// The size; full unless told.
-    pub size: Option<Size>,
-    /// Replaces the number of seeds.
-    pub seeds: Option<u64>,
-    /// The first seed: tuning uses seeds that are not reported.
-    pub first_seed: u64,
-    /// Arms to run; all when empty.
-    pub arms: Vec<String>,
-    /// A deliberate fault, for tests.
-    pub tamper: Tamper,
-    /// Replaces the plan, for tuning on seeds that are not reported and for tests; the report prints it.
-    pub plan: Option<String>,
-}
-
-/// What differs between two experiments of this environment besides their plans.
-#[derive(Debug, Clone, Copy)]
-pub struct Texts {
-    /// The name on the command line.
-    pub name: &'static str,
-    /// The plan, fixed before the run.
-    pub plan: &'static str,
-    /// Says in three sentences what the verdicts mean.
-    pub answer: fn(&Outcome) -> Vec<String>,
-    /// Where the experiment departs from the paper.
-    pub deviations: &'static [&'static str],
-}
+pub type Options = crate::study::Options<Tamper>;
 
 /// An experiment of this environment, ready to run.
 #[derive(Debug)]
@@ -317,35 +291,20 @@ impl StyleStudy {
     }
 }
 
-fn write<T: Serialize>(path: &std::path::Path, value: &T) -> Result<()> {
-    let text = serde_json::to_string(value).map_err(|e| Error::input(path.display().to_string(), e))?;
-    std::fs::write(path, text).map_err(|e| Error::io("write", path, e))
-}
-
-fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::Damaged { path: path.to_owned(), why: e.to_string() })
-}
-
 impl Study for StyleStudy {
     fn experiment(&self) -> &Experiment {
         &self.experiment
     }
 
     fn units(&self) -> Result<Vec<Unit>> {
-        let mut units: Vec<Unit> = Vec::new();
-        for arm in self.arms()? {
-            let swept = self.settings.arms.get(&arm.name).is_some_and(|a| a.like.is_none());
-            for seed in (0..self.seeds()).map(|index| Some(self.options.first_seed + index)) {
-                let needed = |(_, unit): &(usize, &Unit)| arm.needs.contains(&unit.arm) && unit.seed == seed;
-                let needs = units.iter().enumerate().filter(needed).map(|(index, _)| index).collect();
-                let sweep = &self.settings().sweep;
-                let runs = if swept { sweep.rates.len() * sweep.betas.len() } else { 1 };
-                let cost = (runs * sweep.batch) as f64 * sweep.updates as f64 * 1e-3;
-                units.push(Unit { arm: arm.name.clone(), seed, needs, cost });
-            }
-        }
-        Ok(units)
+        let sweep = &self.settings().sweep;
+        let cost = |arm: &str| {
+            let swept = self.settings.arms.get(arm).is_some_and(|a| a.like.is_none());
+            let runs = if swept { sweep.rates.len() * sweep.betas.len() } else { 1 };
+            (runs * sweep.batch) as f64 * sweep.updates as f64 * 1e-3
+        };
+        let seeds = || (0..self.seeds()).map(|index| self.options.first_seed + index).collect();
+        Ok(crate::study::units(&self.arms()?, |arm| (seeds(), cost(&arm.name))))
     }
 
     fn ran(&self) -> Vec<(String, u64)> {

@@ -197,7 +197,7 @@ impl Sweep<'_> {
         };
         let every = (settings.updates / settings.checkpoints.max(1)).max(1);
         let (mut points, mut kept) = (Vec::new(), Vec::new());
-        let work = job.run(model, self.progress, |updates, model| {
+        let work = job.run(CausalLm::replicate(model)?, self.progress, |updates| {
             if updates.is_multiple_of(every) || updates == settings.updates {
                 points.push(self.validate(model, updates)?);
                 kept.push(Snapshot { updates, model: model.frozen_copy()?, digest: digest(model)? });

@@ -3,10 +3,8 @@
 
 use crate::{
     outcome::Outcome,
-    style::{
-        study::Texts,
-        words::{controls, say},
-    },
+    study::Texts,
+    style::words::{controls, say},
 };
 
 /// The experiment's name, plan and words.

@@ -125,7 +125,7 @@ impl PairsStudy {
         let rates = if options.model.is_some() { settings.given_model } else { settings.new_model };
         let source = PairSource { data: options.data.clone(), model: options.model.clone(), budget };
         source.inputs()?;
-        Ok(Self { source, beta: settings.beta, rates, tamper: options.tamper })
+        Ok(Self { source, beta: settings.beta, rates, tamper: options.common.tamper })
     }
 
     /// Returns the number of seeds that the budget asks for, if it does.

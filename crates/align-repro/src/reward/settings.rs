@@ -1,0 +1,134 @@
+//! What a plan on reward models says of its arms and sizes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{data::Recipe, model::TrainSettings, show::FigureOf, world::WorldSettings};
+
+/// An arm, as the plan has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", deny_unknown_fields, rename_all = "kebab-case")]
+pub enum ArmSettings {
+    /// A language model that has read the writers' texts: where reward models begin.
+    Start {
+        /// Width.
+        hidden: usize,
+        /// Layers.
+        layers: usize,
+        /// Tells initialisations of one seed apart.
+        #[serde(default)]
+        init: u64,
+    },
+    /// A reward model trained on comparisons.
+    Trained {
+        /// The arm it begins at.
+        start: String,
+        /// Its comparisons.
+        rows: Recipe,
+        /// How often each row is seen.
+        epochs: f64,
+        /// Tells orders of the same rows apart.
+        #[serde(default)]
+        order: u64,
+        /// More comparisons, which it chooses.
+        #[serde(default)]
+        choice: Option<Choice>,
+    },
+    /// The mean of the weights of other arms.
+    Weights {
+        /// The arms.
+        of: Vec<String>,
+    },
+    /// The mean of the scores of other arms, each with mean 0 and variance 1 before.
+    Scores {
+        /// The arms.
+        of: Vec<String>,
+    },
+    /// The one of other arms that agrees best with noisy held-out labels.
+    BestSingle {
+        /// The arms.
+        of: Vec<String>,
+    },
+    /// The gold reward itself.
+    Gold,
+    /// A reward that has nothing to do with the answers.
+    Nothing,
+}
+
+/// Pairs that an arm chooses from a pool by the margins of a present model, before it is told their labels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    /// The arm whose margins count; its own pairs are trained on, too.
+    pub present: String,
+    /// Which ones.
+    pub which: Which,
+    /// Pairs to choose from.
+    pub pool: usize,
+}
+
+/// Which pairs of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Which {
+    /// Those with the smallest |margin|.
+    Boundary,
+    /// Any.
+    Random,
+    /// Those with the largest |margin|.
+    Easiest,
+}
+
+/// What best-of-n chooses from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BestOfNSettings {
+    /// Held-out requests, at most 28; 0 for an experiment without best-of-n.
+    pub requests: usize,
+    /// Samples for each.
+    pub samples: usize,
+    /// The n of the curve.
+    pub counts: Vec<usize>,
+}
+
+/// What a size takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeSettings {
+    /// The answers.
+    pub world: WorldSettings,
+    /// The models.
+    pub train: TrainSettings,
+    /// Best-of-n.
+    pub best_of_n: BestOfNSettings,
+    /// Points of a training run at which held-out pairs are read, the end included.
+    pub checkpoints: u64,
+}
+
+/// All settings of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Of `--quick`.
+    pub quick: SizeSettings,
+    /// Of the full size.
+    pub full: SizeSettings,
+    /// The arms.
+    pub arms: BTreeMap<String, ArmSettings>,
+    /// The figures of claims and controls.
+    pub figures: BTreeMap<String, FigureOf>,
+}
+
+impl ArmSettings {
+    /// The arms whose files it reads.
+    pub(super) fn needs(&self) -> Vec<String> {
+        match self {
+            Self::Start { .. } | Self::Gold | Self::Nothing => Vec::new(),
+            Self::Trained { start, choice, .. } => {
+                std::iter::once(start.clone()).chain(choice.iter().map(|c| c.present.clone())).collect()
+            }
+            Self::Weights { of } | Self::Scores { of } | Self::BestSingle { of } => of.clone(),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! "Training language models to follow instructions with human feedback" (2203.02155), section 3.5, and "Learning to
+//! summarize from human feedback" (2009.01325), section 4.3: all comparisons of a prompt in one batch element, and what
+//! data and size do for a reward model.
+
+use crate::{
+    outcome::Outcome,
+    study::Texts,
+    style::words::{controls, say},
+};
+
+/// The experiment's name, plan and words.
+pub const TEXTS: Texts = Texts {
+    name: "reward-ranking",
+    plan: include_str!("../../plans/reward-ranking.toml"),
+    answer,
+    deviations: DEVIATIONS,
+};
+
+const DEVIATIONS: &[&str] = &[
+    "The papers' reward models have millions to billions of parameters and learn from people. Here some thousand parameters \
+     learn from a rule on 20 tokens: direction only, no statement about the size of any effect in a language model.",
+    "Rankings come from gold with normal noise on each answer, pairs from gold with an exact share of the labels turned. \
+     The paper's rankings are people's, with 4 to 9 answers; ours have 5.",
+    "Both forms of the same comparisons get as many updates with as many answers each; those apart are seen a quarter as \
+     often, as each answer stands in 4 of them. The paper does not say what it held equal.",
+    "Widths start from models of their own that have read the same texts.",
+    "Sizes, rates and claims were set on a pilot run with a seed from 1000, which is not reported.",
+    "No correction for the number of comparisons was made.",
+];
+
+/// Says in three sentences what the verdicts mean; every word depends on them.
+fn answer(outcome: &Outcome) -> Vec<String> {
+    let together = say(
+        outcome,
+        "together-over-apart",
+        "all comparisons of a prompt in one row give the better reward model at equal compute",
+        "all comparisons of a prompt in one row give the worse reward model at equal compute",
+    );
+    let data = say(outcome, "more-data", "accuracy grows with data", "accuracy falls with data");
+    let size = say(outcome, "wider", "a wider model is more accurate", "a wider model is less accurate");
+    vec![
+        format!("On the same rankings, {together}."),
+        format!("At equal epochs {data}; {size}."),
+        controls(outcome),
+    ]
+}

@@ -1,0 +1,145 @@
+//! The experiments on reward models as wholes, at a budget of seconds: broken ones do not pass, results are the same bytes
+//! however they come about.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
+
+use std::{path::Path, sync::atomic::AtomicBool};
+
+use align_repro::{
+    experiment::Size,
+    outcome::Outcome,
+    reward::study::{Options, RewardStudy, Tamper},
+    reward_boundary, reward_overoptimisation, reward_ranking,
+    runner::{RunOptions, run_units},
+    store::Store,
+    study::{Study, Texts},
+    verdict::Verdict,
+};
+use toml::{Table, Value};
+
+/// The plan with models of one narrow layer, few texts and few samples; claims keep their criteria.
+fn small(texts: &Texts) -> String {
+    let mut plan: Table = texts.plan.parse().unwrap();
+    let settings = plan["settings"].as_table_mut().unwrap();
+    for (name, arm) in settings["arms"].as_table_mut().unwrap().iter_mut() {
+        let arm = arm.as_table_mut().unwrap();
+        if name.starts_with("start") || name.starts_with("other") {
+            arm.insert("hidden".into(), Value::Integer(16));
+            arm.insert("layers".into(), Value::Integer(1));
+        }
+    }
+    let quick = settings["quick"].as_table_mut().unwrap();
+    let mut set = |part: &str, key: &str, value: Value| {
+        assert!(quick[part].as_table_mut().unwrap().insert(key.into(), value).is_some(), "{part}.{key}");
+    };
+    set("train", "text_steps", Value::Integer(4));
+    set("train", "texts", Value::Integer(256));
+    set("train", "rate", Value::Float(3e-3));
+    set("world", "test_pairs", Value::Integer(200));
+    if texts.name == reward_overoptimisation::TEXTS.name {
+        set("best_of_n", "requests", Value::Integer(2));
+    }
+    plan.to_string()
+}
+
+fn options(plan: String, arms: &[&str], tamper: Tamper) -> Options {
+    let arms = arms.iter().map(ToString::to_string).collect();
+    Options { size: Some(Size::Quick), seeds: Some(3), arms, plan: Some(plan), tamper, ..Default::default() }
+}
+
+fn run_in(folder: &Path, texts: Texts, options: Options, resume: bool, workers: usize) -> Outcome {
+    let study = RewardStudy::new(texts, options).unwrap();
+    let store = Store::open(folder, &study.inputs().unwrap(), resume).unwrap();
+    let stop = AtomicBool::new(false);
+    let run = RunOptions { workers, stop: &stop, talk: false };
+    let results = run_units(&study, &study.units().unwrap(), &store, run).unwrap();
+    Outcome::judge(&study, Size::Quick, &results).unwrap()
+}
+
+fn run(texts: Texts, options: Options) -> Outcome {
+    run_in(tempfile::tempdir().unwrap().path(), texts, options, false, 2)
+}
+
+/// A figure's mean.
+fn mean(outcome: &Outcome, id: &str) -> f64 {
+    outcome.findings.evidence.get(id).unwrap().estimate.mean
+}
+
+/// Turned about, comparisons teach the contrary: best-of-n lowers gold from the first.
+#[test]
+fn a_reversed_reward_model_lowers_gold_at_once() {
+    let arms = ["proxy-300", "gold"];
+    let run_with = |tamper| {
+        run(reward_overoptimisation::TEXTS, options(small(&reward_overoptimisation::TEXTS), &arms, tamper))
+    };
+    let (sound, reversed) = (run_with(Tamper::None), run_with(Tamper::Reverse));
+    assert!(mean(&sound, "gold-rises") > 0.2, "{}", mean(&sound, "gold-rises"));
+    assert!(mean(&reversed, "gold-rises") < -0.2, "{}", mean(&reversed, "gold-rises"));
+    assert_eq!(reversed.verdict("gold-rises"), Verdict::NotReproduced);
+    assert!(!reversed.passes());
+    // Gold chosen by gold itself knows no fall.
+    assert!(mean(&sound, "gold-itself") < 0.0);
+}
+
+/// Data without meaning give no gain of data.
+#[test]
+fn more_labels_without_meaning_are_no_gain() {
+    let arms = ["pairs-250", "pairs-1000"];
+    let run_with = |tamper| run(reward_ranking::TEXTS, options(small(&reward_ranking::TEXTS), &arms, tamper));
+    let (sound, shuffled) = (run_with(Tamper::None), run_with(Tamper::Shuffle));
+    assert!(mean(&sound, "some-data") > 0.0, "{}", mean(&sound, "some-data"));
+    assert_ne!(shuffled.verdict("some-data"), Verdict::Reproduced);
+    assert!(!shuffled.passes());
+}
+
+/// What is chosen at the boundary is close in gold, what is easiest is far apart; exchanged, the table says so.
+#[test]
+fn choices_are_what_they_are_called() {
+    let arms = ["boundary", "easiest"];
+    let distances = |tamper| {
+        let outcome = run(reward_boundary::TEXTS, options(small(&reward_boundary::TEXTS), &arms, tamper));
+        let table = outcome.findings.tables.iter().find(|table| table.title == "Data and compute").unwrap();
+        let place = table.head.iter().position(|head| head.starts_with("|gold difference|")).unwrap();
+        let row = |arm: &str| table.rows.iter().find(|row| row[0] == arm).unwrap();
+        arms.map(|arm| row(arm)[place].parse::<f64>().unwrap())
+    };
+    let [boundary, easiest] = distances(Tamper::None);
+    assert!(boundary < easiest, "{boundary} {easiest}");
+    let swapped = distances(Tamper::OtherChoice);
+    assert_eq!(swapped, [easiest, boundary]);
+}
+
+#[test]
+fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
+    let arms = ["scores", "single", "weights"];
+    let small = || {
+        let plan = small(&reward_overoptimisation::TEXTS).replace("count = 600", "count = 60");
+        Options { seeds: Some(1), ..options(plan, &arms, Tamper::None) }
+    };
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let texts = reward_overoptimisation::TEXTS;
+    let outcome = run_in(first.path(), texts, small(), false, 2);
+    for table in &outcome.findings.tables {
+        assert!(table.rows.iter().all(|row| row.len() == table.head.len()), "{}", table.title);
+    }
+    let whole = outcome.to_json().unwrap();
+    assert_eq!(run_in(second.path(), texts, small(), false, 1).to_json().unwrap(), whole);
+    for lost in ["member-2-seed-0.json", "scores-seed-0.json"] {
+        std::fs::remove_file(first.path().join("units").join(lost)).unwrap();
+    }
+    assert_eq!(run_in(first.path(), texts, small(), true, 2).to_json().unwrap(), whole);
+}
+
+#[test]
+fn plans_that_do_not_fit_are_refused() {
+    for (texts, from, to, word) in [
+        (reward_ranking::TEXTS, "width-8 = {", "width-9 = {", "width-8 has no settings"),
+        (reward_overoptimisation::TEXTS, "samples = 1024", "samples = 100", "of 100 samples"),
+        (reward_boundary::TEXTS, "present = \"present\"", "present = \"random\"", "does not need it"),
+        (reward_boundary::TEXTS, "which = \"boundary\"", "which = \"middle\"", "middle"),
+    ] {
+        let plan = texts.plan.replace(from, to);
+        assert_ne!(plan, texts.plan, "{from}");
+        let error = RewardStudy::new(texts, Options { plan: Some(plan), ..Default::default() }).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
