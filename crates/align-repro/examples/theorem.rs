@@ -16,12 +16,13 @@ use align_repro::{
     report::figure_text,
     runner::{RunOptions, run_units},
     store::Store,
-    study::Study,
+    study::{self, Study},
     verdict::Verdict,
 };
 
 fn main() -> Result<()> {
-    let study = DpoVsPpo::new(Options { arms: vec!["theorem".into()], ..Default::default() })?;
+    let common = study::Options { arms: vec!["theorem".into()], ..Default::default() };
+    let study = DpoVsPpo::new(Options { common, ..Default::default() })?;
     let folder = std::env::temp_dir().join(format!("align-repro-theorem-{}", std::process::id()));
     let store = Store::open(&folder, &study.inputs()?, false)?;
     let stop = AtomicBool::new(false);
