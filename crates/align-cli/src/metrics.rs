@@ -405,7 +405,7 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Reward,
         "rewards/accuracies",
-        "share of comparisons with the better answer's reward strictly above the other's; ties of the data are not counted",
+        "share of comparisons with the better answer's reward above the other's, equal rewards as one half; ties of the data are not counted",
         "share, 0 to 1",
         "near 0.5 at step 1, then above",
         "1.0 on training and 0.5 on held-out rows: overfitting; compare with the length baseline of the summary",

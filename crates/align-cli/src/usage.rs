@@ -191,7 +191,7 @@ mod tests {
             ("align generate --reward-url r", "--reward-url is not in this version yet", "generate --help"),
             ("align dpo --loss-type ipoo", "--loss-type ipoo: there is no such choice", "choices: sigmoid"),
             ("align dpo --dtype fp8", "--dtype fp8: there is no such choice", "choices: f32, bf16"),
-            ("align reward", "align reward is not in this version yet", "align --help"),
+            ("align ppo", "align ppo is not in this version yet", "align --help"),
             ("align dop", "unknown command dop", "did you mean dpo?"),
             ("align dpo --resume --overwrite", "exclude each other", "align dpo --help"),
             ("align dpo --beta 1 --beta 2", "--beta was given more than once", "align dpo --help"),

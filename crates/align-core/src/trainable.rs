@@ -15,7 +15,7 @@ use crate::{CausalLm, Parameter, Result, ScoreModel};
 ///     clear_gradients(model.parameters().iter().map(|parameter| &parameter.tensor))
 /// }
 ///
-/// fn forget_both(policy: &dyn CausalLm, reward: &dyn ScoreModel) -> Result<()> {
+/// fn forget_both(policy: &(dyn CausalLm + 'static), reward: &(dyn ScoreModel + 'static)) -> Result<()> {
 ///     forget(policy)?;
 ///     forget(reward)
 /// }

@@ -74,6 +74,16 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A program runs, but has not read what it was asked before.
+    #[error(
+        "{row}: the reward command `{command}` does not read its input; it must read every line to its end"
+    )]
+    Unread {
+        /// The row that was asked for.
+        row: String,
+        /// The command line.
+        command: String,
+    },
     /// A program ended before it had answered.
     #[error(
         "{row}: the reward command `{command}` ended ({status}) without an answer; it must answer every line it reads"

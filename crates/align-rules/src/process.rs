@@ -103,6 +103,11 @@ impl Process {
         self.lines.recv_timeout(limit)
     }
 
+    /// Says whether it goes on, after the time that it may take to end.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        wait(&mut self.child, PATIENCE).is_none()
+    }
+
     /// Says how a process that has closed its output ended, and what it said last on standard error.
     pub(crate) fn farewell(&mut self) -> String {
         let status = match wait(&mut self.child, PATIENCE) {

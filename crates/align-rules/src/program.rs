@@ -25,8 +25,8 @@ pub type Notice = Box<dyn FnMut(&str) + Send>;
 ///
 /// The program is started once and serves all batches. One that ends is started again, once for each batch, and asked
 /// for the completions that have no answer yet; that is counted ([`Program::restarts`]) and told to
-/// [`Program::with_notice`]. One that ends twice in a batch, answers something else, or takes longer than the time limit
-/// for an answer is an error that names the row, after which it is not asked again. When the reward is dropped its
+/// [`Program::with_notice`]. One that ends twice in a batch, answers something else, takes longer than the time limit for
+/// an answer, or lives on without reading its input is an error that names the row, after which it is not asked again. When the reward is dropped its
 /// input is closed, and it has 2 seconds to end before it is killed.
 ///
 /// A line behind the last answer of a batch is found when the next batch is asked; behind the very last one nobody
@@ -140,6 +140,9 @@ impl Program {
         let text = rest.clone().map(|((_, item), id)| format!("{}\n", question(item, id))).collect();
         let written = match process.write(text) {
             Ok(Some(written)) => written,
+            Ok(None) if process.is_alive() => {
+                return Err(Error::Unread { row, command: self.command.clone() });
+            }
             Ok(None) => return Err(ended(&process.farewell())),
             Err(source) => return Err(Error::Start { command: self.command.clone(), source }),
         };

@@ -129,7 +129,7 @@ pub const RULES: &[RuleEntry] = &[
         name: "rule:tags",
         argument: Argument::Optional("TAG,TAG"),
         help: "share of the opening and closing tags (think,answer) that stand there exactly once, 0 to 1",
-        make: |tags| Ok(Box::new(Tags(Template::parse(tags.unwrap_or(TAGS))?))),
+        make: |tags| Ok(Box::new(Tags(tags_alone(tags.unwrap_or(TAGS))?))),
     },
     RuleEntry {
         name: "rule:words",
@@ -340,6 +340,17 @@ fn list(text: &str) -> Result<Vec<String>> {
         return wrong(format!("`{text}`: expected texts with a comma between them, none of them empty"));
     }
     Ok(texts)
+}
+
+/// Reads a template without a `*`, which would be ignored where only tags are counted.
+fn tags_alone(text: &str) -> Result<Template> {
+    if text.contains('*') {
+        return wrong(format!(
+            "`{text}`: tags are counted wherever they stand, with any text around them, so that * says nothing; leave it \
+             out, or use rule:format"
+        ));
+    }
+    Template::parse(text)
 }
 
 fn overlong(text: &str) -> Result<Overlong> {

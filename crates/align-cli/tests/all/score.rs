@@ -231,6 +231,11 @@ fn rows_that_do_not_fit_are_errors_unless_they_may_be_cut() {
         .refused(4, &["long.jsonl:2", "the limit is", "hint: --max-length"]);
     let told = summary(folder.path(), "--data {long.jsonl} --output {out} --max-length 20");
     assert_eq!((&told["rows"], &told["cut"]), (&json!(2), &json!(1)));
+    align(
+        folder.path(),
+        "score --model {rm} --data {long.jsonl} --max-length 20 --fit-normalization samples",
+    )
+    .refused(2, &["--fit-normalization", "cuts 1 rows", "hint: leave --max-length out"]);
     write(folder.path(), "bad.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\",\"compl\n");
     align(folder.path(), "score --model {rm} --data {bad.jsonl} --output {bad}")
         .refused(4, &["bad.jsonl:2: broken JSON", "hint: "]);
@@ -273,6 +278,12 @@ fn flags_that_do_not_belong_together() {
             &["--ensemble-coefficient -1", "at least 0"],
         ),
         ("--output {pairs.jsonl}", &["would replace"]),
+        ("--report {pairs.jsonl}", &["--report", "would replace --data", "hint: "]),
+        ("--output {o} --report {o}", &["would replace --output"]),
+        ("--output {o} --report {o.origin.json}", &["would replace --output"]),
+        ("--report {rm/config.json}", &["in the folder of a model that is read"]),
+        ("--report {rm/new.json}", &["in the folder of a model that is read"]),
+        ("--report {rm}", &["this is a folder"]),
         ("--output {o} --micro-batch-tokens 0", &["at least 1"]),
     ] {
         align(folder.path(), &format!("score --model {{rm}} --data {{pairs.jsonl}} {flags}"))
@@ -291,6 +302,12 @@ fn rewards_are_brought_to_the_scale_of_reference_answers() {
     );
     let fitted =
         summary(folder.path(), "--data {pairs.jsonl} --fit-normalization samples --output {raw.jsonl}");
+    // The scale that was written into the folder of the model is no other model.
+    let again = summary(
+        folder.path(),
+        "--data {pairs.jsonl} --fit-normalization samples --output {raw.jsonl} --resume",
+    );
+    assert_eq!((&again["kept"], &again["normalization"]), (&json!(20), &fitted["normalization"]));
     let raw: Vec<f64> = json_lines(&folder.path().join("raw.jsonl"))
         .iter()
         .flat_map(|line| numbers(&line["rewards"]))
@@ -384,6 +401,9 @@ fn an_average_of_equal_models_is_the_model() {
     )
     .ok();
     assert_eq!(one, json_lines(&folder.path().join("avg.jsonl")));
+    edit_json(&folder.path().join("copy/config.json"), &[("pad_token_id", json!(7))]);
+    align(folder.path(), "merge --average {rm} --average {copy} --output {other}")
+        .refused(4, &["differ in pad_token_id", "hint: "]);
     for (flags, texts) in [
         ("--average {rm}", &["one model has no average"][..]),
         ("--average {rm} --average {copy} --model {rm}", &["--average and --model or --adapter exclude"]),

@@ -1,9 +1,13 @@
 //! Best-of-n under a proxy reward: what the proxy says, what gold says, and the curve of 2210.10760.
 
-use align_core::align_types::RngStream;
+use align_core::{
+    align_types::RngStream,
+    evaluation::{best_of_n, best_of_n_divergence},
+};
 use serde::{Deserialize, Serialize};
 
 use super::world::Answers;
+use crate::Result;
 
 /// Best-of-n at one n, averaged over requests. Both rewards have mean 0 and variance 1 over the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -81,65 +85,36 @@ pub(super) fn moments<'a>(values: impl Iterator<Item = &'a f64> + Clone) -> (f64
 }
 
 /// Computes the curve of a proxy over the samples of all requests.
-pub fn curve(answers: &[Answers], proxy: &[Vec<f64>], counts: &[usize]) -> Vec<CurvePoint> {
+///
+/// # Errors
+/// More of n than there are samples; rewards that are not finite.
+pub fn curve(answers: &[Answers], proxy: &[Vec<f64>], counts: &[usize]) -> Result<Vec<CurvePoint>> {
     let gold: Vec<Vec<f64>> =
         answers.iter().map(|group| group.answers.iter().map(|answer| answer.gold).collect()).collect();
     let (proxy_mean, proxy_deviation) = moments(proxy.iter().flatten());
     let (gold_mean, gold_deviation) = moments(gold.iter().flatten());
-    let point = |n: &usize| {
-        let mean = |values: &[Vec<f64>]| {
-            let each = proxy.iter().zip(values).map(|(by, values)| best_of_n(by, values, *n));
-            each.sum::<f64>() / answers.len().max(1) as f64
+    let point = |n: usize| {
+        let mean = |values: &[Vec<f64>]| -> Result<f64> {
+            let mut sum = 0.0;
+            for (by, values) in proxy.iter().zip(values) {
+                let samples: Vec<(f64, f64)> = by.iter().copied().zip(values.iter().copied()).collect();
+                sum += best_of_n(&samples, n)?;
+            }
+            Ok(sum / answers.len().max(1) as f64)
         };
-        let count = *n as f64;
-        CurvePoint {
-            n: *n,
-            kl: count.ln() - (count - 1.0) / count,
-            proxy: (mean(proxy) - proxy_mean) / proxy_deviation,
-            gold: (mean(&gold) - gold_mean) / gold_deviation,
-        }
+        Ok(CurvePoint {
+            n,
+            kl: best_of_n_divergence(n).unwrap_or(0.0),
+            proxy: (mean(proxy)? - proxy_mean) / proxy_deviation,
+            gold: (mean(&gold)? - gold_mean) / gold_deviation,
+        })
     };
-    counts.iter().map(point).collect()
-}
-
-/// Estimates the mean value of the sample that `by` likes best among n, over all choices of n of the N samples:
-/// Σ_{i ≥ n} C(i − 1, n − 1) / C(N, n) · value of the i-th in ascending order of `by`; equal ones share their mean.
-fn best_of_n(by: &[f64], values: &[f64], n: usize) -> f64 {
-    let mut order: Vec<(f64, f64)> = by.iter().copied().zip(values.iter().copied()).collect();
-    order.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let count = order.len();
-    let mut rest = order.as_slice();
-    // The share of choices whose best is among the first i: C(i, n) / C(N, n).
-    let share = |i: usize| -> f64 {
-        let ratios = (0..n).map(|k| i.saturating_sub(k) as f64 / (count - k.min(count - 1)) as f64);
-        ratios.product()
-    };
-    let (mut done, mut sum) = (0, 0.0);
-    while let Some((first, _)) = rest.first() {
-        let equal = rest.iter().take_while(|(score, _)| score == first).count().max(1);
-        let (block, after) = rest.split_at(equal);
-        let mean = block.iter().map(|(_, value)| value).sum::<f64>() / equal as f64;
-        sum += mean * (share(done + equal) - share(done));
-        done += equal;
-        rest = after;
-    }
-    sum
+    counts.iter().map(|n| point(*n)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Golds ascending by proxy (3, 1, 2, 0): counted by hand over all subsets.
-    #[test]
-    fn best_of_n_counts_subsets() {
-        let (by, gold) = ([1.0, 2.0, 3.0, 4.0], [3.0, 1.0, 2.0, 0.0]);
-        for (n, expected) in [(1, 1.5), (2, 5.0 / 6.0), (3, 0.5), (4, 0.0)] {
-            assert!((best_of_n(&by, &gold, n) - expected).abs() < 1e-12, "{n}");
-        }
-        // Without a preference the mean is left.
-        assert!((best_of_n(&[0.0; 4], &gold, 3) - 1.5).abs() < 1e-12);
-    }
 
     #[test]
     fn the_fit_finds_its_own_curve() {

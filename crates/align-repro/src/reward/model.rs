@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use align_core::{
-    CausalLm, Objective, PackedBatch, ScoreModel,
+    CausalLm, Objective, PackedBatch, Parameter, ScoreModel,
     align_types::{Completion, PromptGroup, RngStream},
-    mix_weights, no_grad,
+    no_grad,
     tch::Kind,
 };
 use align_lm::{LlamaConfig, LoadOptions, Model, ModelConfig, SaveDtype, SequenceClassifier};
 use align_losses::{Sft, SftConfig};
-use align_rm::{RewardConfig, RewardModelObjective};
+use align_rm::{RewardConfig, RewardModelObjective, WeightedMember, average_weights};
 use serde::{Deserialize, Serialize};
 
 use super::world::{Answers, END, PAD, Stream, TOKENS, WorldSettings};
@@ -104,12 +104,13 @@ pub(super) fn save(model: &SequenceClassifier, folder: &Path) -> Result<()> {
 
 /// Averages the weights of models in folders (2401.12187): one model.
 pub(super) fn average(folders: &[impl AsRef<Path>]) -> Result<Option<SequenceClassifier>> {
-    let Some((first, others)) = folders.split_first() else { return Ok(None) };
-    let mean = load(first.as_ref())?;
-    for (folder, count) in others.iter().zip(2..) {
-        mix_weights(&mean.parameters(), &load(folder.as_ref())?.parameters(), 1.0 / f64::from(count))?;
-    }
-    Ok(Some(mean))
+    let models = folders.iter().map(|folder| load(folder.as_ref())).collect::<Result<Vec<_>>>()?;
+    let parameters: Vec<Vec<Parameter>> = models.iter().map(ScoreModel::parameters).collect();
+    let member = |parameters| WeightedMember { name: "member", parameters, initial_head: None };
+    let members: Vec<WeightedMember<'_>> = parameters.iter().map(|list| member(list.as_slice())).collect();
+    average_weights(&members)?;
+    // The average is in the weights of the first.
+    Ok(models.into_iter().next())
 }
 
 /// The Bradley-Terry loss of comparisons, all comparisons of a row together (2203.02155, equation 1).

@@ -230,7 +230,7 @@ impl RewardStudy {
         model::save(&model, &folder)?;
         let scored = trial.score(|answers| model::scores(&model, answers))?;
         write(&folder.join(SCORED), &scored)?;
-        trial.judge(&scored, settings, seed, (updates, updates as f64 / per_epoch), &mut result);
+        trial.judge(&scored, settings, seed, (updates, updates as f64 / per_epoch), &mut result)?;
         Ok(result)
     }
 
@@ -296,7 +296,7 @@ impl RewardStudy {
                 trial.score(|answers| Ok(best_of_n::nothing(answers, &mut random())))?
             }
         };
-        trial.judge(&scored, settings, seed, (0, 0.0), &mut result);
+        trial.judge(&scored, settings, seed, (0, 0.0), &mut result)?;
         Ok(result)
     }
 

@@ -64,15 +64,16 @@ impl Trial {
         seed: u64,
         (updates, epochs): (u64, f64),
         result: &mut ArmResult,
-    ) {
+    ) -> Result<()> {
         let (accuracy, nll) = agreement(&self.pairs, &scored.pairs);
         let hard = Some(agreement(&self.hard, &scored.hard).0);
         result.checkpoints.push(Checkpoint { updates, epochs, accuracy, hard, nll });
         result.validation = self.validate(&scored.validation, settings.world.noise, seed);
         if !self.samples.is_empty() {
-            result.curve = best_of_n::curve(&self.samples, &scored.samples, &settings.best_of_n.counts);
+            result.curve = best_of_n::curve(&self.samples, &scored.samples, &settings.best_of_n.counts)?;
             result.fit = Fit::of(&result.curve);
         }
+        Ok(())
     }
 
     /// Share of validation pairs that are ordered as noisy scores order them.

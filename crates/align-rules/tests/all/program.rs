@@ -210,6 +210,18 @@ fn a_line_too_many_is_found_at_the_next_batch() {
 }
 
 #[test]
+fn a_living_program_that_does_not_read_is_not_said_to_have_ended() {
+    let folder = TempDir::new().unwrap();
+    let script = "dd bs=1 count=1 > /dev/null 2>&1; echo '{\"id\": 0, \"reward\": 1}'; exec sleep 600\n";
+    let mut program = program(&folder, script, Duration::from_millis(500));
+    // More than a pipe holds.
+    assert_eq!(score(&mut program, &["x".repeat(300_000).as_str()]).unwrap(), [Some(1.0)]);
+    let error = score(&mut program, &["b"]).unwrap_err();
+    assert!(error.contains("rows.jsonl:1") && error.contains("does not read its input"), "{error}");
+    assert!(!error.contains("ended") && program.restarts() == 0, "{error}");
+}
+
+#[test]
 fn after_an_error_it_is_not_asked_again() {
     let folder = TempDir::new().unwrap();
     let mut program = program(&folder, "read line; echo nonsense; cat > /dev/null\n", TIME_LIMIT);

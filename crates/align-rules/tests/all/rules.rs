@@ -36,6 +36,7 @@ fn names_and_arguments_that_do_not_fit_are_refused() {
         ("rule:format=a,a", "a stands there twice"),
         ("rule:format=<a>..</b>", "rule:format"),
         ("rule:tags=1", "rule:tags: `1`"),
+        ("rule:tags=think,answer,*", "rule:tags: `think,answer,*`: tags are counted wherever"),
         ("rule:format=,", "names of tags"),
         ("rule:one-of=a,,b", "none of them empty"),
         ("rule:json=a,", "none of them empty"),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use align_cli::Error;
+use align_core::align_types;
 
 /// Turns an error into the program's own.
 ///
@@ -18,10 +19,23 @@ pub fn of(error: impl Failure) -> Error {
     error.failed()
 }
 
+impl Failure for align_types::Error {
+    fn failed(self) -> Error {
+        match self {
+            // An error of this program that went through a reward or a sink keeps its hints and its exit code.
+            Self::Seam { what, why, source: Some(source) } => match source.downcast::<Error>() {
+                Ok(own) => *own,
+                Err(source) => Self::Seam { what, why, source: Some(source) }.into(),
+            },
+            other => other.into(),
+        }
+    }
+}
+
 impl Failure for align_core::Error {
     fn failed(self) -> Error {
         match self {
-            Self::Data(inner) => inner.into(),
+            Self::Data(inner) => inner.failed(),
             Self::Torch { ref message, .. } if is_out_of_memory(message) => out_of_memory(&self.to_string()),
             Self::Torch { .. } => {
                 Error::environment(self.to_string(), ["`align doctor` checks libtorch".to_owned()])
@@ -66,7 +80,7 @@ impl Failure for align_lm::Error {
 impl Failure for align_rollout::Error {
     fn failed(self) -> Error {
         match self {
-            Self::Config(inner) => inner.into(),
+            Self::Config(inner) => inner.failed(),
             Self::Model { source, .. } => source.failed(),
             other => Error::data(other.to_string(), []),
         }
@@ -130,7 +144,7 @@ impl Failure for align_train::Error {
                 Ok(own) => *own,
                 Err(other) => Error::environment(other.to_string(), []),
             },
-            Train::Seam(inner) => inner.into(),
+            Train::Seam(inner) => inner.failed(),
             Train::Tensor(inner) => inner.failed(),
             _ => Error::data(text, []),
         }

@@ -7,9 +7,9 @@ use align_core::{
     ScoreModel,
     tch::{Device, Kind},
 };
-use align_lm::{FrozenStorage, LoadOptions, SaveDtype, SequenceClassifier, Trainable};
+use align_lm::{FrozenStorage, LoadOptions, ModelConfig, SaveDtype, SequenceClassifier, Trainable};
 use align_rm::{NORMALIZATION_FILE, WeightedMember, average_weights, head_cosine};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{computer, failure, model, origin, reward_model::classifier};
 
@@ -57,7 +57,25 @@ fn average(flags: &MergeArgs, device: Device) -> Result<&'static str> {
         return Err(Error::usage("--average <DIR> is missing", []));
     };
     let tokenizer = tokenizer_of(first)?;
+    let config = ModelConfig::read(first).map_err(failure::of)?;
     for other in others {
+        let another = ModelConfig::read(other).map_err(failure::of)?;
+        if let Some(key) = differing(config.raw(), another.raw()) {
+            let show = |raw: &Map<String, Value>| {
+                raw.get(&key).map_or_else(|| "nothing".to_owned(), Value::to_string)
+            };
+            return Err(Error::data(
+                format!(
+                    "config.json of {} and {} differ in {key}: {} and {}",
+                    first.display(),
+                    other.display(),
+                    show(config.raw()),
+                    show(another.raw())
+                ),
+                ["an average takes models that began as one, and has the configuration of all of them"
+                    .to_owned()],
+            ));
+        }
         if tokenizer_of(other)? != tokenizer {
             return Err(Error::data(
                 format!("{} and {} have different tokenizers", first.display(), other.display()),
@@ -89,6 +107,18 @@ fn average(flags: &MergeArgs, device: Device) -> Result<&'static str> {
     }
     Ok("the average")
 }
+
+/// Finds a key of which two configurations say different things; null is as good as no key.
+fn differing(one: &Map<String, Value>, another: &Map<String, Value>) -> Option<String> {
+    fn said<'a>(raw: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+        raw.get(key).filter(|value| !value.is_null())
+    }
+    let mut keys = one.keys().chain(another.keys()).filter(|key| !SAVING.contains(&key.as_str()));
+    keys.find(|key| said(one, key) != said(another, key)).cloned()
+}
+
+/// Keys that say how and by what a model was saved, not what it computes.
+const SAVING: [&str; 4] = ["torch_dtype", "dtype", "transformers_version", "_name_or_path"];
 
 /// Heads that began as one point nearly the same way after training; others are at right angles.
 fn check_heads(members: &[WeightedMember<'_>]) -> Result<()> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use align_cli::{Error, Result};
+use align_rm::NORMALIZATION_FILE;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -42,10 +43,10 @@ impl Origin {
             map.insert(key.clone(), json!(value));
         }
         let mut inputs = model_files(model)?;
-        map.insert("model_sha256".into(), json!(digest(&inputs)?));
+        map.insert("model_sha256".into(), json!(digest(&decisive(&map, &inputs))?));
         if let Some(adapter) = adapter {
             let files = model_files(adapter)?;
-            map.insert("adapter_sha256".into(), json!(digest(&files)?));
+            map.insert("adapter_sha256".into(), json!(digest(&decisive(&map, &files))?));
             inputs.extend(files);
         }
         map.insert("data_sha256".into(), json!(digest(&[data.to_owned()])?));
@@ -59,7 +60,8 @@ impl Origin {
     /// [`Error::Data`] for a file that cannot be read.
     pub fn with_folder(mut self, name: &str, folder: &Path) -> Result<Self> {
         let files = model_files(folder)?;
-        self.settings.insert(format!("{name}_sha256"), json!(digest(&files)?));
+        let digest = digest(&decisive(&self.settings, &files))?;
+        self.settings.insert(format!("{name}_sha256"), json!(digest));
         self.inputs.extend(files);
         Ok(self)
     }
@@ -124,6 +126,13 @@ impl Origin {
             ["repeat the old command with --resume, or leave --resume out to begin anew".to_owned()],
         ))
     }
+}
+
+/// Leaves out the scale of rewards where a command says that it does not use it: `align score --fit-normalization`
+/// writes it into the folder of the model, and can be resumed after that.
+fn decisive(settings: &Map<String, Value>, files: &[PathBuf]) -> Vec<PathBuf> {
+    let raw = settings.get("normalize") == Some(&json!(false));
+    files.iter().filter(|file| !(raw && file.ends_with(NORMALIZATION_FILE))).cloned().collect()
 }
 
 /// Lists the files that decide what a model answers, sorted.

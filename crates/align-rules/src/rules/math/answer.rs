@@ -64,6 +64,64 @@ fn braced(text: &str) -> Option<&str> {
     None
 }
 
+/// Codes of currencies that are written right before their number.
+const CURRENCIES: [&str; 11] = ["USD", "EUR", "GBP", "CNY", "RMB", "JPY", "INR", "CAD", "AUD", "CHF", "Rs"];
+
+/// Commands of LaTeX behind which a value begins, so that a minus behind them is a sign.
+const OPERATORS: [&str; 20] = [
+    "approx",
+    "le",
+    "leq",
+    "lt",
+    "ge",
+    "geq",
+    "gt",
+    "ne",
+    "neq",
+    "equiv",
+    "sim",
+    "simeq",
+    "cong",
+    "times",
+    "cdot",
+    "div",
+    "to",
+    "rightarrow",
+    "Rightarrow",
+    "implies",
+];
+
+/// Splits the ASCII letters off that a text ends with.
+fn last_letters(text: &str) -> (&str, &str) {
+    let rest = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    (rest, text.get(rest.len()..).unwrap_or_default())
+}
+
+/// Says whether digits behind a text belong to a word of it, as in `x2`. Other scripts write digits right behind their
+/// letters, as LaTeX does behind its commands (`\le5`), and people behind the code of a currency (`USD18`).
+fn ends_in_word(text: &str) -> bool {
+    let (rest, letters) = last_letters(text);
+    !letters.is_empty() && !rest.ends_with('\\') && !CURRENCIES.contains(&letters)
+}
+
+/// Says whether what follows a text is a power or an index of it. A `_` behind nothing is the emphasis of Markdown.
+fn is_raised(text: &str) -> bool {
+    let text = text.strip_suffix('{').unwrap_or(text);
+    let base = text.trim_end_matches('_');
+    let index = base.len() < text.len() && base.ends_with(|c: char| c.is_alphanumeric() || ")]}".contains(c));
+    text.ends_with('^') || index
+}
+
+/// Says whether a text ends with something that can be subtracted from.
+fn ends_in_value(text: &str) -> bool {
+    let (rest, letters) = last_letters(text);
+    if rest.ends_with('\\') && OPERATORS.contains(&letters) {
+        return false;
+    }
+    // Letters without case are those of scripts that set no space before a number.
+    text.ends_with(|c: char| c.is_numeric() || c.is_lowercase() || c.is_uppercase() || ")]}%".contains(c))
+}
+
 /// Finds numbers in running text.
 #[derive(Debug, Clone)]
 pub(super) struct Numbers(Regex);
@@ -73,7 +131,7 @@ impl Numbers {
         let integer = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)";
         let latex = r"\\[dtc]?frac ?(?:\{-?[0-9]+\}|[0-9]) ?(?:\{[0-9]+\}|[0-9])";
         let text = format!(
-            r"(?:(?:[0-9]+ ?)?{latex}|[0-9]+ [0-9]+/[0-9]+|{integer}/[0-9]+|{integer}(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+)(?: ?\\?%| per ?cent)?"
+            r"(?:(?:[0-9]+ ?)?{latex}|[0-9]+ [0-9]+/[0-9]+|{integer}/[0-9]+|{integer}(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+)(?: ?\\?%| per ?cent|(?: (?i:hundred|thousand|million|billion|trillion|dozen)s?\b)+)?"
         );
         let wrong =
             |error: regex::Error| Error::Argument { rule: "rule:math-answer".into(), why: error.to_string() };
@@ -86,17 +144,15 @@ impl Numbers {
         let before = |at: usize| text.get(..at).unwrap_or_default();
         let found = self.0.find_iter(text).filter(|found| {
             let before = before(found.start());
-            let in_word = before.ends_with(|c: char| c.is_alphabetic() || c == '_' || c == '^');
-            let raised = before.ends_with("^{") || before.ends_with("_{");
             let version = found.as_str().starts_with('.') && before.ends_with(|c: char| c.is_ascii_digit());
-            !(in_word || raised || version)
+            !(ends_in_word(before) || is_raised(before) || version)
         });
         let last = found.last()?;
-        let before = before(last.start()).trim_end_matches(['$', '\\', '€', '£', '¥']);
+        let before = before(last.start());
+        let code = CURRENCIES.iter().find_map(|code| before.strip_suffix(code));
+        let before = code.unwrap_or(before).trim_end_matches(['$', '\\', '€', '£', '¥']);
         let number = Number::parse(&super::clean(last.as_str()))?;
-        let minus = before.strip_suffix(['-', '−']).is_some_and(|rest| {
-            !rest.ends_with(|c: char| c.is_alphanumeric() || [')', ']', '}', '%'].contains(&c))
-        });
+        let minus = before.strip_suffix(['-', '−']).is_some_and(|rest| !ends_in_value(rest));
         if minus { number.negated() } else { Some(number) }
     }
 }
@@ -155,6 +211,22 @@ mod tests {
             ("50 \\% of them", "50%"),
             ("6e2", "600"),
             ("version v2", ""),
+            ("7 or x2", "7"),
+            ("7 or x_2, x_{2}, f(x)_2, x^2", "7"),
+            ("7, 答案是18。", "18"),
+            ("7, 答案是-18。", "-18"),
+            ("7, ответ18", "18"),
+            ("7, x\\approx18", "18"),
+            ("7, x\\le-5", "-5"),
+            ("7\\pi-5", "5"),
+            ("2\\times10", "10"),
+            ("7, USD18", "18"),
+            ("7, -USD18", "-18"),
+            ("7, _18_", "18"),
+            ("7, __18__", "18"),
+            ("about 5 million people", "5000000"),
+            ("5 thousandths", "5"),
+            ("3 hundred thousand.", "300000"),
             ("none", ""),
             ("½", ""),
         ] {
@@ -167,9 +239,10 @@ mod tests {
     #[test]
     fn huge_texts_take_linear_time() {
         let numbers = Numbers::new().unwrap();
-        for unit in
-            ["1", "1 ", "1,", "1/", "\\frac{1", "\\boxed{", "{", "-", ".", "1.", "\\frac1", "%", "1e", ",111"]
-        {
+        for unit in [
+            "1", "1 ", "1,", "1/", "\\frac{1", "\\boxed{", "{", "-", ".", "1.", "\\frac1", "%", "1e", ",111",
+            "a", "_", "a1", "_1", "1 dozen ",
+        ] {
             let text = unit.repeat(300_000);
             let begin = std::time::Instant::now();
             let _ = numbers.last(&text);

@@ -57,7 +57,20 @@ pub(super) fn clean(text: &str) -> String {
             text = text.replace(dress, value);
         }
     }
-    text.trim().trim_end_matches(['.', ',', ';', ':', '!']).trim_end().to_owned()
+    without_marks(text.trim()).to_owned()
+}
+
+/// Takes the marks off that end a sentence. Behind a digit `!` is none of them: 5! is 120.
+fn without_marks(text: &str) -> &str {
+    let mut text = text.trim_end_matches(['.', ',', ';', ':']).trim_end();
+    while text.ends_with('!') {
+        let rest = text.trim_end_matches('!');
+        if rest.ends_with(|c: char| c.is_ascii_digit()) {
+            break;
+        }
+        text = rest.trim_end().trim_end_matches(['.', ',', ';', ':']).trim_end();
+    }
+    text
 }
 
 fn without_spaces_behind<'a>(text: &'a str, mark: &str) -> Cow<'a, str> {
@@ -75,6 +88,7 @@ pub(super) struct Expressions {
     bare_argument: Regex,
     bare_denominator: Regex,
     plain_fraction: Regex,
+    latex_fraction: Regex,
 }
 
 impl Expressions {
@@ -89,7 +103,9 @@ impl Expressions {
         Ok(Self {
             bare_argument: regex(r"\\(frac|sqrt)([0-9])")?,
             bare_denominator: regex(r"(\\frac\{[^{}]*\})([0-9])")?,
-            plain_fraction: regex(r"\\frac\{([0-9]+)\}\{([0-9]+)\}")?,
+            // Behind a letter, a power or another fraction the slash divides more than the digits before it.
+            plain_fraction: regex(r"(^|[^0-9A-Za-z^_/.)])([0-9]+)/([0-9]+)")?,
+            latex_fraction: regex(r"\\frac\{([0-9]+)\}\{([0-9]+)\}")?,
         })
     }
 
@@ -100,7 +116,9 @@ impl Expressions {
         let text = without_name(&text);
         let text = self.bare_argument.replace_all(text, "\\$1{$2}");
         let text = self.bare_denominator.replace_all(&text, "$1{$2}");
-        let text = self.plain_fraction.replace_all(&text, "$1/$2");
+        // In parentheses, or the 2 of 2\frac{1}{3} would become a digit of the numerator.
+        let text = self.plain_fraction.replace_all(&text, "$1($2/$3)");
+        let text = self.latex_fraction.replace_all(&text, "($1/$2)");
         let letter = text.strip_prefix('(').and_then(|text| text.strip_suffix(')'));
         let text = letter.filter(|text| text.len() == 1 && text.is_ascii()).unwrap_or(&text);
         if text.chars().all(char::is_alphabetic) { text.to_lowercase() } else { text.to_owned() }
@@ -163,13 +181,23 @@ mod tests {
             ),
             ("\\text{a \\mbox{b}}{c}", "ab{c}"),
             ("6 - 5i", "6-5i"),
+            ("\\frac{1}{3}\\pi", "1/3 \\pi"),
+            ("(1/2, -3/4)", "(\\frac12, -\\frac{3}{4})"),
+            ("Monday!", "monday"),
+            ("n.!", "n"),
         ] {
             assert_eq!(expressions.normal(one), expressions.normal(other), "{one}");
             assert!(!expressions.normal(one).is_empty());
         }
-        for (one, other) in
-            [("p - q", "q - p"), ("\\frac{\\pi}{2}", "\\frac{\\pi}{3}"), ("X", "\\X"), ("(3,4]", "(3,4)")]
-        {
+        for (one, other) in [
+            ("p - q", "q - p"),
+            ("\\frac{\\pi}{2}", "\\frac{\\pi}{3}"),
+            ("X", "\\X"),
+            ("(3,4]", "(3,4)"),
+            ("2\\frac{1}{3}\\pi", "\\frac{21}{3}\\pi"),
+            ("x^2/3", "x^\\frac{2}{3}"),
+            ("5!", "5"),
+        ] {
             assert_ne!(expressions.normal(one), expressions.normal(other), "{one}");
         }
     }

@@ -29,8 +29,11 @@ const LONGEST_REFERENCE: usize = 200;
 /// **Numbers** are integers and decimals with a sign, `,` between groups of three digits, an exponent (`1.5e3`,
 /// `1.5 \times 10^3`), fractions (`3/4`, `\frac{3}{4}`, `\frac34`), mixed numbers (`1 1/2`), each with up to 38
 /// digits. Around one may stand `$`, `x =`, a sign of currency, `%` or `percent`, and a unit: `°`, `\text{…}` or words in
-/// letters behind a space, or short ones such as `cm` and `kg` without it. Integers are equal when they are the same;
-/// other numbers when they differ by at most 10⁻⁶ of the reference. Where one side alone has a percent sign, both readings
+/// letters behind a space, or short ones such as `cm` and `kg` without it. `hundred`, `thousand`, `million`, `billion`,
+/// `trillion` and `dozen` are multiplied out. Integers are equal when they are the same; other numbers when they differ
+/// by at most 10⁻⁶ of the reference, and from an integer by at most 0.01. The last number of a text is none that follows
+/// ASCII letters as part of a word (`x2`), unless they are a command of LaTeX (`\le5`) or the code of a currency
+/// (`USD18`). Where one side alone has a percent sign, both readings
 /// of it are right: `50%` is 50 and 0.5.
 ///
 /// **Other answers** (`\left(3, \frac{\pi}{2}\right)`) are compared as text, without white space, `$`, `\left`, `\text`

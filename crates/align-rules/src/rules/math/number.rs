@@ -8,6 +8,10 @@ const LARGEST_EXPONENT: u32 = 30;
 /// How far a number that is no integer may lie from the reference, as a share of it.
 const TOLERANCE: f64 = 1e-6;
 
+/// One over how far a number may lie from a reference that is an integer, whatever its size: of a large one the share
+/// alone would forgive whole units.
+const PARTS_OF_ONE: i128 = 100;
+
 /// A rational number, reduced, with a positive denominator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Number {
@@ -66,6 +70,10 @@ impl Number {
         }
     }
 
+    pub(super) fn times(self, factor: i128) -> Option<Self> {
+        Self::new(self.numerator.checked_mul(factor)?, self.denominator)
+    }
+
     pub(super) fn negated(self) -> Option<Self> {
         Some(Self { numerator: self.numerator.checked_neg()?, ..self })
     }
@@ -90,7 +98,19 @@ impl Number {
                 return self.numerator == reference.numerator;
             }
         }
+        if reference.is_integer() && !self.is_within_parts(reference) {
+            return false;
+        }
         (self.value() - reference.value()).abs() <= TOLERANCE * reference.value().abs()
+    }
+
+    /// Says whether an integer is at most a hundredth away; exactly, because large numbers have no such places as floats.
+    fn is_within_parts(&self, integer: &Self) -> bool {
+        let same = integer.numerator.checked_mul(self.denominator);
+        let distance = same.and_then(|same| self.numerator.checked_sub(same)?.checked_abs());
+        distance
+            .and_then(|distance| distance.checked_mul(PARTS_OF_ONE))
+            .is_some_and(|parts| parts <= self.denominator)
     }
 
     fn value(&self) -> f64 {
@@ -164,6 +184,15 @@ mod tests {
             ("2.5 \\times 10^{-1}", 1, 4),
             ("3 \\cdot 10^4", 30_000, 1),
             ("**42**", 42, 1),
+            ("5 million", 5_000_000, 1),
+            ("$1.5 Million dollars", 1_500_000, 1),
+            ("3 hundred thousand", 300_000, 1),
+            ("2 dozen eggs.", 24, 1),
+            ("1/2 dozen", 6, 1),
+            ("-4 billion", -4_000_000_000, 1),
+            ("7 millionaires", 7, 1),
+            ("18 !", 18, 1),
+            ("18 eggs!", 18, 1),
             ("1e16", 10_000_000_000_000_000, 1),
             ("170141183460469231731687303715884105727", i128::MAX, 1),
         ] {
@@ -199,6 +228,20 @@ mod tests {
             "\\frac{1}{\\pi}",
             "5 or 6",
             "5 or",
+            "5!",
+            "5!!",
+            "5!.",
+            "5 - xy",
+            "5 -xy",
+            "5 xy - zw",
+            "5 (-xy)",
+            "5 minus two",
+            "5 plus two",
+            "5 (million)",
+            "5 \\text{million}",
+            "5 thousandths",
+            "5 big million",
+            "170141183460469231731687303715884105727 dozen",
             "1e",
             "1e999",
             "1e99999999999999999999",
@@ -235,6 +278,9 @@ mod tests {
         let big = "12345678901234567890123456789";
         assert!(equal(big, big) && !equal("12345678901234567890123456788", big));
         assert!(!equal("1000000", "1000001") && !equal("1000001", "1000000"));
+        assert!(!equal("2024001.5", "2024000") && !equal("2024000.02", "2024000"));
+        assert!(equal("2024000.01", "2024000") && equal("1999.9999", "2000") && !equal("1999.9", "2000"));
+        assert!(!equal("12345678901234567890.5", "12345678901234567890"));
         assert!(equal("50%", "50") && equal("50%", "0.5") && equal("0.5", "50%") && equal("50", "50%"));
         assert!(equal("50%", "50%") && !equal("50%", "0.5%") && !equal("50%", "5"));
     }

@@ -9,7 +9,32 @@ const SHORT_UNITS: [&str; 22] = [
 ];
 
 /// Words behind a number that are part of an expression and no unit.
-const FUNCTIONS: [&str; 10] = ["pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp", "or", "and"];
+const FUNCTIONS: [&str; 14] = [
+    "pi",
+    "sqrt",
+    "sin",
+    "cos",
+    "tan",
+    "log",
+    "ln",
+    "exp",
+    "or",
+    "and",
+    "minus",
+    "plus",
+    "divided",
+    "multiplied",
+];
+
+/// Words behind a number that multiply it.
+const MULTIPLES: [(&str, i128); 6] = [
+    ("hundred", 100),
+    ("thousand", 1000),
+    ("million", 1_000_000),
+    ("billion", 1_000_000_000),
+    ("trillion", 1_000_000_000_000),
+    ("dozen", 12),
+];
 
 /// Reads a text that is a number, with what may stand around one, and nothing else.
 pub(super) fn read(text: &str) -> Option<Number> {
@@ -18,6 +43,7 @@ pub(super) fn read(text: &str) -> Option<Number> {
     // The sign of -€5 stands before the currency, that of €-5 behind it.
     let minus = if rest.currency() && !minus { rest.sign() } else { minus };
     let number = rest.number()?;
+    let number = rest.multiples(number)?;
     let percent = rest.percent();
     if !rest.is_unit() {
         return None;
@@ -195,6 +221,18 @@ impl<'a> Rest<'a> {
         number.times_ten_to(digits.trim().parse().ok()?)
     }
 
+    /// Takes `hundred thousand` behind a number, and multiplies it.
+    fn multiples(&mut self, mut number: Number) -> Option<Number> {
+        loop {
+            let text = self.0.trim_start();
+            let end = text.find(|c: char| !c.is_alphabetic()).unwrap_or(text.len());
+            let (word, behind) = text.split_at_checked(end)?;
+            let Some(factor) = multiple(word) else { return Some(number) };
+            number = number.times(factor)?;
+            self.0 = behind;
+        }
+    }
+
     /// Says whether nothing is left but a unit.
     fn is_unit(&self) -> bool {
         let spaced = self.0.starts_with(' ') || self.0.trim_start().starts_with(['\\', '(']);
@@ -218,6 +256,21 @@ fn split_digits(text: &str) -> (&str, &str) {
     text.split_at_checked(end).unwrap_or((text, ""))
 }
 
+/// Returns what a word multiplies by, of one or of several.
+fn multiple(word: &str) -> Option<i128> {
+    let is = |name: &str| {
+        let rest = word.get(name.len()..).filter(|rest| rest.is_empty() || rest.eq_ignore_ascii_case("s"));
+        rest.is_some() && word.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name))
+    };
+    MULTIPLES.iter().find(|(name, _)| is(name)).map(|(_, factor)| *factor)
+}
+
+/// Says whether a word changes the value of the number before it: `million`, `thousandths`.
+fn is_factor(word: &str) -> bool {
+    let whole = word.strip_suffix("ths").or_else(|| word.strip_suffix("th")).unwrap_or(word);
+    multiple(whole).is_some()
+}
+
 /// Says whether a text is an exponent of a unit, or nothing.
 fn is_power(text: &str) -> bool {
     matches!(text.trim(), "" | "^2" | "^3" | "^{2}" | "^{3}" | "²" | "³")
@@ -230,7 +283,13 @@ fn is_words(text: &str, single: bool) -> bool {
         let letters =
             ["^2", "^3", "²", "³"].iter().find_map(|power| word.strip_suffix(power)).unwrap_or(word);
         let long = single || letters.chars().nth(1).is_some();
-        long && letters.chars().all(char::is_alphabetic) && !FUNCTIONS.contains(&letters)
+        long && letters.chars().all(char::is_alphabetic)
+            && !FUNCTIONS.contains(&letters)
+            && !is_factor(letters)
     };
+    // A hyphen joins words; one that begins a word subtracts.
+    if text.split(' ').any(|word| word.starts_with('-')) {
+        return false;
+    }
     text.split([' ', '/', '-']).filter(|part| !part.is_empty()).all(word)
 }

@@ -139,7 +139,13 @@ impl BandSource {
             }
         }
         if counts.inside == 0 {
-            return Err(self.empty(&counts));
+            // A model that has learned its pairs leaves a fixed band: the run goes on with those it has.
+            let Some(before) = step.checked_sub(self.band.every) else { return Err(self.empty(&counts)) };
+            talk::warn(&format!(
+                "{}; the pairs chosen after step {before} stay",
+                self.nothing_inside(&counts)
+            ));
+            kept = read(&self.folder, before, self.rows.len())?.rows;
         }
         let choice = Choice { counts, rows: kept };
         let path = file(&self.folder, step);
@@ -153,13 +159,16 @@ impl BandSource {
     }
 
     fn empty(&self, counts: &Counts) -> Error {
+        Error::data(self.nothing_inside(counts), ["widen the band".to_owned()])
+    }
+
+    fn nothing_inside(&self, counts: &Counts) -> String {
         let (PairBand { low, high, .. }, Counts { step, smallest, largest, .. }) = (self.band, counts);
         let pairs = counts.below + counts.above;
-        let message = format!(
+        format!(
             "--pair-band {low},{high}: after step {step} none of {pairs} pairs lies inside; their rewards are from \
              {smallest:.4} to {largest:.4} apart"
-        );
-        Error::data(message, ["widen the band, or train for fewer steps with it".to_owned()])
+        )
     }
 }
 

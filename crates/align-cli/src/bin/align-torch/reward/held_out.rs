@@ -9,7 +9,10 @@ use align_core::{
 use align_data::Rows;
 use serde_json::{Value, json};
 
-use super::{rows::is_pair, scorer::Scorer};
+use super::{
+    rows::{is_pair, order_of_pair},
+    scorer::Scorer,
+};
 use crate::failure;
 
 /// Figures of held-out comparisons.
@@ -46,7 +49,7 @@ pub fn measure(rows: &Rows, scorer: &mut Scorer, seed: u64) -> Result<Option<Hel
 /// Lists the comparisons of a row: better less worse.
 fn comparisons(index: usize, row: &PromptGroup, rewards: &[f64]) -> Vec<PairMargin> {
     let order: Vec<u32> = match is_pair(row) {
-        true => vec![1, 2],
+        true => order_of_pair(row).to_vec(),
         false => row.completions.iter().filter_map(|answer| answer.rank).collect(),
     };
     if order.len() != row.completions.len() {
@@ -126,6 +129,15 @@ mod tests {
         let pair = PromptGroup::new(vec![0], vec![answer(None, 3), answer(None, 5)]);
         let found = comparisons(0, &pair, &[1.0, 0.25]);
         assert_eq!(found, [PairMargin { row: 0, margin: 0.75, difference: -2.0 }]);
+        // A column may say that the rejected answer is more probably the better one, or that neither is.
+        let preferred = |p: f64| {
+            let mut pair = pair.clone();
+            pair.columns.insert("preference".into(), p.into());
+            comparisons(0, &pair, &[1.0, 0.25])
+        };
+        assert_eq!(preferred(0.9), found);
+        assert_eq!(preferred(0.1), [PairMargin { row: 0, margin: -0.75, difference: 2.0 }]);
+        assert_eq!(preferred(0.5), []);
         let scored = Completion { reward: Some(0.5), ..answer(None, 2) };
         assert_eq!(comparisons(0, &PromptGroup::new(vec![0], vec![scored.clone(), scored]), &[1.0, 2.0]), []);
     }

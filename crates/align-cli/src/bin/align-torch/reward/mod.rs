@@ -72,7 +72,8 @@ impl Training for RewardModel<'_> {
         folder: &crate::model::Folder,
         rows: &Rows,
     ) -> Result<SequenceClassifier> {
-        rows::fit_pad_token(model, folder, rows)
+        let adapted = model.lora().is_some();
+        rows::fit_pad_token(model, folder, rows, adapted)
     }
 
     fn objective(

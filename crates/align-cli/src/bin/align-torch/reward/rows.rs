@@ -9,7 +9,7 @@ use align_core::{
 };
 use align_data::Rows as DataRows;
 use align_lm::SequenceClassifier;
-use align_rm::RewardModelObjective;
+use align_rm::{PREFERENCE, RewardModelObjective};
 
 use crate::{failure, feedback, model::Folder, rows::Rows};
 
@@ -40,6 +40,16 @@ pub fn is_pair(row: &PromptGroup) -> bool {
     row.completions.len() == 2 && plain.count() == 2
 }
 
+/// Ranks the two answers of a pair: the chosen one first, unless a column says that the other is more probably the better
+/// one; equal where it says that neither is.
+pub fn order_of_pair(row: &PromptGroup) -> [u32; 2] {
+    match row.columns.get(PREFERENCE).and_then(serde_json::Value::as_f64) {
+        Some(p) if p < 0.5 => [2, 1],
+        Some(p) if p == 0.5 => [1, 1],
+        _ => [1, 2],
+    }
+}
+
 /// Refuses rows without a pair, where pairs are chosen among.
 ///
 /// # Errors
@@ -60,9 +70,16 @@ pub fn has_pairs(rows: &Rows) -> Result<()> {
 /// Gives a model a `pad_token_id` with which no answer ends. The score is read at the last token that is not this one,
 /// here and in transformers, so that an answer that ends with it would be read one token early.
 ///
+/// An adapter's folder has no configuration to say so in: with one, such a model is refused.
+///
 /// # Errors
 /// Rows on a disk that fails, or rows that end with every token of the vocabulary.
-pub fn fit_pad_token(model: SequenceClassifier, folder: &Folder, rows: &Rows) -> Result<SequenceClassifier> {
+pub fn fit_pad_token(
+    model: SequenceClassifier,
+    folder: &Folder,
+    rows: &Rows,
+    adapted: bool,
+) -> Result<SequenceClassifier> {
     let mut ends = last_tokens(&rows.train)?;
     ends.extend(last_tokens(&rows.eval)?);
     ends.extend(folder.tokenizer.eos_ids());
@@ -79,6 +96,16 @@ pub fn fit_pad_token(model: SequenceClassifier, folder: &Folder, rows: &Rows) ->
             [],
         ));
     };
+    if adapted {
+        let why = match now {
+            Some(now) => format!("pad_token_id {now} of --model ends answers"),
+            None => "--model has no pad_token_id".to_owned(),
+        };
+        let message =
+            format!("{why}: a score is read before it, and an adapter's folder cannot say otherwise");
+        let hint = format!("write \"pad_token_id\": {pad} into config.json of --model, or train all weights");
+        return Err(Error::data(message, [hint]));
+    }
     let shown = tokenizer.decode(&[pad], false).unwrap_or_default();
     let before = now.map_or("none".to_owned(), |now| format!("{now}, with which answers end"));
     talk::say(&format!("pad_token_id is {pad} ({shown:?}) in the reward model; in --model it is {before}"));

@@ -54,9 +54,12 @@ impl Members {
         for member in &mut self.list {
             let (rows, reading) = Reading::of(flags, &member.scorer, &folder)?;
             member.rows = rows;
-            match &first {
+            match &mut first {
                 None => first = Some(reading),
-                Some(known) if known.numbers == reading.numbers && known.answers == reading.answers => {}
+                Some(known) if known.numbers == reading.numbers && known.answers == reading.answers => {
+                    // A reward of several models is that of a cut answer where one of them saw it cut.
+                    known.cut = known.cut.max(reading.cut);
+                }
                 Some(known) => {
                     let (path, rows) = (member.scorer.path().display(), reading.numbers.len());
                     return Err(Error::data(

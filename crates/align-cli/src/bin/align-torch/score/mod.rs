@@ -16,8 +16,13 @@ use align_rm::RewardNormalization;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    computer, failure, interrupt, logprobs::resumable, origin::Origin, output::Output, progress::Progress,
-    scale, table::Table,
+    computer, failure, interrupt,
+    logprobs::resumable,
+    origin::{Origin, model_files},
+    output::Output,
+    progress::Progress,
+    scale,
+    table::Table,
 };
 use members::Members;
 use report::Report;
@@ -28,10 +33,12 @@ use sink::Sink;
 const WINDOW: usize = 512;
 
 pub fn run(flags: &ScoreArgs, settings: &toml::Table) -> Result<()> {
+    check_report(flags)?;
     let device = computer::set_up(&flags.machine)?;
     let mut members = Members::load(flags, device)?;
     let reading = members.read(flags)?;
     reading.tell(flags);
+    reading.refuse_cut(flags)?;
     let stop = interrupt::flag()?;
     let output = match &flags.output {
         None => None,
@@ -146,6 +153,61 @@ fn origin(flags: &ScoreArgs, settings: &toml::Table) -> Result<Origin> {
         origin = origin.with_folder(&format!("model_{}", index + 2), folder)?;
     }
     Ok(origin)
+}
+
+/// Refuses a report that would replace what is read or written beside it; before anything that takes long.
+///
+/// # Errors
+/// [`Error::Usage`] says what is there.
+fn check_report(flags: &ScoreArgs) -> Result<()> {
+    let Some(report) = &flags.trust.report else { return Ok(()) };
+    let refuse = |why: String| {
+        let hint = "name another file for the report, outside the folder of the model".to_owned();
+        Err(Error::usage(format!("--report {}: {why}", report.display()), [hint]))
+    };
+    if report.is_dir() {
+        return refuse("this is a folder".to_owned());
+    }
+    // The report is renamed into place, which would put a file where a device or a link was.
+    if report.symlink_metadata().is_ok_and(|about| !about.is_file()) {
+        return refuse("this is a link or a device, not a file".to_owned());
+    }
+    let place = whole_path(report);
+    if place == whole_path(&flags.data) || flags.data.canonicalize().is_ok_and(|data| data == place) {
+        return refuse("it would replace --data, which this command reads".to_owned());
+    }
+    if let Some(output) = &flags.output {
+        for suffix in ["", ".origin.json", ".partial", ".partial.origin.json"] {
+            let mut name = output.as_os_str().to_owned();
+            name.push(suffix);
+            if place == whole_path(Path::new(&name)) {
+                return refuse("it would replace --output, or what is written beside it".to_owned());
+            }
+        }
+    }
+    for folder in flags.model.iter().chain(&flags.machine.adapter) {
+        let within = folder.canonicalize().is_ok_and(|folder| place.starts_with(folder));
+        // A file of a model may be a link to one elsewhere, as in the cache of the Hub.
+        let files = model_files(folder).unwrap_or_default();
+        let is_read = |file: &PathBuf| file.canonicalize().is_ok_and(|file| file == place);
+        if within || files.iter().any(is_read) {
+            return refuse(format!("it is in the folder of a model that is read, {}", folder.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the one path by which a file is known that need not be there yet; a link stays a link.
+fn whole_path(path: &Path) -> PathBuf {
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return path.to_owned(),
+    };
+    match (parent.canonicalize(), path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
+    }
 }
 
 /// The folder in which tokens wait: that of the output, or the system's for temporary files.

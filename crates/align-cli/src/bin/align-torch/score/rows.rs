@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use align_cli::{Result, args::ScoreArgs, talk};
+use align_cli::{Error, Result, args::ScoreArgs, talk};
 use align_core::align_types::{FinishReason, PromptGroup};
 use align_data::{Kind, Rows, store_rows};
 
@@ -72,6 +72,27 @@ impl Reading {
             reading.unfinished += unfinished(&row);
         }
         Ok((rows, reading))
+    }
+
+    /// Refuses to say of cut answers how good the model is, or which scale it has.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the flag.
+    pub fn refuse_cut(&self, flags: &ScoreArgs) -> Result<()> {
+        let flag = match () {
+            () if self.cut == 0 => return Ok(()),
+            () if flags.scale.fit_normalization.is_some() => "--fit-normalization",
+            () if flags.trust.report.is_some() => "--report",
+            () => return Ok(()),
+        };
+        Err(Error::usage(
+            format!(
+                "{flag}: --max-length cuts {} rows of {}, and the rewards of cut answers are those of others",
+                self.cut,
+                flags.data.display()
+            ),
+            ["leave --max-length out, and rows over the model's context out of the file".to_owned()],
+        ))
     }
 
     /// Says what a user should know of the rows.
