@@ -14,6 +14,9 @@ use crate::{
     study::{Findings, Table},
 };
 
+/// A number that is read off a point of a curve.
+type Number<P> = fn(&P) -> f64;
+
 /// Curves that can be told apart in one chart.
 const CURVES: usize = 6;
 
@@ -270,7 +273,7 @@ impl Runs<'_> {
     }
 
     fn learning_curves(&self, findings: &mut Findings) {
-        let parts: [(&str, fn(&Checkpoint) -> f64); 2] =
+        let parts: [(&str, Number<Checkpoint>); 2] =
             [("accuracy on held-out pairs", |c| c.accuracy), ("negative log-likelihood", |c| c.nll)];
         for (label, value) in parts {
             let series: Vec<Series> = self
@@ -297,7 +300,7 @@ impl Runs<'_> {
     }
 
     fn reward_curves(&self, findings: &mut Findings) {
-        let parts: [(&str, fn(&CurvePoint) -> f64); 2] = [("gold", |p| p.gold), ("proxy", |p| p.proxy)];
+        let parts: [(&str, Number<CurvePoint>); 2] = [("gold", |p| p.gold), ("proxy", |p| p.proxy)];
         for (label, value) in parts {
             let series: Vec<Series> = self
                 .arms

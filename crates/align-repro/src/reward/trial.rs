@@ -10,6 +10,9 @@ use super::{
 };
 use crate::{Result, style::policy::Requests};
 
+/// One of the sets of scores.
+type Part = fn(&Scored) -> &Vec<Vec<f64>>;
+
 /// What all arms of a seed are judged by.
 pub(super) struct Trial {
     pub pairs: Vec<Answers>,
@@ -121,8 +124,7 @@ pub(super) fn agreement(pairs: &[Answers], scores: &[Vec<f64>]) -> (f64, f64) {
 
 /// Averages scores, each member with mean 0 and variance 1 over the held-out pairs before.
 pub(super) fn mean_of_scores(members: &[Scored]) -> Scored {
-    let parts: [fn(&Scored) -> &Vec<Vec<f64>>; 4] =
-        [|s| &s.pairs, |s| &s.hard, |s| &s.validation, |s| &s.samples];
+    let parts: [Part; 4] = [|s| &s.pairs, |s| &s.hard, |s| &s.validation, |s| &s.samples];
     let mean = |part: fn(&Scored) -> &Vec<Vec<f64>>| {
         let mut sum: Vec<Vec<f64>> = Vec::new();
         for member in members {

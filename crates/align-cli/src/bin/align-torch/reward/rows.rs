@@ -45,7 +45,7 @@ pub fn is_pair(row: &PromptGroup) -> bool {
 pub fn order_of_pair(row: &PromptGroup) -> [u32; 2] {
     match row.columns.get(PREFERENCE).and_then(serde_json::Value::as_f64) {
         Some(p) if p < 0.5 => [2, 1],
-        Some(p) if p == 0.5 => [1, 1],
+        Some(0.5) => [1, 1],
         _ => [1, 2],
     }
 }
