@@ -14,7 +14,7 @@ use support::{
 };
 
 /// Kills of each run that find it at work.
-const KILLS: u64 = 3;
+const KILLS: u64 = 2;
 
 /// Runs that may be over before a kill reaches them.
 const MISSES: u64 = 40;

@@ -248,7 +248,7 @@ fn runs_survive_kills() {
         "--pair-band 0.005,1000 --pair-band-every 5",
         "--lora-rank 4 --lora-dropout 0.2 --keep-best rewards/accuracies",
     ] {
-        kills::Run { method: "reward", threads: 2, more, kills: 3 }.survives();
+        kills::Run { method: "reward", threads: 2, more, kills: 2 }.survives();
     }
 }
 
