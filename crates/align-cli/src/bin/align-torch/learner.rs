@@ -72,6 +72,35 @@ pub trait Learner: Sized {
     fn write_samples(&self, samples: &Samples, tokenizer: &Tokenizer, step: u64) -> Result<()>;
 }
 
+/// What both models have under the same names.
+macro_rules! forwarded {
+    () => {
+        fn adopt_dtypes(&mut self, folder: &Path) -> align_lm::Result<()> {
+            Self::adopt_dtypes(self, folder)
+        }
+
+        fn add_adapter(&mut self, lora: &LoraConfig, seed: u64) -> align_lm::Result<()> {
+            Self::add_adapter(self, lora, seed)
+        }
+
+        fn load_adapter(&mut self, folder: &Path, options: &AdapterOptions) -> align_lm::Result<()> {
+            Self::load_adapter(self, folder, options)
+        }
+
+        fn source_dtype(&self) -> &'static str {
+            Self::source_dtype(self)
+        }
+
+        fn save_with(&self, to: &Path, dtype: SaveDtype, companions: &Companions) -> align_lm::Result<()> {
+            Self::save_with(self, to, dtype, companions)
+        }
+
+        fn save_adapter_with(&self, to: &Path, companions: &Companions) -> align_lm::Result<()> {
+            Self::save_adapter_with(self, to, companions)
+        }
+    };
+}
+
 impl Learner for Model {
     type Seen = dyn CausalLm;
 
@@ -83,32 +112,10 @@ impl Learner for Model {
         model::load(folder, options)
     }
 
-    fn adopt_dtypes(&mut self, folder: &Path) -> align_lm::Result<()> {
-        Self::adopt_dtypes(self, folder)
-    }
-
-    fn add_adapter(&mut self, lora: &LoraConfig, seed: u64) -> align_lm::Result<()> {
-        Self::add_adapter(self, lora, seed)
-    }
-
-    fn load_adapter(&mut self, folder: &Path, options: &AdapterOptions) -> align_lm::Result<()> {
-        Self::load_adapter(self, folder, options)
-    }
+    forwarded!();
 
     fn seen(&self) -> Result<Box<dyn CausalLm>> {
         Ok(Box::new(self.replica().map_err(failure::of)?))
-    }
-
-    fn source_dtype(&self) -> &'static str {
-        Self::source_dtype(self)
-    }
-
-    fn save_with(&self, to: &Path, dtype: SaveDtype, companions: &Companions) -> align_lm::Result<()> {
-        Self::save_with(self, to, dtype, companions)
-    }
-
-    fn save_adapter_with(&self, to: &Path, companions: &Companions) -> align_lm::Result<()> {
-        Self::save_adapter_with(self, to, companions)
     }
 
     fn write_samples(&self, samples: &Samples, tokenizer: &Tokenizer, step: u64) -> Result<()> {
@@ -129,32 +136,10 @@ impl Learner for SequenceClassifier {
         Ok(model)
     }
 
-    fn adopt_dtypes(&mut self, folder: &Path) -> align_lm::Result<()> {
-        Self::adopt_dtypes(self, folder)
-    }
-
-    fn add_adapter(&mut self, lora: &LoraConfig, seed: u64) -> align_lm::Result<()> {
-        Self::add_adapter(self, lora, seed)
-    }
-
-    fn load_adapter(&mut self, folder: &Path, options: &AdapterOptions) -> align_lm::Result<()> {
-        Self::load_adapter(self, folder, options)
-    }
+    forwarded!();
 
     fn seen(&self) -> Result<Box<dyn ScoreModel>> {
         Ok(Box::new(self.replica().map_err(failure::of)?))
-    }
-
-    fn source_dtype(&self) -> &'static str {
-        Self::source_dtype(self)
-    }
-
-    fn save_with(&self, to: &Path, dtype: SaveDtype, companions: &Companions) -> align_lm::Result<()> {
-        Self::save_with(self, to, dtype, companions)
-    }
-
-    fn save_adapter_with(&self, to: &Path, companions: &Companions) -> align_lm::Result<()> {
-        Self::save_adapter_with(self, to, companions)
     }
 
     fn write_samples(&self, _: &Samples, _: &Tokenizer, _: u64) -> Result<()> {
