@@ -4,6 +4,7 @@
 //! * [`TokenLogProbs`] holds the log-probabilities of completion tokens with offsets per completion.
 //! * [`CausalLm`], [`CachedLm`] and [`Objective`] are the seams between models, losses and the training loop;
 //!   [`ScoreModel`] and [`ValueModel`] those of reward models and critics.
+//! * [`Learn`] is a model that an algorithm trains over planned batches ([`Packs`]), [`Steps`] what a run repeats.
 //! * [`Coupling`] is how a loss whose rows depend on each other sees the whole batch however it is cut.
 //! * [`mix_weights`] is every average of weights.
 //! * [`kl`] and [`stats`] hold the estimators that every algorithm needs, [`intervals`] what a figure is worth.
@@ -20,12 +21,15 @@ pub mod evaluation;
 mod grad;
 pub mod intervals;
 pub mod kl;
+mod learn;
 mod logprobs;
 mod model;
 mod objective;
 mod packed;
+mod packs;
 mod padded;
 pub mod stats;
+mod steps;
 pub mod storage;
 pub mod threads;
 mod trainable;
@@ -36,11 +40,14 @@ pub use averages::{check_mixable, mix_weights};
 pub use coupled::{Coupling, couple_batch, linear_terms, linearise};
 pub use error::{Error, Result, expect_shape};
 pub use grad::{clear_gradients, no_grad, records_gradients};
+pub use learn::{BatchReport, BoxError, Learn};
 pub use logprobs::{TokenLogProbs, gather_log_probs, log_collision_probs};
 pub use model::{CachedLm, CausalLm, KvCache, LayerCache, Parameter};
 pub use objective::{LossComponent, LossOutput, MetricTerm, Objective};
 pub use packed::{GroupSpan, PackedBatch};
+pub use packs::{Packs, Part};
 pub use padded::PaddedBatch;
+pub use steps::{StepAt, StepError, Stepped, Steps};
 pub use tch;
 pub use trainable::Trainable;
-pub use values::{ScoreModel, TokenValues, ValueModel};
+pub use values::{ActorCritic, ScoreModel, TokenValues, ValueModel};

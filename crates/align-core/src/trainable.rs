@@ -1,6 +1,6 @@
 use tch::{Device, Tensor};
 
-use crate::{CausalLm, Parameter, Result, ScoreModel};
+use crate::{ActorCritic, CausalLm, Parameter, Result, ScoreModel, ValueModel};
 
 /// What a training loop needs of a model, whatever the model computes.
 ///
@@ -79,3 +79,5 @@ macro_rules! trainable {
 
 trainable!(CausalLm);
 trainable!(ScoreModel);
+trainable!(ValueModel);
+trainable!(ActorCritic);

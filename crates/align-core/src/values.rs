@@ -162,6 +162,46 @@ pub trait ValueModel: Send {
     fn discard_forwards(&self) {}
 }
 
+/// A policy and its critic on one transformer: one forward pass gives logits and values.
+pub trait ActorCritic: Send {
+    /// Counts the tokens of the vocabulary.
+    fn vocab_size(&self) -> usize;
+
+    /// Returns the device of the parameters.
+    fn device(&self) -> Device;
+
+    /// Computes the logits of the rows that predict a completion token, `[N, V]`, and the values of all states.
+    ///
+    /// # Errors
+    /// A batch that the model cannot take; libtorch refuses.
+    fn logits_and_values(&self, batch: &PackedBatch) -> Result<(Tensor, TokenValues)>;
+
+    /// Returns the trainable parameters of the policy and then those of the value head.
+    fn parameters(&self) -> Vec<Parameter>;
+
+    /// Makes a pair over the same storage with leaves of its own, for another thread.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    fn replicate(&self) -> Result<Box<dyn ActorCritic>>;
+
+    /// As [`CausalLm::begin_step`](crate::CausalLm::begin_step).
+    fn begin_step(&self, step: Option<u64>) {
+        let _ = step;
+    }
+
+    /// As [`CausalLm::backward`](crate::CausalLm::backward).
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    fn backward(&self, loss: &Tensor) -> Result<()> {
+        Ok(loss.f_backward()?)
+    }
+
+    /// As [`CausalLm::discard_forwards`](crate::CausalLm::discard_forwards).
+    fn discard_forwards(&self) {}
+}
+
 #[cfg(test)]
 mod tests {
     use align_types::{Completion, PromptGroup};

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use align_core::{
-    CausalLm, PackedBatch, Parameter, TokenValues, ValueModel,
+    ActorCritic, CausalLm, PackedBatch, Parameter, TokenValues, ValueModel,
     tch::{Device, Tensor},
 };
 use serde_json::json;
@@ -213,6 +213,31 @@ impl PolicyWithValue {
     }
 }
 
+/// What the pair does in the same way whichever of its traits it is asked through.
+macro_rules! trained_as_the_policy {
+    () => {
+        fn device(&self) -> Device {
+            self.policy.device()
+        }
+
+        fn parameters(&self) -> Vec<Parameter> {
+            with_head(&self.policy, &self.head)
+        }
+
+        fn begin_step(&self, step: Option<u64>) {
+            self.policy.begin_step(step);
+        }
+
+        fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
+            CausalLm::backward(&self.policy, loss)
+        }
+
+        fn discard_forwards(&self) {
+            self.policy.discard_forwards();
+        }
+    };
+}
+
 impl CausalLm for PolicyWithValue {
     fn vocab_size(&self) -> usize {
         self.policy.vocab_size()
@@ -220,10 +245,6 @@ impl CausalLm for PolicyWithValue {
 
     fn context_length(&self) -> Option<usize> {
         self.policy.context_length()
-    }
-
-    fn device(&self) -> Device {
-        self.policy.device()
     }
 
     fn logits(&self, batch: &PackedBatch) -> align_core::Result<Tensor> {
@@ -234,55 +255,39 @@ impl CausalLm for PolicyWithValue {
         self.policy.logits_of(&self.policy.hidden_states(batch)?, batch)
     }
 
-    fn parameters(&self) -> Vec<Parameter> {
-        with_head(&self.policy, &self.head)
-    }
-
     fn replicate(&self) -> align_core::Result<Box<dyn CausalLm>> {
         Ok(Box::new(self.replica().map_err(Error::of_replica)?))
     }
 
-    fn begin_step(&self, step: Option<u64>) {
-        self.policy.begin_step(step);
-    }
-
-    fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
-        CausalLm::backward(&self.policy, loss)
-    }
-
-    fn discard_forwards(&self) {
-        self.policy.discard_forwards();
-    }
+    trained_as_the_policy!();
 }
 
 impl ValueModel for PolicyWithValue {
-    fn device(&self) -> Device {
-        self.policy.device()
-    }
-
     fn values(&self, batch: &PackedBatch) -> align_core::Result<TokenValues> {
         self.head.values(&self.policy.hidden_states(batch)?, batch)
-    }
-
-    fn parameters(&self) -> Vec<Parameter> {
-        with_head(&self.policy, &self.head)
     }
 
     fn replicate(&self) -> align_core::Result<Box<dyn ValueModel>> {
         Ok(Box::new(self.replica().map_err(Error::of_replica)?))
     }
 
-    fn begin_step(&self, step: Option<u64>) {
-        self.policy.begin_step(step);
+    trained_as_the_policy!();
+}
+
+impl ActorCritic for PolicyWithValue {
+    fn vocab_size(&self) -> usize {
+        self.policy.vocab_size()
     }
 
-    fn backward(&self, loss: &Tensor) -> align_core::Result<()> {
-        CausalLm::backward(&self.policy, loss)
+    fn logits_and_values(&self, batch: &PackedBatch) -> align_core::Result<(Tensor, TokenValues)> {
+        Self::logits_and_values(self, batch)
     }
 
-    fn discard_forwards(&self) {
-        self.policy.discard_forwards();
+    fn replicate(&self) -> align_core::Result<Box<dyn ActorCritic>> {
+        Ok(Box::new(self.replica().map_err(Error::of_replica)?))
     }
+
+    trained_as_the_policy!();
 }
 
 fn with_head(model: &Model, head: &ValueHead) -> Vec<Parameter> {

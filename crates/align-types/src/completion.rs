@@ -2,6 +2,8 @@ use std::{ops::Range, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Trajectory;
+
 /// A token of a model's vocabulary.
 pub type TokenId = u32;
 
@@ -55,6 +57,9 @@ pub struct Completion {
     /// Rank among the answers of the group: 1 is best, equal ranks are ties.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<u32>,
+    /// What on-policy training knows of each token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trajectory: Option<Box<Trajectory>>,
 }
 
 impl Completion {

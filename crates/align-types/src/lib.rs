@@ -27,6 +27,7 @@ mod health;
 mod reward;
 mod rng;
 mod traits;
+mod trajectory;
 
 pub use calendar::civil_date;
 pub use completion::{Columns, Completion, FinishReason, PromptGroup, Source, TokenId};
@@ -35,3 +36,4 @@ pub use health::{Amount, HealthCheck, Move, Rule};
 pub use reward::{Reward, RewardFn, RewardItem, Scores, score};
 pub use rng::{Purpose, RngStream};
 pub use traits::{Generator, MetricSink, PromptSource};
+pub use trajectory::Trajectory;

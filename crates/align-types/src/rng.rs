@@ -24,6 +24,10 @@ pub enum Purpose {
     Bootstrap = 6,
     /// Splitting rows into parts.
     Split = 7,
+    /// The order of minibatches within an iteration.
+    Minibatches = 8,
+    /// Which prompts a curriculum takes.
+    Curriculum = 9,
 }
 
 /// A stream of random numbers that is a pure function of (seed, purpose, step, rank).

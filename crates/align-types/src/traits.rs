@@ -1,4 +1,4 @@
-use crate::{PromptGroup, Result, TokenId, config::SamplingConfig};
+use crate::{Error, PromptGroup, Result, TokenId, config::SamplingConfig};
 
 /// Samples completions of prompts.
 ///
@@ -19,6 +19,15 @@ pub trait Generator {
         config: &SamplingConfig,
         step: u64,
     ) -> Result<Vec<PromptGroup>>;
+
+    /// Takes the weights of the model as they are now, after an update; nothing (the default) for a generator that
+    /// reads them where they are.
+    ///
+    /// # Errors
+    /// A failure of the model.
+    fn refresh(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Hands out the prompts or rows of a training run in an order that can be continued exactly.
@@ -39,6 +48,29 @@ pub trait PromptSource: Send {
     /// default) where it chooses none.
     fn metrics(&self) -> Vec<(String, f64)> {
         Vec::new()
+    }
+
+    /// Hears what became of sampled prompts, their completions with rewards; a source that chooses prompts by it is
+    /// told after each batch, in order. Others (the default) do not listen.
+    fn learn(&mut self, sampled: &[PromptGroup]) {
+        let _ = sampled;
+    }
+
+    /// Returns what [`Self::learn`] left behind, for a checkpoint; empty (the default) for a source without memory.
+    fn state(&self) -> Vec<f64> {
+        Vec::new()
+    }
+
+    /// Takes a state that [`Self::state`] returned.
+    ///
+    /// # Errors
+    /// [`Error::Seam`] for one that is not this source's.
+    fn restore(&mut self, state: &[f64]) -> Result<()> {
+        if state.is_empty() {
+            return Ok(());
+        }
+        let why = format!("its state has {} numbers, and this source keeps none", state.len());
+        Err(Error::Seam { what: "the source of prompts".into(), why, source: None })
     }
 }
 

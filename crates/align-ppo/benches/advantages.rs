@@ -1,0 +1,2 @@
+//! Advantages of a batch.
+fn main() {}
