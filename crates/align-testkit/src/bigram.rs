@@ -25,6 +25,11 @@ impl BigramLm {
         Self::new(&Tensor::zeros([vocab, vocab], (Kind::Float, Device::Cpu)))
     }
 
+    /// Makes a model over this very table, without a copy.
+    pub(crate) fn over(table: Tensor) -> Self {
+        Self { table, context: None }
+    }
+
     /// Bounds the context.
     #[must_use]
     pub fn with_context(mut self, tokens: usize) -> Self {
