@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+mod curriculum;
 mod dpo;
 mod kto;
 mod reference;
 mod reward;
 mod una;
 
+pub use curriculum::{CurriculumConfig, CurriculumKind};
 pub use dpo::{DpoConfig, DpoLossType, FDivergence};
 pub use kto::{KtoConfig, KtoLossType};
 pub use reference::ReferenceSync;
