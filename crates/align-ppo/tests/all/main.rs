@@ -1,5 +1,5 @@
-//! Tests of the phases, losses and objectives of on-policy training.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+//! Tests of the phases, losses, objectives and the iteration of on-policy training.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod bandit;
 mod common;
@@ -7,6 +7,7 @@ mod cuts;
 mod estimates;
 mod golden;
 mod hostile;
+mod iteration;
 mod losses;
 mod objectives;
 mod phases;
