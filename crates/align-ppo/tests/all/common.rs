@@ -102,8 +102,11 @@ pub fn compute<M: Trainable + ?Sized>(
         }
     }
     assert_close(&found, &denominators, 1e-9);
-    let gradient =
-        model.parameters().iter().flat_map(|parameter| doubles(&parameter.tensor.grad())).collect();
+    let gradient = |parameter: &align_core::Parameter| {
+        let gradient = parameter.tensor.grad();
+        if gradient.defined() { doubles(&gradient) } else { vec![0.0; parameter.tensor.numel()] }
+    };
+    let gradient = model.parameters().iter().flat_map(gradient).collect();
     let metrics = sums.into_iter().map(|(name, sum, count)| (name, sum / count)).collect();
     Computed { loss, gradient, metrics }
 }
