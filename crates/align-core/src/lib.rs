@@ -47,7 +47,7 @@ pub use objective::{LossComponent, LossOutput, MetricTerm, Objective};
 pub use packed::{GroupSpan, PackedBatch};
 pub use packs::{Packs, Part};
 pub use padded::PaddedBatch;
-pub use steps::{StepAt, StepError, Stepped, Steps};
+pub use steps::{Concluded, Evaluation, StepAt, StepError, Stepped, Steps};
 pub use tch;
 pub use trainable::Trainable;
 pub use values::{ActorCritic, ScoreModel, TokenValues, ValueModel};

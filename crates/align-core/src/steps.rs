@@ -34,6 +34,26 @@ pub enum Stepped {
     Stopped,
 }
 
+/// What held-out rows gave.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Evaluation {
+    /// Loss and metrics.
+    pub report: BatchReport,
+    /// What a person should hear of them: rows without a number, say.
+    pub warning: Option<String>,
+}
+
+/// How the end of a run went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Concluded {
+    /// Everything is written, or there was nothing to write.
+    Done,
+    /// Something that the run does not depend on could not be written; this says what.
+    Without(String),
+    /// The stop flag was set meanwhile.
+    Stopped,
+}
+
 /// Why a step failed, and whether the state is still that before it.
 #[derive(Debug)]
 pub struct StepError {
@@ -76,6 +96,34 @@ pub trait Steps {
     /// # Errors
     /// Files that are missing, damaged, or of another run.
     fn load(&mut self, folder: &Path) -> Result<(), BoxError>;
+
+    /// Names the metrics that [`Self::evaluate`] gives beside the loss; `None` (the default) where there are no held-out
+    /// rows.
+    ///
+    /// # Errors
+    /// Held-out rows that cannot be used.
+    fn evaluation_metrics(&mut self) -> Result<Option<Vec<String>>, BoxError> {
+        Ok(None)
+    }
+
+    /// Evaluates held-out rows with the weights of now; `None` (the default) where there are none.
+    ///
+    /// # Errors
+    /// Held-out rows that cannot be used.
+    fn evaluate(&mut self, at: &StepAt<'_>) -> Result<Option<Evaluation>, BoxError> {
+        let _ = at;
+        Ok(None)
+    }
+
+    /// Writes into the run folder what belongs to the end of a run; by default nothing. A run that is killed meanwhile
+    /// is asked again when it is resumed.
+    ///
+    /// # Errors
+    /// Files that cannot be written.
+    fn conclude(&mut self, at: &StepAt<'_>, folder: &Path) -> Result<Concluded, BoxError> {
+        let _ = (at, folder);
+        Ok(Concluded::Done)
+    }
 
     /// Returns the wall time of each phase in seconds since the process began, for `summary.json`.
     fn phases(&self) -> Vec<(&'static str, f64)> {

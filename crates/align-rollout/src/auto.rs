@@ -66,6 +66,10 @@ impl<'a> Backend<'a> for AutoGenerator<'a> {
         self.backend().context()
     }
 
+    fn refresh(&mut self) -> Result<()> {
+        self.backend_mut().refresh()
+    }
+
     fn draw(&mut self, call: &Call<'_>, capacity: usize, sink: &mut Sink<'_>) -> Result<()> {
         self.backend_mut().draw(call, capacity, sink)
     }

@@ -142,6 +142,10 @@ macro_rules! generator_methods {
             ) -> align_core::align_types::Result<Vec<PromptGroup>> {
                 Ok(self.generate_from(0, prompts, config, step)?)
             }
+
+            fn refresh(&mut self) -> align_core::align_types::Result<()> {
+                Ok(crate::work::Backend::refresh(self)?)
+            }
         }
     };
 }

@@ -27,6 +27,11 @@ pub(crate) trait Backend<'a> {
     fn vocabulary(&self) -> usize;
     fn context(&self) -> Option<usize>;
 
+    /// Takes the weights of the model as they are now.
+    fn refresh(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Draws all samples; no sequence is longer than `capacity`.
     fn draw(&mut self, call: &Call<'_>, capacity: usize, sink: &mut Sink<'_>) -> Result<()>;
 }

@@ -1,16 +1,18 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use align_core::align_types::exact;
 use serde::{Deserialize, Serialize};
 
 use crate::{BoxError, Error, Health, Result, files};
 
 const STATE: &str = "trainer.json";
-const OPTIMIZER: &str = "optimizer.safetensors";
-const OBJECTIVE: &str = "objective.safetensors";
-const MODEL: &str = "model";
+pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(crate) const OBJECTIVE: &str = "objective.safetensors";
+pub(crate) const MODEL: &str = "model";
 const PREFIX: &str = "step-";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The best evaluation so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,40 +27,13 @@ pub struct Best {
     pub step: u64,
 }
 
-/// A float64 as a string that reads back to the same bits.
-pub(crate) mod exact {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{value:?}"))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-
-    /// A list of them.
-    pub mod list {
-        use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-        pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_seq(values.iter().map(|value| format!("{value:?}")))
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-            let texts = Vec::<String>::deserialize(deserializer)?;
-            texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
-        }
-    }
-}
-
 /// Wall time by phase in seconds, over all the processes of a run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WallTime {
-    /// Loss, gradient and update.
-    pub train: f64,
-    /// Waiting for rows.
-    pub data: f64,
+    /// The phases of its steps, as the method names them: `train` (loss, gradient and update) and `data` (waiting for
+    /// rows) where it is an offline one.
+    #[serde(flatten)]
+    pub phases: BTreeMap<String, f64>,
     /// Held-out rows.
     pub eval: f64,
     /// Writing checkpoints.
@@ -84,8 +59,6 @@ pub struct TrainerState {
     pub config_fingerprint: String,
     /// Stands for the rows and models that go into the run: `TrainJob::inputs`.
     pub inputs: String,
-    /// Stands for the names, shapes and values of the trained parameters.
-    pub weights_fingerprint: String,
     /// Compute threads.
     pub threads: usize,
     /// Rows trained on.
@@ -94,15 +67,9 @@ pub struct TrainerState {
     pub tokens: u64,
     /// The best evaluation, when one is kept.
     pub best: Option<Best>,
-    /// What the objective carries from step to step; strings for the same reason as in [`Best`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "exact::list")]
-    pub objective: Vec<f64>,
     /// What the health checks said and count.
     #[serde(default)]
     pub health: Health,
-    /// Stands for the weights that the objective keeps beside the policy's; empty where it keeps none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub objective_fingerprint: String,
     /// Wall time so far.
     pub wall_time: WallTime,
     /// The files of the checkpoint and their sizes, by which a torn copy is known.
@@ -120,22 +87,19 @@ impl TrainerState {
             seed,
             config_fingerprint,
             inputs: String::new(),
-            weights_fingerprint: String::new(),
             threads,
             rows: 0,
             tokens: 0,
             best: None,
-            objective: Vec::new(),
             health: Health::default(),
-            objective_fingerprint: String::new(),
             wall_time: WallTime::default(),
             files: Vec::new(),
         }
     }
 }
 
-/// A whole checkpoint on disk: `model/`, `optimizer.safetensors`, `trainer.json`; `objective.safetensors` where the
-/// objective keeps weights beside the policy's.
+/// A whole checkpoint on disk: `model/`, `trainer.json`, and what the method keeps beside them: `learner.json`,
+/// `optimizer.safetensors`, and `objective.safetensors` where the objective keeps weights beside the policy's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
     /// Its folder, `checkpoints/step-N`.
@@ -175,16 +139,6 @@ impl Checkpoint {
     pub fn model_dir(&self) -> PathBuf {
         self.folder.join(MODEL)
     }
-
-    /// Returns the file with the optimiser's moments.
-    pub fn optimizer_file(&self) -> PathBuf {
-        self.folder.join(OPTIMIZER)
-    }
-
-    /// Returns the file with the weights that the objective keeps beside the policy's, where it keeps some.
-    pub fn objective_file(&self) -> PathBuf {
-        self.folder.join(OBJECTIVE)
-    }
 }
 
 /// The folder `checkpoints/` of a run.
@@ -193,17 +147,12 @@ pub(crate) struct Checkpoints {
     folder: PathBuf,
 }
 
-/// Writes a file of a checkpoint, or nothing where there is nothing to write.
-pub(crate) type SaveFile<'a> = &'a dyn Fn(&Path) -> Result<()>;
-
 /// What writes the files of a checkpoint.
 #[derive(Clone, Copy)]
 pub(crate) struct Writers<'a> {
     pub model: SaveModel<'a>,
-    /// Writes the optimiser's moments.
-    pub optimizer: SaveFile<'a>,
-    /// Writes the weights of the objective, where it has some.
-    pub objective: SaveFile<'a>,
+    /// Writes into the checkpoint's folder what goes on from step to step beside the model.
+    pub rest: &'a dyn Fn(&Path) -> Result<()>,
 }
 
 /// Writes the model to a folder that does not exist yet or is empty.
@@ -264,8 +213,7 @@ impl Checkpoints {
         let model = draft.join(MODEL);
         fs::create_dir(&model).map_err(Error::io("create", &model))?;
         (writers.model)(&model).map_err(|error| Error::save_model(&model, error))?;
-        (writers.optimizer)(&draft.join(OPTIMIZER))?;
-        (writers.objective)(&draft.join(OBJECTIVE))?;
+        (writers.rest)(draft)?;
         let state = TrainerState { files: files::list_files(draft)?, ..state.clone() };
         let path = draft.join(STATE);
         let text = serde_json::to_vec_pretty(&state).map_err(|error| Error::checkpoint(&path, error))?;
@@ -303,8 +251,11 @@ mod tests {
     fn write(checkpoints: &Checkpoints, step: u64) -> PathBuf {
         let state = TrainerState { step, ..TrainerState::new(9, 0, 1, "c".into()) };
         let model = |folder: &Path| Ok(fs::write(folder.join("weights"), [1; 64])?);
-        let optimizer = |path: &Path| fs::write(path, [2; 32]).map_err(Error::io("write", path));
-        let writers = Writers { model: &model, optimizer: &optimizer, objective: &|_| Ok(()) };
+        let optimizer = |folder: &Path| {
+            let path = folder.join(OPTIMIZER);
+            fs::write(&path, [2; 32]).map_err(Error::io("write", &path))
+        };
+        let writers = Writers { model: &model, rest: &optimizer };
         checkpoints.write(&state, writers).unwrap()
     }
 
@@ -382,7 +333,7 @@ mod tests {
             fs::write(folder.join("weights"), [1; 10])?;
             Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into())
         };
-        let writers = Writers { model: &model, optimizer: &|_| Ok(()), objective: &|_| Ok(()) };
+        let writers = Writers { model: &model, rest: &|_| Ok(()) };
         let error = checkpoints.write(&state, writers).unwrap_err();
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
         assert_eq!(files::names_in(&run.path().join("checkpoints")).unwrap(), ["step-3"]);

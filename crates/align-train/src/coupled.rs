@@ -1,14 +1,12 @@
-use align_core::{Coupling, PackedBatch, Trainable, align_types::PromptGroup, no_grad};
+use align_core::{Coupling, PackedBatch, Packs, Part, Trainable, align_types::PromptGroup, no_grad};
 
-use crate::batch::{Part, arrange};
 use crate::engine::{Engine, Worker, refused};
 use crate::{Result, parallel};
 
 /// A batch whose rows depend on each other, and the rows that the objective asked for, arranged for the threads.
 pub(crate) struct Survey {
     groups: Vec<PromptGroup>,
-    parts: Vec<Part>,
-    rows: usize,
+    packs: Packs,
 }
 
 impl<M: Trainable + ?Sized> Engine<M> {
@@ -19,28 +17,34 @@ impl<M: Trainable + ?Sized> Engine<M> {
         let compute = self.compute_settings();
         Ok(surveyed.map(|surveyed| Survey {
             groups: groups.to_vec(),
-            rows: surveyed.len(),
-            parts: arrange(surveyed, compute.threads, compute.micro_batch_tokens),
+            packs: Packs::new(surveyed, compute.threads, compute.micro_batch_tokens),
         }))
     }
 
     /// Measures the surveyed rows with the weights of now, on all threads and without gradient, and lets the
     /// objective see all of them.
     pub(crate) fn couple(&mut self, survey: &Survey) -> Result<Coupling> {
-        let mut measures = vec![Vec::new(); survey.rows];
-        let pairs: Vec<(&mut Worker<M>, &Part)> = self.workers_mut().iter_mut().zip(&survey.parts).collect();
+        let measures = self.measures(&survey.packs)?;
+        match self.objective() {
+            Some(objective) => Ok(objective.couple(&survey.groups, &measures)?),
+            None => Ok(Coupling::default()),
+        }
+    }
+
+    /// Asks the objective for its numbers of each group, in the order of the batch.
+    pub(crate) fn measures(&mut self, packs: &Packs) -> Result<Vec<Vec<f64>>> {
+        self.check_parts(packs)?;
+        let mut measures = vec![Vec::new(); packs.len()];
+        let pairs: Vec<(&mut Worker<M>, &Part)> = self.workers_mut().iter_mut().zip(&packs.parts).collect();
         let measured = parallel::map(pairs, |(worker, part)| worker.measure(part))?;
-        for (part, measured) in survey.parts.iter().zip(measured) {
+        for (part, measured) in packs.parts.iter().zip(measured) {
             for (place, measure) in part.places.iter().zip(measured?) {
                 if let Some(slot) = measures.get_mut(*place) {
                     *slot = measure;
                 }
             }
         }
-        match self.objective() {
-            Some(objective) => Ok(objective.couple(&survey.groups, &measures)?),
-            None => Ok(Coupling::default()),
-        }
+        Ok(measures)
     }
 }
 

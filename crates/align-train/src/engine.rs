@@ -1,18 +1,17 @@
 use std::ops::Range;
 
 use align_core::{
-    CausalLm, Coupling, Objective, PackedBatch, Parameter, Trainable,
+    BatchReport, CausalLm, Coupling, Objective, PackedBatch, Packs, Parameter, Part, Trainable,
     align_types::{PromptGroup, config::OptimizerConfig},
     clear_gradients, no_grad,
     tch::{Device, Tensor},
 };
 
 use crate::adamw::{AdamW, Update};
-use crate::batch::{Part, arrange};
 use crate::clip::{clip_factor, gradient_norm};
 use crate::coupled::{Survey, notes_of};
 use crate::totals::Totals;
-use crate::{Error, Result, fingerprint, gradients, parallel, weights_file};
+use crate::{Error, Result, gradients, parallel};
 
 /// How a batch is computed; nothing here changes the result beyond rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,24 +49,9 @@ struct Gradients {
     state: Option<Vec<f64>>,
 }
 
-/// What one batch gave, before its update.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BatchReport {
-    /// The loss of the whole batch.
-    pub loss: f64,
-    /// The global norm of the gradient before clipping; 0 for an evaluation.
-    pub grad_norm: f64,
-    /// The objective's metrics: Σ sums / Σ counts, in the order in which they first came.
-    pub metrics: Vec<(String, f64)>,
-    /// Prompt groups of the batch.
-    pub groups: usize,
-    /// Flat tokens of the batch.
-    pub tokens: usize,
-}
-
 /// Held-out rows, arranged once.
 pub struct EvalBatch {
-    pub(crate) parts: Vec<Part>,
+    pub(crate) packs: Packs,
     denominators: Vec<f64>,
     pub(crate) survey: Option<Survey>,
 }
@@ -151,26 +135,63 @@ impl<M: Trainable + ?Sized> Engine<M> {
     /// [`Error::NonFinite`] names the rows whose loss or gradient is not a number, [`Error::Rows`] those that
     /// the objective or the model cannot take, [`Error::Denominators`] an objective that contradicts itself.
     pub fn compute(&mut self, groups: Vec<PromptGroup>) -> Result<BatchReport> {
-        self.gradients = None;
-        let names: Vec<String> = groups.iter().enumerate().map(|(index, g)| g.describe(index)).collect();
         let denominators = self.denominators(&groups)?;
+        let survey = self.survey(&groups)?;
+        let packs = self.packs(groups);
+        self.gradient_of(&packs, &denominators, survey.as_ref())
+    }
+
+    /// As [`Self::compute`], for a batch that is planned already.
+    ///
+    /// # Errors
+    /// As [`Self::compute`].
+    pub(crate) fn compute_packs(&mut self, packs: &Packs) -> Result<BatchReport> {
+        self.check_parts(packs)?;
+        let groups: Vec<PromptGroup> = packs.groups().into_iter().cloned().collect();
+        let denominators = self.denominators(&groups)?;
+        let survey = self.survey(&groups)?;
+        self.gradient_of(packs, &denominators, survey.as_ref())
+    }
+
+    /// Plans how a batch is computed.
+    pub(crate) fn packs(&self, groups: Vec<PromptGroup>) -> Packs {
+        Packs::new(groups, self.compute.threads, self.compute.micro_batch_tokens)
+    }
+
+    /// Checks that there is a worker for each part: one without would be left out.
+    pub(crate) fn check_parts(&self, packs: &Packs) -> Result<()> {
+        let (parts, workers) = (packs.parts.len(), self.workers.len());
+        if parts <= workers {
+            return Ok(());
+        }
+        let why = format!("it was planned for {parts} workers, and there are {workers}");
+        Err(align_core::Error::input("batch", why).into())
+    }
+
+    fn gradient_of(
+        &mut self,
+        packs: &Packs,
+        denominators: &[f64],
+        survey: Option<&Survey>,
+    ) -> Result<BatchReport> {
+        self.gradients = None;
         for worker in &self.workers {
             clear_gradients(worker.parameters.iter().map(|p| &p.tensor))?;
         }
         // Before the step begins: a baseline is measured without dropout.
-        let coupling = self.survey(&groups)?.map(|survey| self.couple(&survey)).transpose()?;
-        let parts = arrange(groups, self.compute.threads, self.compute.micro_batch_tokens);
+        let coupling = survey.map(|survey| self.couple(survey)).transpose()?;
+        let parts = &packs.parts;
         self.begin_step(Some(self.optimizer.updates()));
-        let totals = self.run(&parts, |worker, part| worker.train(part, &denominators, coupling.as_ref()));
+        let totals = self.run(parts, |worker, part| worker.train(part, denominators, coupling.as_ref()));
         self.begin_step(None);
         let totals = totals?;
-        totals.check_denominators(&denominators)?;
-        let used = parts.len();
-        let mut report = totals.report(&denominators);
-        let tensors = self.merge_gradients(used)?;
+        totals.check_denominators(denominators)?;
+        let mut report = totals.report(denominators);
+        let tensors = self.merge_gradients(parts.len())?;
         let norm = gradient_norm(&tensors, self.compute.threads)?;
         if !norm.is_finite() {
-            return Err(Error::NonFinite { what: "the gradient norm", value: norm, rows: names });
+            let rows = in_order(parts);
+            return Err(Error::NonFinite { what: "the gradient norm", value: norm, rows });
         }
         report.grad_norm = norm;
         self.gradients = Some(Gradients { tensors, norm, state: coupling.map(|coupling| coupling.state) });
@@ -207,33 +228,6 @@ impl<M: Trainable + ?Sized> Engine<M> {
         }
     }
 
-    /// Writes the weights that the objective keeps beside the policy's to a file, if it keeps any.
-    ///
-    /// # Errors
-    /// Weights that are not float32; the file cannot be written.
-    pub(crate) fn save_objective_weights(&self, path: &std::path::Path) -> Result<()> {
-        let weights = self.objective_weights();
-        if weights.is_empty() { Ok(()) } else { weights_file::save(&weights, path) }
-    }
-
-    /// Returns a number that stands for the weights that the objective keeps beside the policy's; empty without any.
-    pub(crate) fn objective_fingerprint(&self) -> Result<String> {
-        let weights = self.objective_weights();
-        if weights.is_empty() { Ok(String::new()) } else { fingerprint::of_weights(&weights) }
-    }
-
-    /// Writes the weights of a file into those that the objective keeps beside the policy's.
-    ///
-    /// # Errors
-    /// As [`weights_file::load`].
-    pub(crate) fn load_objective_weights(&mut self, path: &std::path::Path) -> Result<()> {
-        weights_file::load(&self.objective_weights(), path)
-    }
-
-    fn objective_weights(&self) -> Vec<Parameter> {
-        self.objective().map(|objective| objective.weights()).unwrap_or_default()
-    }
-
     pub(crate) fn workers_mut(&mut self) -> &mut [Worker<M>] {
         &mut self.workers
     }
@@ -245,8 +239,7 @@ impl<M: Trainable + ?Sized> Engine<M> {
     pub fn prepare_evaluation(&self, groups: Vec<PromptGroup>) -> Result<EvalBatch> {
         let denominators = self.denominators(&groups)?;
         let survey = self.survey(&groups)?;
-        let parts = arrange(groups, self.compute.threads, self.compute.micro_batch_tokens);
-        Ok(EvalBatch { parts, denominators, survey })
+        Ok(EvalBatch { packs: self.packs(groups), denominators, survey })
     }
 
     /// Computes loss and metrics of held-out rows without a gradient.
@@ -264,7 +257,7 @@ impl<M: Trainable + ?Sized> Engine<M> {
         let work = |worker: &mut Worker<M>, part: &Part| {
             worker.evaluate(part, &batch.denominators, coupling.as_ref())
         };
-        let mut totals = self.run(&batch.parts, work)?;
+        let mut totals = self.run(&batch.packs.parts, work)?;
         totals.check_denominators(&batch.denominators)?;
         let rows = std::mem::take(&mut totals.not_finite);
         Ok((totals.report(&batch.denominators), rows))
@@ -378,6 +371,14 @@ pub(crate) fn refused(part: &Part, range: &Range<usize>, source: align_core::Err
 
 fn loss_is_no_number(value: f64, rows: Vec<String>) -> Error {
     Error::NonFinite { what: "the loss", value, rows }
+}
+
+/// The names of all groups of a batch, in its order.
+fn in_order(parts: &[Part]) -> Vec<String> {
+    let mut placed: Vec<(usize, &String)> =
+        parts.iter().flat_map(|part| part.places.iter().copied().zip(&part.names)).collect();
+    placed.sort_by_key(|(place, _)| *place);
+    placed.into_iter().map(|(_, name)| name.clone()).collect()
 }
 
 fn names_of(part: &Part, range: &Range<usize>) -> Vec<String> {

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 /// Any error that crosses threads, as closures of the caller return it.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub use align_core::BoxError;
 
 /// One configuration key whose value is not the one a run was started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +147,9 @@ pub enum Error {
         /// What went wrong.
         source: Box<Error>,
     },
+    /// The method that runs failed.
+    #[error(transparent)]
+    Method(BoxError),
     /// The caller's hook after the last step failed; the checkpoint of that step is whole.
     #[error("after the last step: {0}")]
     BeforeFinish(BoxError),
@@ -199,6 +202,14 @@ impl Error {
     }
 
     /// Wraps what the caller's closure said; a full disk is recognised wherever it is in the chain.
+    /// Takes back an error of this crate that went through a seam; another one is the method's own.
+    pub(crate) fn of_method(error: BoxError) -> Self {
+        match error.downcast::<Self>() {
+            Ok(own) => *own,
+            Err(foreign) => Self::Method(foreign),
+        }
+    }
+
     pub(crate) fn save_model(path: &Path, source: BoxError) -> Self {
         let path = path.to_owned();
         if tells_of_a_full_disk(&source) { Self::DiskFull { path } } else { Self::SaveModel { path, source } }

@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use align_core::{Coupling, PackedBatch, Trainable, align_types::PromptGroup, no_grad};
+use align_core::{Coupling, PackedBatch, Part, Trainable, align_types::PromptGroup, no_grad};
 use serde_json::{Map, Value};
 
-use crate::batch::Part;
 use crate::coupled::notes_of;
 use crate::engine::{Engine, EvalBatch, Worker, refused};
 use crate::{Result, files, parallel};
@@ -36,10 +35,11 @@ impl<M: Trainable + ?Sized> Engine<M> {
             return Ok(None);
         }
         let coupling = batch.survey.as_ref().map(|survey| self.couple(survey)).transpose()?;
-        let pairs: Vec<(&mut Worker<M>, &Part)> = self.workers_mut().iter_mut().zip(&batch.parts).collect();
+        let pairs: Vec<(&mut Worker<M>, &Part)> =
+            self.workers_mut().iter_mut().zip(&batch.packs.parts).collect();
         let work = |(worker, part): (&mut Worker<M>, &Part)| worker.rows(part, coupling.as_ref(), stop);
         let mut lines: Vec<(usize, Value)> = Vec::new();
-        for (part, rows) in batch.parts.iter().zip(parallel::map(pairs, work)?) {
+        for (part, rows) in batch.packs.parts.iter().zip(parallel::map(pairs, work)?) {
             let places = part.places.iter().zip(&part.groups);
             let Some(rows) = rows? else { return Ok(None) };
             let of_part = places.filter(|(place, _)| **place < ROWS).zip(rows);

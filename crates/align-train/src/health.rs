@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use align_core::align_types::{Amount, HealthCheck, Move, Rule};
+use align_core::align_types::{Amount, HealthCheck, Move, Rule, exact};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::exact;
 use crate::moments::Moments;
 
 /// Standard errors beyond which the difference of two means is no noise. A run has hundreds of comparisons, and a

@@ -1,4 +1,4 @@
-use crate::{BatchReport, Error, Result, checkpoint::Best};
+use crate::{Error, Result, checkpoint::Best};
 
 const PREFIX: &str = "eval/";
 /// Parts of names of metrics of which less is better; of all others more is.
@@ -15,9 +15,9 @@ impl KeepBest {
         Self { metric: format!("{PREFIX}{}", metric.strip_prefix(PREFIX).unwrap_or(metric)) }
     }
 
-    /// Checks before the first step that the metric exists, from an evaluation of a few rows.
-    pub fn check(metric: &str, report: &BatchReport) -> Result<()> {
-        let names = std::iter::once("loss").chain(report.metrics.iter().map(|(name, _)| name.as_str()));
+    /// Checks before the first step that the metric is one of those that held-out rows give.
+    pub fn check(metric: &str, names: &[String]) -> Result<()> {
+        let names = std::iter::once("loss").chain(names.iter().map(String::as_str));
         let metrics: Vec<(String, f64)> = names.map(|name| (format!("{PREFIX}{name}"), 0.0)).collect();
         Self::new(metric).find(&metrics).map(|_| ())
     }

@@ -4,7 +4,8 @@
 //! It does not know which algorithm runs: a loss comes in as an [`align_core::Objective`], a model as an
 //! [`align_core::CausalLm`], rows as an [`align_core::align_types::PromptSource`].
 //!
-//! * [`train`] runs a whole job in a [`RunFolder`].
+//! * [`train`] runs a whole job over batches of rows in a [`RunFolder`], [`run`] anything that is an
+//!   [`align_core::Steps`].
 //! * [`Engine`] does single optimiser steps without any file.
 //! * [`AdamW`], [`learning_rate`], [`gradient_norm`] are the parts it is made of.
 
@@ -13,7 +14,6 @@
 struct Readme;
 
 mod adamw;
-mod batch;
 mod checkpoint;
 mod clip;
 mod coupled;
@@ -27,6 +27,7 @@ mod fingerprint;
 mod gradients;
 mod health;
 mod keep_best;
+mod learner;
 mod meter;
 mod metrics;
 mod moments;
@@ -35,6 +36,7 @@ mod overlap;
 mod pace;
 pub mod parallel;
 mod progress;
+mod run;
 mod run_folder;
 mod schedule;
 mod settings;
@@ -43,11 +45,12 @@ mod train;
 mod weights_file;
 
 pub use adamw::{AdamW, Update};
+pub use align_core::{BatchReport, BoxError};
 pub use checkpoint::{Best, Checkpoint, SaveModel, TrainerState, WallTime};
 pub use clip::{clip_factor, gradient_norm};
-pub use engine::{BatchReport, Compute, Engine, EvalBatch};
+pub use engine::{Compute, Engine, EvalBatch};
 pub use environment::{Environment, peak_rss_mb};
-pub use error::{BoxError, Difference, Error, Result, SavedStep};
+pub use error::{Difference, Error, Result, SavedStep};
 pub use events::EventsFile;
 pub use files::write_atomic;
 pub use health::{Health, Seen, Warning};
@@ -55,6 +58,7 @@ pub use meter::Meter;
 pub use metrics::MetricsFile;
 pub use pace::Unit;
 pub use progress::{Position, Progress, Silent, Terminal};
+pub use run::{BeforeFinish, Hooks, Outcome, RunJob, run};
 pub use run_folder::{OpenMode, Opened, RunFolder, Start};
 pub use schedule::learning_rate;
-pub use train::{BeforeFinish, Hooks, Outcome, TrainJob, train};
+pub use train::{TrainJob, train};

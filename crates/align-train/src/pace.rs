@@ -25,7 +25,8 @@ impl Unit {
 #[derive(Debug)]
 pub(crate) struct Pace {
     before: WallTime,
-    phases: WallTime,
+    eval: f64,
+    save: f64,
     began: Instant,
     last_line: Instant,
     groups: usize,
@@ -37,31 +38,15 @@ impl Pace {
     /// Begins; `before` is what earlier processes of the run took.
     pub fn new(before: WallTime) -> Self {
         let now = Instant::now();
-        Self {
-            before,
-            phases: WallTime::default(),
-            began: now,
-            last_line: now,
-            groups: 0,
-            tokens: 0,
-            all_tokens: 0,
-        }
-    }
-
-    pub fn train(&mut self, since: Instant) {
-        self.phases.train += since.elapsed().as_secs_f64();
-    }
-
-    pub fn data(&mut self, since: Instant) {
-        self.phases.data += since.elapsed().as_secs_f64();
+        Self { before, eval: 0.0, save: 0.0, began: now, last_line: now, groups: 0, tokens: 0, all_tokens: 0 }
     }
 
     pub fn eval(&mut self, since: Instant) {
-        self.phases.eval += since.elapsed().as_secs_f64();
+        self.eval += since.elapsed().as_secs_f64();
     }
 
     pub fn save(&mut self, since: Instant) {
-        self.phases.save += since.elapsed().as_secs_f64();
+        self.save += since.elapsed().as_secs_f64();
     }
 
     pub fn count(&mut self, groups: usize, tokens: usize) {
@@ -87,12 +72,16 @@ impl Pace {
         rates
     }
 
-    pub fn wall_time(&self) -> WallTime {
+    /// Returns the wall time over all processes; `phases` are those of the steps of this one.
+    pub fn wall_time(&self, phases: Vec<(&'static str, f64)>) -> WallTime {
+        let mut all = self.before.phases.clone();
+        for (name, seconds) in phases {
+            *all.entry(name.to_owned()).or_default() += seconds;
+        }
         WallTime {
-            train: self.before.train + self.phases.train,
-            data: self.before.data + self.phases.data,
-            eval: self.before.eval + self.phases.eval,
-            save: self.before.save + self.phases.save,
+            phases: all,
+            eval: self.before.eval + self.eval,
+            save: self.before.save + self.save,
             total: self.total(),
         }
     }

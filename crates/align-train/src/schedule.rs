@@ -16,8 +16,13 @@ use align_core::align_types::config::{OptimizerConfig, Schedule};
 /// assert_eq!(align_train::learning_rate(&config, 5, 10), 0.5e-4);
 /// ```
 pub fn learning_rate(config: &OptimizerConfig, step: u64, total: u64) -> f64 {
+    config.learning_rate * schedule_factor(config, step, total)
+}
+
+/// Computes the factor of the peak rate in [`learning_rate`], in [0, 1].
+pub(crate) fn schedule_factor(config: &OptimizerConfig, step: u64, total: u64) -> f64 {
     let (s, n, w) = (step as f64, total as f64, config.warmup_steps as f64);
-    let factor = if step < config.warmup_steps {
+    if step < config.warmup_steps {
         s / w.max(1.0)
     } else {
         let after = (n - w).max(1.0);
@@ -26,6 +31,5 @@ pub fn learning_rate(config: &OptimizerConfig, step: u64, total: u64) -> f64 {
             Schedule::Linear => ((n - s) / after).max(0.0),
             Schedule::Cosine => (0.5 * (1.0 + (std::f64::consts::PI * (s - w) / after).cos())).max(0.0),
         }
-    };
-    config.learning_rate * factor
+    }
 }

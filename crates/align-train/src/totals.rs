@@ -1,6 +1,5 @@
-use align_core::{LossOutput, MetricTerm, PackedBatch};
+use align_core::{BatchReport, LossOutput, MetricTerm, PackedBatch};
 
-use crate::engine::BatchReport;
 use crate::{Error, Result};
 
 /// How far announced and found denominators may differ: rounding of sums of floating-point counts.

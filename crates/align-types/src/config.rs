@@ -9,6 +9,7 @@ use crate::{Error, Result};
 mod curriculum;
 mod dpo;
 mod kto;
+mod ppo;
 mod reference;
 mod reward;
 mod una;
@@ -16,6 +17,10 @@ mod una;
 pub use curriculum::{CurriculumConfig, CurriculumKind};
 pub use dpo::{DpoConfig, DpoLossType, FDivergence};
 pub use kto::{KtoConfig, KtoLossType};
+pub use ppo::{
+    AdvantageKind, CriticKind, KlEstimator, KlPlacement, OverlongPenalty, PolicyAggregation, PpoConfig,
+    RewardBaseline, RewardScaling, Truncated,
+};
 pub use reference::ReferenceSync;
 pub use reward::{RewardConfig, ScoreLoss, TieRule};
 pub use una::{ScoreTransform, UnaConfig, UnaLossType};

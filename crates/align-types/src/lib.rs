@@ -23,6 +23,7 @@ mod calendar;
 mod completion;
 pub mod config;
 mod error;
+pub mod exact;
 mod health;
 mod reward;
 mod rng;

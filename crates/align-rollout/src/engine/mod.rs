@@ -32,7 +32,7 @@ use worker::Worker;
 
 /// Samples from a decoder of the Llama shape on the CPU, without tensors.
 ///
-/// It has a copy of the weights, packed for its kernels; after an optimiser step [`Self::repack`] takes the new ones.
+/// It has a copy of the weights, packed for its kernels; after an optimiser step [`Generator::refresh`] takes the new ones.
 /// Each of its threads runs sequences of its own and takes prompts from one queue. A prompt is computed once; its
 /// samples share the blocks of its cache.
 ///
@@ -54,6 +54,8 @@ use worker::Worker;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Engine<'a> {
+    /// The same storage as the model that it was made from.
+    model: Model,
     weights: Weights,
     rotation: Rotation,
     kernels: Instructions,
@@ -78,6 +80,7 @@ impl<'a> Engine<'a> {
     /// libtorch.
     pub fn new(model: &Model, stop_tokens: Vec<TokenId>) -> Result<Self> {
         Ok(Self {
+            model: model.replica().map_err(packing)?,
             weights: read(model)?,
             rotation: Rotation::default(),
             kernels: Instructions::best(),
@@ -85,7 +88,8 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Takes the weights of the model as they are now.
+    /// Takes the weights of a model of the same shape. [`Generator::refresh`] takes those of the model that the engine
+    /// was made from, as they are now.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -120,6 +124,12 @@ impl<'a> Backend<'a> for Engine<'a> {
         Some(self.weights.shape.context)
     }
 
+    fn refresh(&mut self) -> Result<()> {
+        self.weights = read(&self.model)?;
+        self.rotation = Rotation::default();
+        Ok(())
+    }
+
     fn draw(&mut self, call: &Call<'_>, capacity: usize, sink: &mut Sink<'_>) -> Result<()> {
         self.rotation.reach(capacity, &self.weights.frequencies);
         let work = &call.work(self.settings.threads);
@@ -146,9 +156,10 @@ fn read(model: &Model) -> Result<Weights> {
     match model.plain() {
         Ok(Some(plain)) => Weights::new(&plain),
         Ok(None) => Err(Error::Unsupported),
-        Err(error) => Err(Error::Model {
-            doing: "packing".into(),
-            source: align_core::Error::input("model", error.to_string()),
-        }),
+        Err(error) => Err(packing(error)),
     }
+}
+
+fn packing(error: align_lm::Error) -> Error {
+    Error::Model { doing: "packing".into(), source: align_core::Error::input("model", error.to_string()) }
 }

@@ -152,7 +152,7 @@ fn a_running_mean_goes_on_where_it_was() {
     let (straight, stopped) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     assert!(matches!(run(straight.path(), None), Outcome::Finished(_)));
     assert!(matches!(run(stopped.path(), Some(4)), Outcome::Interrupted { step: 4, .. }));
-    let text = std::fs::read_to_string(stopped.path().join("checkpoints/step-4/trainer.json")).unwrap();
+    let text = std::fs::read_to_string(stopped.path().join("checkpoints/step-4/learner.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["objective"][1], "56.0", "4 batches of 14 answers: {text}");
     assert!(matches!(run(stopped.path(), None), Outcome::Finished(_)));
