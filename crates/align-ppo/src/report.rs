@@ -21,6 +21,8 @@ struct Sums {
     entropy: f64,
     kl: Option<f64>,
     kl_first: Option<f64>,
+    rewarded: f64,
+    beside: f64,
 }
 
 fn difference(a: &[f32], b: &[f32]) -> f64 {
@@ -69,7 +71,13 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
         if let Some(reward) = completion.reward {
             sums.scored += 1.0;
             sums.score += reward;
-            sums.shaped += trajectory.rewards.iter().sum::<f64>();
+            // Answers that are left out (nothing to be compared with) have a score and no rewards of tokens.
+            if !trajectory.rewards.is_empty() {
+                let shaped = trajectory.rewards.iter().sum::<f64>();
+                sums.rewarded += 1.0;
+                sums.shaped += shaped;
+                sums.beside += shaped - reward;
+            }
         }
     }
     let most = counts.into_values().max().unwrap_or(0) as f64;
@@ -88,8 +96,8 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
     }
     push("objective/entropy", sums.entropy, sums.answers);
     push("objective/scores", sums.score, sums.scored);
-    push("objective/non_score_reward", sums.shaped - sums.score, sums.scored);
-    push("objective/rlhf_reward", sums.shaped, sums.scored);
+    push("objective/non_score_reward", sums.beside, sums.rewarded);
+    push("objective/rlhf_reward", sums.shaped, sums.rewarded);
     push("val/num_eos_tokens", sums.ended, sums.known_ends);
     push("answers/length", sums.tokens, sums.answers);
     push("answers/most_frequent", most, sums.answers);

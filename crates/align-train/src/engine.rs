@@ -217,6 +217,14 @@ impl<M: Trainable + ?Sized> Engine<M> {
         Ok(master.objective.after_update(self.optimizer.updates(), &master.parameters)?)
     }
 
+    /// Tells the objective that an iteration is over.
+    pub(crate) fn after_iteration(&mut self) -> Result<()> {
+        match self.workers.first_mut() {
+            Some(master) => Ok(master.objective.after_iteration(&master.parameters)?),
+            None => Ok(()),
+        }
+    }
+
     /// Gives the objective the state of a checkpoint.
     ///
     /// # Errors

@@ -68,6 +68,11 @@ impl<'a> Ppo<'a> {
         config.validate()?;
         sampling.validate()?;
         config.check_samples(sampling.num_completions)?;
+        if sampling.greedy {
+            let why =
+                "greedy answers are no samples: all answers to a prompt are the same, and none explores";
+            return Err(IterationError::rows("sampling", why));
+        }
         parts.check(config)?;
         let Parts { source, generator, scorer, policy, layout, critic, .. } = parts;
         let Parts { reference_generator, ptx, eval, observer, figures, .. } = parts;
@@ -75,6 +80,7 @@ impl<'a> Ppo<'a> {
             controller: KlController::new(config),
             values: config.normalize_values.then(RunningNormalizer::default),
             scores: RunningScale::default(),
+            idle: 0,
             clock: TrainerClock::default(),
             one_step_off: matches!(generator, Sampler::OneStepOff(_)),
             policy,
@@ -86,6 +92,7 @@ impl<'a> Ppo<'a> {
             draws: 0,
             sampled: 0,
             ahead: None,
+            source_metrics: Vec::new(),
             clock: CollectorClock::default(),
             source,
             generator,
@@ -105,9 +112,12 @@ impl<'a> Ppo<'a> {
     fn iterate(&mut self, at: &StepAt<'_>, updated: &mut Updated) -> Result<Option<BatchReport>> {
         let before = self.state();
         let done = self.collect_and_learn(at, updated);
-        if !updated.begun {
+        if !updated.begun && !matches!(done, Ok(Some(_))) {
             // Samples are drawn again, from the same streams; running moments have seen none of them.
-            self.set(before)?;
+            if let Err(error) = self.set(before) {
+                updated.begun = true;
+                return Err(done.err().unwrap_or(error));
+            }
         }
         done
     }
@@ -115,13 +125,13 @@ impl<'a> Ppo<'a> {
     fn collect_and_learn(&mut self, at: &StepAt<'_>, updated: &mut Updated) -> Result<Option<BatchReport>> {
         let Self { settings, collector, trainer, observer, .. } = self;
         let Some(taken) = collector.take(at, settings)? else { return Ok(None) };
+        let (discarded, source_metrics) = (taken.discarded_groups(), collector.source_metrics.clone());
         let learned =
             collector.beside(at, settings, || trainer.learn(at, settings, taken, observer, updated))?;
-        // Even where no weight has moved, this iteration is over.
-        updated.begun = true;
+        collector.source.learn(&discarded);
         collector.source.learn(&learned.groups);
         let mut report = learned.report;
-        report.metrics.extend(collector.source.metrics());
+        report.metrics.extend(source_metrics);
         report.metrics.push(("episodes".to_owned(), collector.sampled as f64));
         let generator = &mut collector.generator;
         timed(&mut collector.clock.sample, || generator.refresh())?;
@@ -137,6 +147,7 @@ impl<'a> Ppo<'a> {
             values: trainer.values.as_ref().map(RunningNormalizer::state).unwrap_or_default(),
             scores: trainer.scores.state(),
             source: collector.source.state(),
+            idle: trainer.idle,
             ahead: collector.ahead.clone(),
         }
     }
@@ -148,6 +159,7 @@ impl<'a> Ppo<'a> {
             values.restore(&state.values)?;
         }
         trainer.scores.restore(&state.scores)?;
+        trainer.idle = state.idle;
         collector.source.restore(&state.source)?;
         (collector.draws, collector.sampled, collector.ahead) = (state.draws, state.sampled, state.ahead);
         Ok(())
