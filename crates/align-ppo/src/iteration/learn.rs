@@ -105,10 +105,7 @@ impl Trainer<'_> {
             critic_rate: config.critic_learning_rate * at.schedule,
             warming_up: at.step <= config.critic_warmup,
         };
-        let critic = match &mut self.critic {
-            Some(critic) => Some(&mut **critic),
-            None => None,
-        };
+        let critic = self.critic.as_deref_mut();
         let mut learners = Learners { policy: &mut *self.policy, critic };
         metrics.push(("kl_coef".to_owned(), self.controller.coef().max(config.loss_kl_coef())));
         let packs = timed(&mut self.clock.update, || learners.update(packs, config, &pace, updated))?;
