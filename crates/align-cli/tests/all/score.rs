@@ -283,8 +283,10 @@ fn rows_that_are_cut_are_marked_and_in_no_figure() {
     for figure in ["accuracy", "ties", "chosen_longer"] {
         assert_eq!(told["agreement"][figure], whole["agreement"][figure], "{figure}");
     }
-    let line = "score --model {rm} --data {pairs.jsonl} --margins --max-length 8 --output {no}";
-    align(folder.path(), line).refused(2, &["--margins: --max-length cuts 6 rows", "hint: "]);
+    let long = json!({"prompt": "x", "chosen": " word".repeat(50), "rejected": " no".repeat(50)});
+    write_rows(folder.path(), "long.jsonl", [long.clone(), long]);
+    let line = "score --model {rm} --data {long.jsonl} --margins --max-length 20 --output {no}";
+    align(folder.path(), line).refused(2, &["--margins: --max-length cuts 2 rows", "hint: "]);
 }
 
 /// The end-of-sequence token, which every answer gets, is made the one that pads: transformers reads before it.
