@@ -103,16 +103,26 @@ impl<'a> Ppo<'a> {
     /// Runs an iteration; what was done when an error comes is in `updated`. `None` where it was stopped before anything
     /// changed.
     fn iterate(&mut self, at: &StepAt<'_>, updated: &mut Updated) -> Result<Option<BatchReport>> {
+        let before = self.state();
+        let done = self.collect_and_learn(at, updated);
+        if !updated.begun {
+            // Samples are drawn again, from the same streams; running moments have seen none of them.
+            self.set(before)?;
+        }
+        done
+    }
+
+    fn collect_and_learn(&mut self, at: &StepAt<'_>, updated: &mut Updated) -> Result<Option<BatchReport>> {
         let Self { settings, collector, trainer, observer, .. } = self;
         let Some(taken) = collector.take(at, settings)? else { return Ok(None) };
         let learned =
             collector.beside(at, settings, || trainer.learn(at, settings, taken, observer, updated))?;
+        // Even where no weight has moved, this iteration is over.
+        updated.begun = true;
         collector.source.learn(&learned.groups);
         let mut report = learned.report;
         report.metrics.extend(collector.source.metrics());
         report.metrics.push(("episodes".to_owned(), collector.sampled as f64));
-        // Weights have moved: from here on nothing is left as it was.
-        updated.begun = true;
         let generator = &mut collector.generator;
         timed(&mut collector.clock.sample, || generator.refresh())?;
         Ok(Some(report))
@@ -131,7 +141,7 @@ impl<'a> Ppo<'a> {
         }
     }
 
-    fn restore(&mut self, state: State) -> Result<()> {
+    fn set(&mut self, state: State) -> Result<()> {
         let (collector, trainer) = (&mut self.collector, &mut self.trainer);
         trainer.controller.restore(&state.controller)?;
         if let Some(values) = &mut trainer.values {
@@ -140,8 +150,7 @@ impl<'a> Ppo<'a> {
         trainer.scores.restore(&state.scores)?;
         collector.source.restore(&state.source)?;
         (collector.draws, collector.sampled, collector.ahead) = (state.draws, state.sampled, state.ahead);
-        // The policy may have been given its weights after the generator was made.
-        collector.generator.refresh()
+        Ok(())
     }
 }
 
@@ -171,7 +180,9 @@ impl Steps for Ppo<'_> {
         if let Some(critic) = &mut self.trainer.critic {
             critic.load(&folder.join(CRITIC), true)?;
         }
-        Ok(self.restore(State::load(folder)?)?)
+        self.set(State::load(folder)?)?;
+        // The policy may have been given its weights after the generator was made.
+        Ok(self.collector.generator.refresh()?)
     }
 
     fn evaluation_metrics(&mut self) -> std::result::Result<Option<Vec<String>>, BoxError> {

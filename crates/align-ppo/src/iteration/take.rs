@@ -77,17 +77,8 @@ pub(super) struct CollectorClock {
 }
 
 impl Collector<'_> {
-    /// Takes the samples of an iteration; `None` where it was stopped meanwhile, and they are drawn again.
+    /// Takes the samples of an iteration; `None` where it was stopped meanwhile.
     pub fn take(&mut self, at: &StepAt<'_>, settings: &Settings) -> Result<Option<Taken>> {
-        let (draws, sampled, ahead) = (self.draws, self.sampled, self.ahead.clone());
-        let taken = self.collect(at, settings)?;
-        if taken.is_none() {
-            (self.draws, self.sampled, self.ahead) = (draws, sampled, ahead);
-        }
-        Ok(taken)
-    }
-
-    fn collect(&mut self, at: &StepAt<'_>, settings: &Settings) -> Result<Option<Taken>> {
         let dynamic = settings.config.dynamic_sampling;
         let mut taken = Taken::default();
         let (mut wanted, mut rounds) = (0, 0);
