@@ -8,12 +8,17 @@ use crate::{Error, Result};
 
 mod dpo;
 mod kto;
+mod ppo;
 mod reference;
 mod reward;
 mod una;
 
 pub use dpo::{DpoConfig, DpoLossType, FDivergence};
 pub use kto::{KtoConfig, KtoLossType};
+pub use ppo::{
+    AdvantageKind, CriticKind, KlEstimator, KlPlacement, OverlongPenalty, PolicyAggregation, PpoConfig,
+    RewardBaseline, RewardScaling, Truncated,
+};
 pub use reference::ReferenceSync;
 pub use reward::{RewardConfig, ScoreLoss, TieRule};
 pub use una::{ScoreTransform, UnaConfig, UnaLossType};

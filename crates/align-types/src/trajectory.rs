@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// Every list that is there has one number per token of the completion, stop token included; an empty list is not
 /// known (yet). Phases fill one after the other: log-probabilities and values, then rewards, then advantages and
-/// returns. Log-probabilities are natural logarithms at the sampling temperature, values in units of the reward.
+/// returns. Log-probabilities are natural logarithms at the sampling temperature. Values and returns are in the critic's
+/// units: those of the reward, unless the critic predicts normalised returns.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Trajectory {
