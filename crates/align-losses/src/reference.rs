@@ -31,7 +31,11 @@ impl std::fmt::Debug for Reference {
 }
 
 impl Reference {
-    pub(crate) fn replicate(&self) -> Result<Self> {
+    /// Makes another reference over the same weights, for another thread.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn replicate(&self) -> Result<Self> {
         Ok(match self {
             Self::Model(model) => Self::Model(model.replicate()?),
             Self::Moving(moving) => Self::Moving(moving.replicate()?),
@@ -65,7 +69,7 @@ impl Reference {
     }
 
     /// Returns the model, where there is one.
-    pub(crate) fn model(&self) -> Option<&dyn CausalLm> {
+    pub fn model(&self) -> Option<&dyn CausalLm> {
         match self {
             Self::Model(model) => Some(model.as_ref()),
             Self::Moving(moving) => Some(moving.model()),
@@ -74,7 +78,10 @@ impl Reference {
     }
 
     /// Follows the policy where an update of this number makes it.
-    pub(crate) fn after_update(&self, updates: u64, policy: &[Parameter]) -> Result<()> {
+    ///
+    /// # Errors
+    /// Parameters that are not those this reference was made for; libtorch refuses.
+    pub fn after_update(&self, updates: u64, policy: &[Parameter]) -> Result<()> {
         match self {
             Self::Moving(moving) => moving.after_update(updates, policy),
             Self::Model(_) | Self::Precomputed | Self::Free => Ok(()),
@@ -82,7 +89,7 @@ impl Reference {
     }
 
     /// Returns the weights that change while the policy is trained.
-    pub(crate) fn weights(&self) -> Vec<Parameter> {
+    pub fn weights(&self) -> Vec<Parameter> {
         match self {
             Self::Moving(moving) => moving.model().parameters(),
             Self::Model(_) | Self::Precomputed | Self::Free => Vec::new(),

@@ -1,1 +1,56 @@
 //! On-policy alignment: PPO as the papers practise it, RLOO, GRPO and their relatives.
+//!
+//! The phases between samples and updates are functions over plain data ([`align_core::align_types::PromptGroup`]), each
+//! callable alone:
+//!
+//! 1. [`begin_trajectories`] marks what was sampled; the objectives' `measure` gives log-probabilities and values, and
+//!    [`read_measures`] writes them down;
+//! 2. [`shape_rewards`] turns scores and the KL divergence into rewards of tokens ([`KlController`] has its weight);
+//! 3. [`estimate_advantages`] makes advantages of them: [`gae`] with a critic, or [`leave_one_out`], [`group_normalised`],
+//!    [`centred`] by group; [`keep_signal`] and [`pair_samples`] choose what is learned from;
+//! 4. [`PolicyObjective`], [`CriticObjective`], [`ActorCriticObjective`] and [`OnlineDpoObjective`] are the losses that a
+//!    training loop minimises, over the pure functions [`policy_loss`] and [`value_loss`].
+//!
+//! An answer whose reward abstains is left out of everything; it is never taken for a reward of 0.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod advantages;
+mod aggregation;
+mod answers;
+mod clipped;
+mod config;
+mod controller;
+mod entropy;
+mod error;
+mod gae;
+mod groups;
+mod measures;
+mod normalizer;
+mod objective;
+mod report;
+mod sampling;
+mod shaping;
+mod whiten;
+
+pub use advantages::{AdvantageReport, estimate_advantages};
+pub use aggregation::Averaging;
+pub use clipped::{PolicyInputs, PolicyLoss, ValueInputs, policy_loss, value_loss};
+pub use config::{
+    AdvantageKind, CriticKind, KlEstimator, KlPlacement, OverlongPenalty, PolicyAggregation, PpoConfig,
+    RewardBaseline, RewardScaling, Truncated,
+};
+pub use controller::KlController;
+pub use entropy::entropies;
+pub use error::{Error, Result};
+pub use gae::{Gae, GaeInputs, gae};
+pub use groups::{GROUP_EPSILON, centred, group_normalised, leave_one_out};
+pub use measures::{MeasureLayout, MeasureReport, begin_trajectories, read_measures};
+pub use normalizer::{RunningNormalizer, RunningScale};
+pub use objective::{ActorCriticObjective, CriticObjective, OnlineDpoObjective, PolicyObjective, References};
+pub use report::{check_first_ratio, objective_metrics};
+pub use sampling::{Pairs, has_signal, keep_signal, pair_samples};
+pub use shaping::{ShapingInputs, ShapingReport, kl_estimate, overlong_penalty, shape_rewards};
+pub use whiten::{Moments, whiten};

@@ -1,0 +1,119 @@
+use std::{borrow::Borrow, collections::HashMap};
+
+use align_core::align_types::{FinishReason, PromptGroup, TokenId, Trajectory};
+
+use crate::{Error, Result};
+
+/// Largest root mean square of the log-ratio before the first update of an iteration: rounding leaves some 10⁻⁶, a
+/// temperature or dropout that was forgotten far more.
+const FIRST_RATIO_TOLERANCE: f64 = 1e-4;
+
+/// Sums of one iteration's samples, from which its `objective/…` metrics are made.
+#[derive(Debug, Default)]
+struct Sums {
+    answers: f64,
+    scored: f64,
+    tokens: f64,
+    ended: f64,
+    known_ends: f64,
+    score: f64,
+    shaped: f64,
+    entropy: f64,
+    kl: Option<f64>,
+    kl_first: Option<f64>,
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).sum()
+}
+
+impl Sums {
+    fn add(&mut self, trajectory: &Trajectory) {
+        self.entropy -= trajectory.old.iter().map(|lp| f64::from(*lp)).sum::<f64>();
+        if !trajectory.reference.is_empty() {
+            *self.kl.get_or_insert_default() += difference(&trajectory.old, &trajectory.reference);
+        }
+        if !trajectory.first_reference.is_empty() {
+            *self.kl_first.get_or_insert_default() +=
+                difference(&trajectory.old, &trajectory.first_reference);
+        }
+    }
+}
+
+/// Computes the metrics of an iteration from its filled groups; those of which nothing is known are left out.
+///
+/// Means are over answers (episodes), sums over their tokens:
+///
+/// * `objective/kl` = mean of Σ (log π_old − log π_ref), `objective/kl_per_token` = the same sum / tokens,
+///   `objective/kl_first_reference` = as the first, to the reference that training began with;
+/// * `objective/entropy` = mean of Σ −log π_old (TRL's estimate from the samples);
+/// * `objective/scores` = mean reward, `objective/rlhf_reward` = mean of Σ rewards of tokens, over answers with a reward,
+///   and `objective/non_score_reward` = their difference;
+/// * `val/num_eos_tokens` = share of answers that ended by themselves (TRL's name), `answers/length` = mean tokens,
+///   `answers/most_frequent` = share of the most frequent answer, `answers/abstained` = share without a reward.
+///
+/// Completions without a trajectory (language-modelling rows) do not count.
+pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f64)> {
+    let mut sums = Sums::default();
+    let mut counts: HashMap<&[TokenId], usize> = HashMap::new();
+    for completion in groups.iter().flat_map(|group| &Borrow::<PromptGroup>::borrow(group).completions) {
+        let Some(trajectory) = completion.trajectory.as_deref() else { continue };
+        sums.answers += 1.0;
+        sums.tokens += completion.token_ids.len() as f64;
+        *counts.entry(&completion.token_ids).or_default() += 1;
+        if let Some(reason) = completion.finish_reason {
+            sums.known_ends += 1.0;
+            sums.ended += f64::from(u8::from(reason == FinishReason::Stop));
+        }
+        sums.add(trajectory);
+        if let Some(reward) = completion.reward {
+            sums.scored += 1.0;
+            sums.score += reward;
+            sums.shaped += trajectory.rewards.iter().sum::<f64>();
+        }
+    }
+    let most = counts.into_values().max().unwrap_or(0) as f64;
+    let mut metrics = Vec::new();
+    let mut push = |name: &str, sum: f64, count: f64| {
+        if count > 0.0 {
+            metrics.push((name.to_owned(), sum / count));
+        }
+    };
+    if let Some(kl) = sums.kl {
+        push("objective/kl", kl, sums.answers);
+        push("objective/kl_per_token", kl, sums.tokens);
+    }
+    if let Some(kl) = sums.kl_first {
+        push("objective/kl_first_reference", kl, sums.answers);
+    }
+    push("objective/entropy", sums.entropy, sums.answers);
+    push("objective/scores", sums.score, sums.scored);
+    push("objective/non_score_reward", sums.shaped - sums.score, sums.scored);
+    push("objective/rlhf_reward", sums.shaped, sums.scored);
+    push("val/num_eos_tokens", sums.ended, sums.known_ends);
+    push("answers/length", sums.tokens, sums.answers);
+    push("answers/most_frequent", most, sums.answers);
+    push("answers/abstained", sums.answers - sums.scored, sums.answers);
+    metrics
+}
+
+/// Checks what must hold before the first update of an iteration: the importance ratio of every token is 1.
+///
+/// It reads `policy/approxkl_avg` = mean of (log ρ)² / 2, in which errors of either sign add up.
+///
+/// # Errors
+/// [`Error::Input`] says how far off it is and what usually differs.
+pub fn check_first_ratio(metrics: &[(String, f64)]) -> Result<()> {
+    let Some((_, approx)) = metrics.iter().find(|(name, _)| name == "policy/approxkl_avg") else {
+        return Ok(());
+    };
+    let off = (2.0 * approx).sqrt();
+    if off <= FIRST_RATIO_TOLERANCE {
+        return Ok(());
+    }
+    let why = format!(
+        "log-probabilities differ by {off:.3e} per token (root mean square) although no weight has changed since they were \
+         measured; the two passes do not see the same tokens, temperature, dropout or weights"
+    );
+    Err(Error::input("the importance ratio before the first update", why))
+}
