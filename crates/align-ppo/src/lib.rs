@@ -11,6 +11,8 @@
 //! 4. [`PolicyObjective`], [`CriticObjective`], [`ActorCriticObjective`] and [`OnlineDpoObjective`] are the losses that a
 //!    training loop minimises, over the pure functions [`policy_loss`] and [`value_loss`].
 //!
+//! [`Ppo`] is the iteration that puts them together, over seams: [`sample`] and [`score`] are its first phases.
+//!
 //! An answer whose reward abstains is left out of everything; it is never taken for a reward of 0.
 
 #[cfg(doctest)]
@@ -27,12 +29,17 @@ mod entropy;
 mod error;
 mod gae;
 mod groups;
+mod iteration;
 mod measures;
+mod minibatches;
 mod normalizer;
 mod objective;
 mod report;
+mod rollout;
 mod sampling;
+mod scorer;
 mod shaping;
+mod update;
 mod whiten;
 
 pub use advantages::{AdvantageReport, estimate_advantages};
@@ -44,13 +51,17 @@ pub use config::{
 };
 pub use controller::KlController;
 pub use entropy::entropies;
-pub use error::{Error, Result};
+pub use error::{Error, IterationError, Result};
 pub use gae::{Gae, GaeInputs, gae};
 pub use groups::{GROUP_EPSILON, centred, group_normalised, leave_one_out};
+pub use iteration::{Figures, Observer, Parts, Ppo, Sampler, Settings};
 pub use measures::{MeasureLayout, MeasureReport, begin_trajectories, read_measures};
+pub use minibatches::deal;
 pub use normalizer::{RunningNormalizer, RunningScale};
 pub use objective::{ActorCriticObjective, CriticObjective, OnlineDpoObjective, PolicyObjective, References};
 pub use report::{check_first_ratio, objective_metrics};
+pub use rollout::{sample, score};
 pub use sampling::{Pairs, has_signal, keep_signal, pair_samples};
+pub use scorer::{FindText, PromptText, Scorer, TextScorer};
 pub use shaping::{ShapingInputs, ShapingReport, kl_estimate, overlong_penalty, shape_rewards};
 pub use whiten::{Moments, whiten};

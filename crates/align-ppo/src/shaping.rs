@@ -37,6 +37,14 @@ pub struct ShapingReport {
 }
 
 impl ShapingReport {
+    /// Returns the numbers as metrics of an iteration.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        if self.scored == 0 || self.bootstrapped == 0 {
+            return Vec::new();
+        }
+        vec![("answers/bootstrapped".to_owned(), self.bootstrapped as f64 / self.scored as f64)]
+    }
+
     /// Says why this batch has nothing to teach; `None` where it has.
     pub fn nothing_to_learn(&self) -> Option<String> {
         if self.scored == 0 {

@@ -1,0 +1,55 @@
+//! Held-out prompts.
+
+use std::collections::BTreeMap;
+
+use align_core::{
+    BatchReport, Evaluation,
+    align_types::{PromptGroup, config::SamplingConfig},
+};
+
+use super::{Ppo, Result, take::EVALUATION_STREAMS};
+use crate::{IterationError, objective_metrics, sample, score};
+
+impl Ppo<'_> {
+    /// Names what [`Self::evaluate_prompts`] gives; `None` where nothing is held out.
+    pub(super) fn names_of_evaluation(&mut self) -> Result<Option<Vec<String>>> {
+        if self.eval.is_empty() && self.figures.is_empty() {
+            return Ok(None);
+        }
+        let first = self.eval.iter().take(1).cloned().collect();
+        let metrics = self.figures_of(first)?;
+        Ok(Some(metrics.into_iter().map(|(name, _)| name).collect()))
+    }
+
+    /// Samples and scores answers to held-out prompts, and asks for the further figures.
+    pub(super) fn evaluate_prompts(&mut self) -> Result<Option<Evaluation>> {
+        if self.eval.is_empty() && self.figures.is_empty() {
+            return Ok(None);
+        }
+        let groups = self.eval.len();
+        let metrics = self.figures_of(self.eval.clone())?;
+        let score = metrics.iter().find(|(name, _)| name == "objective/scores").map(|(_, score)| *score);
+        // What is minimised has no value on held-out prompts; the negative score stands for it.
+        let loss = -score.unwrap_or(0.0);
+        let report = BatchReport { loss, metrics, groups, ..BatchReport::default() };
+        Ok(Some(Evaluation { report, warning: None }))
+    }
+
+    fn figures_of(&mut self, prompts: Vec<PromptGroup>) -> Result<Vec<(String, f64)>> {
+        let mut metrics = Vec::new();
+        if !prompts.is_empty() {
+            let config = SamplingConfig { num_completions: 1, ..self.settings.sampling.clone() };
+            let generator = self.collector.generator.here();
+            // The same streams every time: two evaluations differ by the policy alone.
+            let mut groups = sample(generator, prompts, &config, EVALUATION_STREAMS)?;
+            score(self.collector.scorer, &mut groups)?;
+            let known = ["objective/scores", "val/num_eos_tokens", "answers/length", "answers/most_frequent"];
+            let all: BTreeMap<String, f64> = objective_metrics(&groups).into_iter().collect();
+            metrics.extend(known.iter().filter_map(|name| Some(((*name).to_owned(), *all.get(*name)?))));
+        }
+        for figures in &mut self.figures {
+            metrics.extend(figures().map_err(IterationError::Seam)?);
+        }
+        Ok(metrics)
+    }
+}

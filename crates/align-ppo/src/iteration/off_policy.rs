@@ -1,0 +1,100 @@
+//! How far the policy is from the one that sampled.
+
+use align_core::align_types::{Completion, PromptGroup};
+
+/// Largest weight of a token (truncated importance sampling, as in IMPALA, 1802.01561).
+const MOST_WEIGHT: f64 = 2.0;
+
+/// Differences between log-probabilities of training and of sampling, over all tokens.
+///
+/// Where sampling and training take turns they are rounding; where sampling runs ahead, they are one iteration's change.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct OffPolicy {
+    tokens: f64,
+    sum: f64,
+    largest: f64,
+    weights: f64,
+}
+
+impl OffPolicy {
+    pub fn of(groups: &[&PromptGroup]) -> Self {
+        let mut found = Self::default();
+        for difference in groups.iter().flat_map(|group| &group.completions).flat_map(differences) {
+            found.tokens += 1.0;
+            found.sum += difference.abs();
+            found.largest = found.largest.max(difference.abs());
+            found.weights += weight(difference);
+        }
+        found
+    }
+
+    /// Returns the figures under the names of TRL; none where the sampler said no log-probabilities.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        if self.tokens == 0.0 {
+            return Vec::new();
+        }
+        vec![
+            ("sampling/sampling_logp_difference/mean".to_owned(), self.sum / self.tokens),
+            ("sampling/sampling_logp_difference/max".to_owned(), self.largest),
+            ("sampling/importance_sampling_ratio/mean".to_owned(), self.weights / self.tokens),
+        ]
+    }
+}
+
+/// log π − log μ of each token, π the policy before the updates and μ the one that sampled.
+fn differences(answer: &Completion) -> Vec<f64> {
+    let (Some(sampler), Some(trajectory)) = (&answer.logprobs, &answer.trajectory) else { return Vec::new() };
+    trajectory.old.iter().zip(sampler).map(|(old, sampler)| f64::from(*old) - f64::from(*sampler)).collect()
+}
+
+fn weight(difference: f64) -> f64 {
+    difference.exp().min(MOST_WEIGHT)
+}
+
+/// Weights the advantage of each token by π / μ, at most 2: the samples are those of an older policy, while the clipped
+/// ratio of the updates begins at 1.
+pub(super) fn reweight(groups: Vec<&mut PromptGroup>) {
+    for answer in groups.into_iter().flat_map(|group| &mut group.completions) {
+        let differences = differences(answer);
+        if let Some(trajectory) = &mut answer.trajectory {
+            let weighted = trajectory.advantages.iter_mut().zip(differences);
+            weighted.for_each(|(advantage, difference)| *advantage *= weight(difference));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use align_core::align_types::Trajectory;
+
+    use super::*;
+
+    #[test]
+    fn tokens_that_became_likelier_weigh_more_up_to_a_bound() {
+        let trajectory = Trajectory {
+            old: vec![-1.0, -1.0, -1.0],
+            advantages: vec![3.0, 3.0, 3.0],
+            ..Trajectory::default()
+        };
+        let answer = Completion {
+            logprobs: Some(vec![-1.0, -1.5, -3.0]),
+            trajectory: Some(Box::new(trajectory)),
+            ..Completion::new(vec![4, 5, 6])
+        };
+        let mut group = PromptGroup::new(vec![1], vec![answer]);
+        let found = OffPolicy::of(&[&group]);
+        assert_eq!((found.tokens, found.largest), (3.0, 2.0));
+        reweight(vec![&mut group]);
+        let advantages = &group.completions[0].trajectory.as_ref().unwrap().advantages;
+        // 3 · exp(0), 3 · exp(1/2), 3 · min(exp(2), 2).
+        assert_eq!(advantages[0], 3.0);
+        assert!((advantages[1] - 3.0 * 0.5f64.exp()).abs() < 1e-12);
+        assert_eq!(advantages[2], 6.0);
+    }
+
+    #[test]
+    fn a_sampler_without_log_probabilities_weighs_nothing() {
+        let group = PromptGroup::new(vec![1], vec![Completion::new(vec![2])]);
+        assert!(OffPolicy::of(&[&group]).metrics().is_empty());
+    }
+}

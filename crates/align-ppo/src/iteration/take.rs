@@ -1,0 +1,179 @@
+//! The first phases of an iteration: prompts are taken, completions sampled and scored.
+
+use std::thread;
+
+use align_core::{
+    StepAt,
+    align_types::{Generator, PromptGroup, PromptSource, config::SamplingConfig},
+};
+
+use super::{Ahead, Result, Sampler, Settings, timed};
+use crate::{IterationError, RewardBaseline, Scorer, has_signal, sample, score};
+
+/// Rounds after which an iteration is content with the groups that have a signal.
+const MOST_ROUNDS: usize = 8;
+
+/// The random streams of reference answers and held-out samples lie beyond those of training.
+const REFERENCE_STREAMS: u64 = 1 << 62;
+pub(super) const EVALUATION_STREAMS: u64 = 1 << 63;
+
+/// Scored samples of an iteration.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub groups: Vec<PromptGroup>,
+    /// The scores of the reference's own answers, one per group, where they are subtracted.
+    pub baselines: Option<Vec<Option<f64>>>,
+    /// Groups that were sampled and not kept.
+    pub discarded: usize,
+    /// What the scorer says of itself.
+    metrics: Vec<(String, f64)>,
+}
+
+impl Taken {
+    /// Returns what is to be said of the samples.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let mut metrics = self.metrics.clone();
+        if self.discarded > 0 {
+            metrics.push(("groups/discarded".to_owned(), self.discarded as f64));
+        }
+        metrics
+    }
+}
+
+impl Sampler<'_> {
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        Ok(self.here().refresh()?)
+    }
+
+    pub(super) fn here(&mut self) -> &mut dyn Generator {
+        match self {
+            Self::InTurn(generator) => *generator,
+            Self::OneStepOff(generator) => *generator,
+        }
+    }
+}
+
+/// The side of an iteration that makes samples.
+pub(super) struct Collector<'a> {
+    pub source: &'a mut dyn PromptSource,
+    pub generator: Sampler<'a>,
+    pub scorer: &'a mut dyn Scorer,
+    pub reference_generator: Option<&'a mut dyn Generator>,
+    /// Batches taken from the source of prompts.
+    pub draws: u64,
+    /// Completions sampled.
+    pub sampled: u64,
+    /// Samples that wait for their iteration.
+    pub ahead: Option<Ahead>,
+    pub clock: CollectorClock,
+}
+
+/// Wall time by phase, in seconds.
+#[derive(Debug, Default)]
+pub(super) struct CollectorClock {
+    pub data: f64,
+    pub sample: f64,
+    pub score: f64,
+}
+
+impl Collector<'_> {
+    /// Takes the samples of an iteration; `None` where it was stopped meanwhile, and they are drawn again.
+    pub fn take(&mut self, at: &StepAt<'_>, settings: &Settings) -> Result<Option<Taken>> {
+        let (draws, sampled, ahead) = (self.draws, self.sampled, self.ahead.clone());
+        let taken = self.collect(at, settings)?;
+        if taken.is_none() {
+            (self.draws, self.sampled, self.ahead) = (draws, sampled, ahead);
+        }
+        Ok(taken)
+    }
+
+    fn collect(&mut self, at: &StepAt<'_>, settings: &Settings) -> Result<Option<Taken>> {
+        let dynamic = settings.config.dynamic_sampling;
+        let mut taken = Taken::default();
+        let (mut wanted, mut rounds) = (0, 0);
+        while rounds == 0 || (dynamic && taken.groups.len() < wanted && rounds < MOST_ROUNDS) {
+            if at.stopped() {
+                return Ok(None);
+            }
+            let groups = self.draw(settings, &mut taken)?;
+            rounds += 1;
+            wanted = wanted.max(groups.len());
+            let drawn = groups.len();
+            let kept: Vec<PromptGroup> =
+                groups.into_iter().filter(|group| !dynamic || has_signal(group)).collect();
+            taken.discarded += drawn - kept.len();
+            taken.groups.extend(kept);
+        }
+        // What was sampled beyond the batch was paid for, too.
+        taken.discarded += taken.groups.len().saturating_sub(wanted);
+        taken.groups.truncate(wanted);
+        self.add_baselines(settings, &mut taken)?;
+        Ok(if at.stopped() { None } else { Some(taken) })
+    }
+
+    /// Takes one batch of prompts, samples and scores.
+    fn draw(&mut self, settings: &Settings, taken: &mut Taken) -> Result<Vec<PromptGroup>> {
+        let mut groups = match self.ahead.take() {
+            Some(ahead) => ahead.into_groups(),
+            None => {
+                let (prompts, draw) = self.prompts()?;
+                let generator = self.generator.here();
+                timed(&mut self.clock.sample, || sample(generator, prompts, &settings.sampling, draw))?
+            }
+        };
+        self.sampled += groups.iter().map(|group| group.completions.len() as u64).sum::<u64>();
+        let scorer = &mut *self.scorer;
+        timed(&mut self.clock.score, || score(scorer, &mut groups))?;
+        taken.metrics = self.scorer.metrics();
+        Ok(groups)
+    }
+
+    /// Takes the next batch of prompts, and the number of its draw.
+    fn prompts(&mut self) -> Result<(Vec<PromptGroup>, u64)> {
+        let (source, draw) = (&mut *self.source, self.draws);
+        let prompts = timed(&mut self.clock.data, || source.batch(draw))?;
+        self.draws += 1;
+        Ok((prompts, draw))
+    }
+
+    /// Lets the reference answer the prompts, where its scores are subtracted.
+    fn add_baselines(&mut self, settings: &Settings, taken: &mut Taken) -> Result<()> {
+        let relative = settings.config.reward_baseline == RewardBaseline::Reference;
+        let Some(generator) = self.reference_generator.as_deref_mut().filter(|_| relative) else {
+            return Ok(());
+        };
+        let prompt = |group: &PromptGroup| PromptGroup { completions: Vec::new(), ..group.clone() };
+        let prompts = taken.groups.iter().map(prompt).collect();
+        let config = SamplingConfig { num_completions: 1, ..settings.sampling.clone() };
+        let draw = REFERENCE_STREAMS + self.draws;
+        let mut answers = timed(&mut self.clock.sample, || sample(generator, prompts, &config, draw))?;
+        let scorer = &mut *self.scorer;
+        timed(&mut self.clock.score, || score(scorer, &mut answers))?;
+        let first = |group: &PromptGroup| group.completions.first().and_then(|answer| answer.reward);
+        taken.baselines = Some(answers.iter().map(first).collect());
+        Ok(())
+    }
+
+    /// Does some work; where sampling runs ahead, a thread samples for the next iteration meanwhile.
+    pub fn beside<T>(
+        &mut self,
+        at: &StepAt<'_>,
+        settings: &Settings,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if !matches!(self.generator, Sampler::OneStepOff(_)) || at.step >= at.total {
+            return work();
+        }
+        let (prompts, draw) = self.prompts()?;
+        let Sampler::OneStepOff(generator) = &mut self.generator else { return work() };
+        let generator = &mut **generator;
+        let (done, sampled) = thread::scope(|scope| {
+            let ahead = scope.spawn(|| sample(generator, prompts, &settings.sampling, draw));
+            let done = work();
+            (done, timed(&mut self.clock.sample, || ahead.join()))
+        });
+        let sampled = sampled.map_err(|_| IterationError::Thread)??;
+        self.ahead = Some(Ahead::new(sampled));
+        done
+    }
+}

@@ -1,0 +1,81 @@
+//! The first two phases of an iteration: completions are sampled, and scored.
+
+use align_core::align_types::{Generator, PromptGroup, Trajectory, config::SamplingConfig};
+
+use crate::{IterationError as Error, Scorer};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Samples completions of prompts. Source and columns of each prompt stay with it, and every completion begins a
+/// [`Trajectory`].
+///
+/// `draw` numbers the calls of a run: it chooses the random streams, and a resumed run passes the same number again.
+///
+/// # Errors
+/// The generator's; [`Error::Rows`] when it gives another number of groups or completions than it was asked for.
+pub fn sample(
+    generator: &mut (impl Generator + ?Sized),
+    prompts: Vec<PromptGroup>,
+    config: &SamplingConfig,
+    draw: u64,
+) -> Result<Vec<PromptGroup>> {
+    let tokens: Vec<_> = prompts.iter().map(|group| group.prompt.clone()).collect();
+    let sampled = generator.generate(&tokens, config, draw)?;
+    if sampled.len() != prompts.len() {
+        let why = format!("the generator gave {} groups for {} prompts", sampled.len(), prompts.len());
+        return Err(Error::rows("sampling", why));
+    }
+    let begin = |(index, (prompt, sampled)): (usize, (PromptGroup, PromptGroup))| {
+        let mut group = PromptGroup { completions: sampled.completions, ..prompt };
+        if group.completions.len() != config.num_completions {
+            let (got, expected) = (group.completions.len(), config.num_completions);
+            let why = format!("the generator gave {got} completions instead of {expected}");
+            return Err(Error::rows(group.describe(index), why));
+        }
+        if group.completions.iter().any(|answer| answer.token_ids.is_empty()) {
+            return Err(Error::rows(
+                group.describe(index),
+                "the generator gave a completion without a token",
+            ));
+        }
+        group
+            .completions
+            .iter_mut()
+            .for_each(|answer| answer.trajectory = Some(Box::new(Trajectory::default())));
+        Ok(group)
+    };
+    prompts.into_iter().zip(sampled).enumerate().map(begin).collect()
+}
+
+/// Asks for the rewards of all completions and writes them into [`Completion::reward`]; returns how many abstained.
+///
+/// [`Completion::reward`]: align_core::align_types::Completion::reward
+///
+/// # Errors
+/// The scorer's; [`Error::Rows`] for scores that are too few, too many, or no finite numbers, and for a batch of which
+/// every completion is without a score.
+pub fn score(scorer: &mut (impl Scorer + ?Sized), groups: &mut [PromptGroup]) -> Result<usize> {
+    let scores = scorer.score(groups).map_err(Error::Seam)?;
+    if scores.len() != groups.len() {
+        let why = format!("there are scores of {} groups for {}", scores.len(), groups.len());
+        return Err(Error::rows("scoring", why));
+    }
+    let (mut abstained, mut all) = (0, 0);
+    for (index, (group, scores)) in groups.iter_mut().zip(scores).enumerate() {
+        if scores.len() != group.completions.len() {
+            let why = format!("{} scores for {} completions", scores.len(), group.completions.len());
+            return Err(Error::rows(group.describe(index), why));
+        }
+        if let Some(score) = scores.iter().flatten().find(|score| !score.is_finite()) {
+            return Err(Error::rows(group.describe(index), format!("its reward is {score}")));
+        }
+        all += scores.len();
+        abstained += scores.iter().filter(|score| score.is_none()).count();
+        group.completions.iter_mut().zip(scores).for_each(|(answer, score)| answer.reward = score);
+    }
+    if all > 0 && abstained == all {
+        let why = format!("the reward abstained for all {all} completions: there is nothing to learn from");
+        return Err(Error::rows("scoring", why));
+    }
+    Ok(abstained)
+}
