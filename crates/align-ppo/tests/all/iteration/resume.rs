@@ -1,0 +1,100 @@
+//! Stopped and continued, a run ends with the same bits.
+
+use align_core::align_types::Completion;
+use align_core::tch::Tensor;
+use align_core::{StepAt, Stepped, Steps};
+use align_ppo::{AdvantageKind, PpoConfig, RewardScaling};
+use std::sync::atomic::AtomicBool;
+
+use super::world::{ByTokens, World, alias, share, steps_of};
+use super::{KINDS, config};
+
+/// Everything that an iteration can carry on to the next.
+fn laden(kind: AdvantageKind) -> PpoConfig {
+    let config = config(kind);
+    let critic = kind.uses_critic();
+    PpoConfig {
+        kl_target: if config.reward_kl_coef() > 0.0 { Some(0.5) } else { None },
+        kl_horizon: 100.0,
+        normalize_values: critic,
+        ref_ema: Some(0.3),
+        reward_scaling: RewardScaling::Running,
+        // Nothing is clipped in these two, so that there is one update per batch of samples.
+        num_mini_batches: if matches!(kind, AdvantageKind::A2c | AdvantageKind::Reinforce) { 1 } else { 2 },
+        ..config
+    }
+}
+
+fn table(world: &World) -> Vec<f32> {
+    Vec::<f32>::try_from(world.model.table().detach().reshape([-1])).unwrap()
+}
+
+#[test]
+fn a_continued_run_ends_with_the_same_bits() {
+    let reward = || ByTokens(|answer: &Completion| Some(share(answer)));
+    for (kind, samples) in KINDS {
+        for one_step_off in [false, true] {
+            if one_step_off && kind == AdvantageKind::OnlineDpo {
+                continue;
+            }
+            let world = || {
+                let mut world = World::new(laden(kind), samples);
+                world.one_step_off = one_step_off;
+                world
+            };
+            let mut straight = world();
+            let (expected, ..) = straight.run(&mut reward(), |ppo| steps_of(ppo, 1..=10, 10));
+
+            let folder = tempfile::tempdir().unwrap();
+            let mut stopped = world();
+            stopped.run(&mut reward(), |ppo| {
+                let reports = steps_of(ppo, 1..=6, 10);
+                assert_eq!(reports, expected[..6], "{}", kind.name());
+                ppo.save(folder.path()).unwrap();
+            });
+            let mut continued = world();
+            let (handle, weights) = (alias(&continued.model), Tensor::from_slice(&table(&stopped)));
+            let (reports, ..) = continued.run(&mut reward(), |ppo| {
+                // References are made from the first weights, as at the start of the run; those of the policy come with
+                // its own folder.
+                handle.table().detach().copy_(&weights.reshape(handle.table().size()));
+                ppo.load(folder.path()).unwrap();
+                steps_of(ppo, 7..=10, 10)
+            });
+            assert_eq!(reports, expected[6..], "{}, one step off: {one_step_off}", kind.name());
+            assert_eq!(table(&continued), table(&straight), "{}", kind.name());
+            assert_eq!(continued.prompts.told, straight.prompts.told);
+        }
+    }
+}
+
+#[test]
+fn a_stop_before_the_updates_changes_nothing() {
+    let mut world = World::new(config(AdvantageKind::Ppo), 1);
+    let before = table(&world);
+    let stop = AtomicBool::new(true);
+    let mut reward = ByTokens(|answer: &Completion| Some(share(answer)));
+    let (after, ..) = world.run(&mut reward, |ppo| {
+        let at = StepAt { step: 1, total: 2, schedule: 1.0, stop: &stop };
+        assert_eq!(ppo.step(&at).unwrap(), Stepped::Stopped);
+        let stopped = ppo.sampled();
+        (stopped, steps_of(ppo, 1..=2, 2))
+    });
+    assert_eq!(after.0, 0);
+    let mut other = World::new(config(AdvantageKind::Ppo), 1);
+    let (reports, ..) = other.run(&mut reward, |ppo| steps_of(ppo, 1..=2, 2));
+    assert_eq!(after.1, reports);
+    assert_ne!(before, table(&world));
+}
+
+#[test]
+fn the_result_does_not_depend_on_threads_or_the_cut() {
+    let run = |threads| {
+        let mut world = World::new(PpoConfig { num_mini_batches: 2, ..config(AdvantageKind::Ppo) }, 3);
+        world.threads = threads;
+        let mut reward = ByTokens(|answer: &Completion| Some(share(answer)));
+        world.run(&mut reward, |ppo| steps_of(ppo, 1..=3, 3));
+        table(&world).into_iter().map(f64::from).collect::<Vec<_>>()
+    };
+    align_testkit::assert_close(&run(1), &run(3), 1e-5);
+}

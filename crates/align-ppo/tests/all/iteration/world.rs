@@ -1,0 +1,324 @@
+//! A world of a few tokens: a tabular policy, its sampler in plain Rust, a reward that counts tokens.
+
+use std::ops::RangeInclusive;
+use std::sync::atomic::AtomicBool;
+
+use align_core::align_types::{
+    self, Completion, FinishReason, Generator, PromptGroup, PromptSource, Purpose, RngStream, TokenId,
+    config::{OptimizerConfig, SamplingConfig, Schedule},
+};
+use align_core::tch::Tensor;
+use align_core::{
+    BatchReport, BoxError, CausalLm, Learn, Packs, Parameter, StepAt, Stepped, Steps, ValueModel,
+};
+use align_losses::MovingReference;
+use align_ppo::{
+    CriticObjective, OnlineDpoObjective, Parts, PolicyObjective, Ppo, PpoConfig, References, Sampler, Scorer,
+    Settings,
+};
+use align_testkit::{BigramLm, TabularValues};
+use align_train::{Compute, Engine};
+
+/// Tokens; 0 ends an answer.
+pub const VOCAB: usize = 6;
+/// The token that the reward counts.
+pub const GOOD: TokenId = 3;
+
+/// Samples from a table of logits that it copies when it is refreshed.
+pub struct TableSampler {
+    model: BigramLm,
+    table: Vec<f32>,
+}
+
+impl TableSampler {
+    pub fn new(model: &BigramLm) -> Self {
+        let mut sampler = Self { model: alias(model), table: Vec::new() };
+        sampler.refresh().unwrap();
+        sampler
+    }
+
+    fn log_probs(&self, token: TokenId, temperature: f64) -> Vec<f64> {
+        let row = &self.table[token as usize * VOCAB..][..VOCAB];
+        let logits: Vec<f64> = row.iter().map(|logit| f64::from(*logit) / temperature).collect();
+        let most = logits.iter().copied().fold(f64::MIN, f64::max);
+        let sum = logits.iter().map(|logit| (logit - most).exp()).sum::<f64>().ln() + most;
+        logits.iter().map(|logit| logit - sum).collect()
+    }
+
+    fn answer(&self, prompt: &[TokenId], config: &SamplingConfig, random: &mut RngStream) -> Completion {
+        let mut answer = Completion { logprobs: Some(vec![]), ..Completion::new(vec![]) };
+        let mut token = *prompt.last().unwrap();
+        answer.finish_reason = Some(FinishReason::Length);
+        while answer.token_ids.len() < config.max_new_tokens {
+            let log_probs = self.log_probs(token, config.temperature);
+            let mut left = random.uniform();
+            let drawn = log_probs.iter().position(|lp| {
+                left -= lp.exp();
+                left < 0.0
+            });
+            token = drawn.unwrap_or(VOCAB - 1) as TokenId;
+            answer.token_ids.push(token);
+            answer.logprobs.as_mut().unwrap().push(log_probs[token as usize] as f32);
+            if token == 0 {
+                answer.finish_reason = Some(FinishReason::Stop);
+                break;
+            }
+        }
+        answer
+    }
+}
+
+/// The same storage, for another owner.
+pub fn alias(model: &BigramLm) -> BigramLm {
+    BigramLm::sharing(model)
+}
+
+impl Generator for TableSampler {
+    fn generate(
+        &mut self,
+        prompts: &[Vec<TokenId>],
+        config: &SamplingConfig,
+        step: u64,
+    ) -> align_types::Result<Vec<PromptGroup>> {
+        let group = |(index, prompt): (usize, &Vec<TokenId>)| {
+            let answer = |sample: usize| {
+                let rank = ((index as u64) << 32) | sample as u64;
+                let mut random = RngStream::new(config.seed, Purpose::Sampling, step, rank);
+                self.answer(prompt, config, &mut random)
+            };
+            PromptGroup::new(prompt.clone(), (0..config.num_completions).map(answer).collect())
+        };
+        Ok(prompts.iter().enumerate().map(group).collect())
+    }
+
+    fn refresh(&mut self) -> align_types::Result<()> {
+        self.table = Vec::<f32>::try_from(self.model.table().detach().reshape([-1])).unwrap();
+        Ok(())
+    }
+}
+
+/// Prompts of one token each, in turn; it remembers how many groups it was told of.
+#[derive(Default)]
+pub struct Prompts {
+    pub size: usize,
+    pub told: f64,
+}
+
+impl PromptSource for Prompts {
+    fn batch(&mut self, step: u64) -> align_types::Result<Vec<PromptGroup>> {
+        let prompt = |i: usize| vec![1 + ((step as usize * self.size + i) % (VOCAB - 1)) as TokenId];
+        Ok((0..self.size).map(|i| PromptGroup::new(prompt(i), vec![])).collect())
+    }
+
+    fn steps(&self) -> Option<u64> {
+        None
+    }
+
+    fn learn(&mut self, sampled: &[PromptGroup]) {
+        assert!(
+            sampled.iter().all(|group| group.completions.iter().all(|answer| answer.trajectory.is_some()))
+        );
+        self.told += sampled.len() as f64;
+    }
+
+    fn state(&self) -> Vec<f64> {
+        vec![self.told]
+    }
+
+    fn restore(&mut self, state: &[f64]) -> align_types::Result<()> {
+        self.told = state[0];
+        Ok(())
+    }
+}
+
+/// Any function of an answer as a scorer.
+pub struct ByTokens<F>(pub F);
+
+impl<F: FnMut(&Completion) -> Option<f64>> Scorer for ByTokens<F> {
+    fn score(&mut self, groups: &[PromptGroup]) -> Result<Vec<Vec<Option<f64>>>, BoxError> {
+        Ok(groups.iter().map(|group| group.completions.iter().map(&mut self.0).collect()).collect())
+    }
+}
+
+/// The share of the good token in an answer.
+pub fn share(answer: &Completion) -> f64 {
+    answer.token_ids.iter().filter(|token| **token == GOOD).count() as f64 / answer.token_ids.len() as f64
+}
+
+/// Keeps the reports of the gradients that were computed.
+pub struct Recorded<L> {
+    pub learner: L,
+    pub reports: Vec<BatchReport>,
+}
+
+impl<L: Learn> Learn for Recorded<L> {
+    fn parameters(&self) -> &[Parameter] {
+        self.learner.parameters()
+    }
+    fn pack(&self, groups: Vec<PromptGroup>) -> Packs {
+        self.learner.pack(groups)
+    }
+    fn measure(&mut self, packs: &Packs) -> Result<Vec<Vec<f64>>, BoxError> {
+        self.learner.measure(packs)
+    }
+    fn compute(&mut self, packs: &Packs) -> Result<BatchReport, BoxError> {
+        let report = self.learner.compute(packs)?;
+        self.reports.push(report.clone());
+        Ok(report)
+    }
+    fn apply(&mut self, learning_rate: f64) -> Result<(), BoxError> {
+        Learn::apply(&mut self.learner, learning_rate)
+    }
+    fn save(&self, folder: &std::path::Path, weights: bool) -> Result<(), BoxError> {
+        self.learner.save(folder, weights)
+    }
+    fn load(&mut self, folder: &std::path::Path, weights: bool) -> Result<(), BoxError> {
+        self.learner.load(folder, weights)
+    }
+}
+
+pub fn optimizer(rate: f64) -> OptimizerConfig {
+    OptimizerConfig { learning_rate: rate, lr_scheduler: Schedule::Constant, ..OptimizerConfig::default() }
+}
+
+pub fn compute(threads: usize) -> Compute {
+    Compute { threads, micro_batch_tokens: 64 }
+}
+
+pub type Policy = Recorded<Engine>;
+pub type Critic = Recorded<Engine<dyn ValueModel>>;
+
+/// Everything that a run owns; [`World::run`] lends it to an iteration.
+pub struct World {
+    pub model: BigramLm,
+    pub values: Tensor,
+    pub settings: Settings,
+    pub prompts: Prompts,
+    pub threads: usize,
+    pub one_step_off: bool,
+}
+
+impl World {
+    pub fn new(config: PpoConfig, samples: usize) -> Self {
+        let sampling = SamplingConfig {
+            num_completions: samples,
+            max_new_tokens: 5,
+            seed: 1,
+            ..SamplingConfig::default()
+        };
+        let values =
+            Tensor::zeros([VOCAB as i64], (align_core::tch::Kind::Float, align_core::tch::Device::Cpu));
+        Self {
+            model: BigramLm::uniform(VOCAB as i64),
+            values,
+            settings: Settings { config, sampling, seed: 5, learning_rate: 0.05 },
+            prompts: Prompts { size: 16, told: 0.0 },
+            threads: 1,
+            one_step_off: false,
+        }
+    }
+
+    fn references(&self) -> References {
+        let config = &self.settings.config;
+        let copy = || Box::new(BigramLm::new(self.model.table()));
+        match config.reference_sync() {
+            Some(sync) => {
+                let moving = MovingReference::new(copy(), sync, &CausalLm::parameters(&self.model)).unwrap();
+                References::moving(moving, copy())
+            }
+            None => References::frozen(copy()),
+        }
+    }
+
+    /// Lends everything to an iteration.
+    pub fn run<T>(
+        &mut self,
+        scorer: &mut dyn Scorer,
+        work: impl FnOnce(&mut Ppo<'_>) -> T,
+    ) -> (T, Policy, Option<Critic>) {
+        let (config, temperature) = (self.settings.config.clone(), self.settings.sampling.temperature);
+        let references = self.references();
+        let limit = self.settings.sampling.max_new_tokens;
+        let model: Box<dyn CausalLm> = Box::new(alias(&self.model));
+        let optimizer_config = optimizer(self.settings.learning_rate);
+        let (objective, layout): (Box<dyn align_core::Objective>, _) =
+            if config.advantage == align_ppo::AdvantageKind::OnlineDpo {
+                let objective = OnlineDpoObjective::new(&config, temperature, references).unwrap();
+                let layout = objective.layout();
+                (Box::new(objective), layout)
+            } else {
+                let objective = PolicyObjective::new(&config, temperature, limit, references).unwrap();
+                let layout = objective.layout();
+                (Box::new(objective), layout)
+            };
+        let engine = Engine::new(model, objective, &optimizer_config, compute(self.threads)).unwrap();
+        let mut policy = Recorded { learner: engine, reports: vec![] };
+        let mut critic = config.advantage.uses_critic().then(|| {
+            let values: Box<dyn ValueModel> = Box::new(TabularValues::new(&self.values));
+            let objective = Box::new(CriticObjective::new(&config).unwrap());
+            let rate = optimizer(config.critic_learning_rate);
+            let learner = Engine::over(values, objective, &rate, compute(self.threads)).unwrap();
+            Recorded { learner, reports: vec![] }
+        });
+        let mut sampler = TableSampler::new(&self.model);
+        let mut reference_sampler = TableSampler::new(&BigramLm::new(self.model.table()));
+        let relative = config.reward_baseline == align_ppo::RewardBaseline::Reference;
+        let done = {
+            let generator = match self.one_step_off {
+                true => Sampler::OneStepOff(&mut sampler),
+                false => Sampler::InTurn(&mut sampler),
+            };
+            let critic: Option<&mut dyn Learn> = match &mut critic {
+                Some(critic) => Some(critic),
+                None => None,
+            };
+            let reference_generator: Option<&mut dyn Generator> =
+                if relative { Some(&mut reference_sampler) } else { None };
+            let parts = Parts {
+                source: &mut self.prompts,
+                generator,
+                scorer,
+                policy: &mut policy,
+                layout,
+                critic,
+                reference_generator,
+                ptx: None,
+                eval: vec![],
+                observer: None,
+                figures: vec![],
+            };
+            let mut ppo = Ppo::new(self.settings.clone(), parts).unwrap();
+            work(&mut ppo)
+        };
+        (done, policy, critic)
+    }
+}
+
+/// Does the first steps of a run that has no more, and returns the reports.
+pub fn steps(ppo: &mut Ppo<'_>, count: u64) -> Vec<BatchReport> {
+    steps_of(ppo, 1..=count, count)
+}
+
+/// Does some steps of a run of `total`, and returns the reports.
+pub fn steps_of(ppo: &mut Ppo<'_>, range: RangeInclusive<u64>, total: u64) -> Vec<BatchReport> {
+    let stop = AtomicBool::new(false);
+    let step = |step| {
+        let at = StepAt { step, total, schedule: 1.0, stop: &stop };
+        match ppo.step(&at).unwrap() {
+            Stepped::Done(report) => report,
+            Stepped::Stopped => panic!("nobody stopped it"),
+        }
+    };
+    range.map(step).collect()
+}
+
+pub fn series(reports: &[BatchReport], name: &str) -> Vec<f64> {
+    reports
+        .iter()
+        .map(|report| report.metric(name).unwrap_or_else(|| panic!("{name} in {report:?}")))
+        .collect()
+}
+
+pub fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}
