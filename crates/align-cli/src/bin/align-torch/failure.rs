@@ -145,9 +145,47 @@ impl Failure for align_train::Error {
                 Err(other) => Error::environment(other.to_string(), []),
             },
             Train::Seam(inner) => inner.failed(),
+            Train::Method(inner) => of_method(inner),
             Train::Tensor(inner) => inner.failed(),
             _ => Error::data(text, []),
         }
+    }
+}
+
+impl Failure for align_ppo::IterationError {
+    fn failed(self) -> Error {
+        use align_ppo::IterationError as Iteration;
+        match self {
+            Iteration::Core(inner) => inner.failed(),
+            Iteration::Data(inner) => inner.failed(),
+            Iteration::Seam(inner) => of_method(inner),
+            Iteration::State { .. } => Error::environment(self.to_string(), []),
+            other => Error::data(other.to_string(), []),
+        }
+    }
+}
+
+/// Finds out what a method failed with, which went through a seam that knows no types.
+fn of_method(error: align_core::BoxError) -> Error {
+    let error = match error.downcast::<Error>() {
+        Ok(own) => return *own,
+        Err(other) => other,
+    };
+    let error = match error.downcast::<align_ppo::IterationError>() {
+        Ok(iteration) => return iteration.failed(),
+        Err(other) => other,
+    };
+    let error = match error.downcast::<align_train::Error>() {
+        Ok(train) => return train.failed(),
+        Err(other) => other,
+    };
+    let error = match error.downcast::<align_core::Error>() {
+        Ok(core) => return core.failed(),
+        Err(other) => other,
+    };
+    match error.downcast::<align_types::Error>() {
+        Ok(data) => data.failed(),
+        Err(other) => Error::data(other.to_string(), []),
     }
 }
 
