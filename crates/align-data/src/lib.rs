@@ -23,6 +23,7 @@
 mod codec;
 mod config;
 mod csv;
+mod curriculum;
 mod doctor;
 mod error;
 mod example;
@@ -51,6 +52,7 @@ mod tokenizer;
 
 pub use align_types::{PromptGroup, PromptSource};
 pub use config::{BadRows, DataConfig, TrainOn, Truncation};
+pub use curriculum::Curriculum;
 pub use doctor::{
     Bin, Cuts, DoctorReport, FileFindings, Inspection, Labels, Overlap, Repeat, Scores, Shown, Span, Trouble,
     Unit, inspect,
@@ -62,7 +64,7 @@ pub use load::{
     load_text_prompts, load_unpaired, store_rows,
 };
 pub use mix::MixedRows;
-pub use order::{ShuffledRows, hold_out};
+pub use order::{PromptOrder, ShuffledRows, hold_out};
 pub use reader::{Row, RowReader};
 pub use reference_cache::{Lookup, ReferenceCache};
 pub use report::{BadRow, Counted, DataReport, FileReport, LengthBins, LengthStats, Lengths};

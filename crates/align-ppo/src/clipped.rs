@@ -180,9 +180,10 @@ pub fn value_loss(inputs: &ValueInputs<'_>, cliprange: f64) -> Result<LossOutput
     let values = inputs.values.f_to_kind(Kind::Double)?;
     let old = constant("old values", inputs.old, &shape)?;
     let returns = constant("returns", inputs.returns, &shape)?;
-    let moved = values.f_sub(&old)?.f_clamp(-cliprange, cliprange)?;
+    // Bounds, not a bounded difference added again: a value inside them keeps its last bit, and nothing seems clipped.
+    let (low, high) = (old.f_sub_scalar(cliprange)?, old.f_add_scalar(cliprange)?);
     let plain = values.f_sub(&returns)?.f_square()?;
-    let limited = old.f_add(&moved)?.f_sub(&returns)?.f_square()?;
+    let limited = values.f_clamp_tensor(Some(&low), Some(&high))?.f_sub(&returns)?.f_square()?;
     let terms = plain.f_max_other(&limited)?.f_mul_scalar(0.5)?;
     let tokens = values.numel();
     let mut metrics = Vec::new();

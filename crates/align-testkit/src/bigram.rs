@@ -25,11 +25,6 @@ impl BigramLm {
         Self::new(&Tensor::zeros([vocab, vocab], (Kind::Float, Device::Cpu)))
     }
 
-    /// Makes a model over this very table, without a copy.
-    pub(crate) fn over(table: Tensor) -> Self {
-        Self { table, context: None }
-    }
-
     /// Makes a model with a leaf of its own over the storage of another: it follows what is trained there.
     pub fn sharing(other: &Self) -> Self {
         Self { table: other.table.detach().set_requires_grad(true), context: other.context }

@@ -91,7 +91,6 @@ impl ActorCritic for BigramActorCritic {
     }
 
     fn replicate(&self) -> Result<Box<dyn ActorCritic>> {
-        let table = self.policy.table().f_detach()?.f_set_requires_grad(true)?;
-        Ok(Box::new(Self { policy: BigramLm::over(table), critic: self.critic.replica()? }))
+        Ok(Box::new(Self { policy: BigramLm::sharing(&self.policy), critic: self.critic.replica()? }))
     }
 }

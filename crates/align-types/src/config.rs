@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+mod curriculum;
 mod dpo;
 mod kto;
 mod ppo;
@@ -13,6 +14,7 @@ mod reference;
 mod reward;
 mod una;
 
+pub use curriculum::{CurriculumConfig, CurriculumKind};
 pub use dpo::{DpoConfig, DpoLossType, FDivergence};
 pub use kto::{KtoConfig, KtoLossType};
 pub use ppo::{

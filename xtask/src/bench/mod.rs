@@ -3,6 +3,7 @@
 
 mod commands;
 mod peers;
+mod ppo;
 mod race;
 mod runs;
 mod scoring;

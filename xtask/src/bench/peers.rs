@@ -56,7 +56,7 @@ impl Case {
 /// # Errors
 /// A program that is missing or fails, or output that is not understood.
 pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
-    make_models(race, options)?;
+    make_models(race, options, options.peer_samples)?;
     let mut cases: Vec<Case> = Vec::new();
     for round in 0..options.rounds {
         for (index, (model, samples, share)) in CASES.into_iter().enumerate() {
@@ -77,10 +77,11 @@ pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-fn make_models(race: &Race, options: &Options) -> Result<()> {
+/// Makes models with so many prompts each.
+pub(super) fn make_models(race: &Race, options: &Options, prompts: usize) -> Result<()> {
     let mut command = Command::new(&race.python);
     command.arg(race.scripts.join("make.py")).arg(&race.folder);
-    command.args(["--prompts", &options.peer_samples.to_string()]);
+    command.args(["--prompts", &prompts.to_string()]);
     if let Some(text) = &options.text {
         command.arg("--text").arg(text);
     }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{peers, scoring, training};
+use super::{peers, ppo, scoring, training};
 use crate::{Error, Metadata, Result, Workspace, process};
 
 /// What runs with the peers, and how much of it.
@@ -25,7 +25,8 @@ pub struct Options {
     /// of the long ones
     #[arg(long, value_name = "N", default_value = "128", requires = "peers")]
     pub(super) peer_samples: usize,
-    /// Steps that a command trains, the first of which is not counted; half of them with long pairs
+    /// Steps or iterations that a command trains, the first of which is not counted; half of them with long pairs, twice
+    /// as many to compare what `align ppo` and its peer learn
     #[arg(long, value_name = "N", default_value = "6", requires = "peers")]
     pub(super) peer_steps: usize,
     /// Threads of each side; one, because a busy machine tells nothing about two
@@ -50,6 +51,8 @@ pub enum Subject {
     Training,
     /// `align score` with sequence classification of transformers
     Scoring,
+    /// `align ppo` with a plain PPO in PyTorch, in speed and in what is learned
+    Ppo,
 }
 
 impl Options {
@@ -79,6 +82,7 @@ pub(super) fn run(
     };
     match options.race {
         Subject::Sampling => peers::run(&race, options, as_json),
+        Subject::Ppo => ppo::run(&race, options, as_json),
         Subject::Scoring => scoring::run(&race, options, as_json),
         Subject::Training => training::run(workspace, &race, options, as_json),
     }

@@ -68,19 +68,21 @@ impl Runs {
         self
     }
 
-    fn is_fast_enough(&self) -> bool {
+    pub(super) fn is_fast_enough(&self) -> bool {
         self.ratio(|usage| usage.pairs_per_wall_second) >= self.least_rate
     }
 
-    fn is_small_enough(&self) -> bool {
+    pub(super) fn is_small_enough(&self) -> bool {
         self.ratio(|usage| usage.peak_bytes) <= self.most_memory
     }
 
-    fn ratio(&self, number: impl Fn(&Usage) -> f64) -> f64 {
+    /// The median over rounds of ours over the peer's.
+    pub(super) fn ratio(&self, number: impl Fn(&Usage) -> f64) -> f64 {
         median(self.rounds.iter().map(|(ours, peer)| number(ours) / number(peer)).collect())
     }
 
-    fn sides(&self, number: impl Fn(&Usage) -> f64) -> [f64; 2] {
+    /// The medians of both sides.
+    pub(super) fn sides(&self, number: impl Fn(&Usage) -> f64) -> [f64; 2] {
         [
             median(self.rounds.iter().map(|(ours, _)| number(ours)).collect()),
             median(self.rounds.iter().map(|(_, peer)| number(peer)).collect()),

@@ -4,6 +4,7 @@
 mod common;
 mod conformance;
 mod csv;
+mod curriculum;
 mod doctor;
 mod kinds;
 mod load;

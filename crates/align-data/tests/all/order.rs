@@ -1,6 +1,6 @@
 //! The order of rows.
 
-use align_data::{PromptGroup, PromptSource, ShuffledRows, hold_out};
+use align_data::{PromptGroup, PromptOrder, PromptSource, ShuffledRows, hold_out};
 use proptest::prelude::*;
 
 fn rows(n: u32) -> Vec<PromptGroup> {
@@ -35,6 +35,23 @@ proptest! {
     }
 
     #[test]
+    fn iterations_are_full_and_go_round(n in 1_usize..40, batch in 1_usize..90, seed: u64, steps in 1_u64..12) {
+        let mut source = PromptOrder::new(rows(n as u32), batch, seed, steps).unwrap();
+        let all: Vec<Vec<usize>> = (0..steps).map(|step| source.indices(step)).collect();
+        prop_assert!(all.iter().all(|taken| taken.len() == batch));
+        let flat = all.concat();
+        for pass in flat.chunks(n) {
+            let mut seen = pass.to_vec();
+            seen.sort_unstable();
+            seen.dedup();
+            prop_assert_eq!(seen.len(), pass.len(), "no prompt comes again before all have come");
+        }
+        // As a resumed run asks: a later step alone.
+        let mut resumed = PromptOrder::new(rows(n as u32), batch, seed, steps).unwrap();
+        prop_assert_eq!(&resumed.indices(steps - 1), &all[steps as usize - 1]);
+    }
+
+    #[test]
     fn rows_held_out_are_apart(n in 1_usize..50, out in 0_usize..60, seed: u64) {
         let (rest, held) = hold_out((0..n).collect(), out, seed);
         prop_assert_eq!(held.len(), out.min(n - 1));
@@ -52,6 +69,9 @@ fn epochs_and_seeds_have_their_own_order() {
         let mut source = ShuffledRows::new(rows(50), 50, seed, 10).unwrap();
         source.indices(epoch)
     };
+    let going_round = |step| PromptOrder::new(rows(50), 50, 0, 10).unwrap().indices(step);
+    assert_ne!(going_round(0), going_round(1));
+    assert_eq!(PromptOrder::new(rows(3), 2, 0, 10).unwrap().indices(u64::MAX).len(), 2);
     assert_ne!(order(0, 0), order(0, 1));
     assert_ne!(order(0, 0), order(1, 0));
     assert_ne!(hold_out((0..50).collect::<Vec<_>>(), 9, 0), hold_out((0..50).collect(), 9, 1));
@@ -61,5 +81,8 @@ fn epochs_and_seeds_have_their_own_order() {
 fn sources_that_serve_nothing_are_refused() {
     assert!(ShuffledRows::new(vec![], 2, 0, 1).is_err());
     assert!(ShuffledRows::new(rows(3), 0, 0, 1).is_err());
+    assert!(PromptOrder::new(vec![], 2, 0, 1).is_err());
+    assert!(PromptOrder::new(rows(3), 0, 0, 1).is_err());
+    assert_eq!(PromptOrder::new(rows(3), 2, 0, 7).unwrap().steps(), Some(7));
     assert_eq!(ShuffledRows::new(rows(3), 2, 0, 7).unwrap().steps(), Some(7));
 }
