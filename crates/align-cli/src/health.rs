@@ -20,6 +20,17 @@ const SATURATED: f64 = 15.0;
 const FAR: f64 = 50.0;
 /// Nats by which an estimate that should not be negative may be so by rounding.
 const ROUNDING: f64 = 0.1;
+/// Iterations of a mean: each has a whole batch of samples, and a run has fewer of them than other methods have steps.
+const ITERATIONS: usize = 10;
+/// By which share of itself the length of answers grows where it is a sign beside others. Alone it takes a half, because
+/// longer answers may be better ones.
+const LONGER: f64 = 0.25;
+/// How many times itself the KL grows where it is a sign beside others: in runs that go well it grows too.
+const FARTHER: f64 = 2.0;
+/// By which share of itself the entropy falls when little is left to explore: to a tenth.
+const COLLAPSED: f64 = 0.9;
+/// By which share of themselves answers that end become fewer.
+const UNENDED: f64 = 0.5;
 /// By which share of themselves log-probabilities fall when answers are being forgotten.
 const FORGOTTEN: f64 = 0.1;
 
@@ -155,6 +166,52 @@ pub fn sampling(kl: &'static str, length: &'static str) -> Vec<HealthCheck> {
     ]
 }
 
+/// Returns the checks of `align ppo`. The loss is none of them: it says nothing of progress where advantages have mean 0.
+pub fn ppo() -> Vec<HealthCheck> {
+    const LENGTH: &str = "completions/mean_length";
+    const ENDED: &str = "val/num_eos_tokens";
+    let moved =
+        |name, moves, meaning| HealthCheck { name, rule: Rule::Moved { moves, steps: ITERATIONS }, meaning };
+    let mut checks = shared();
+    checks.retain(|check| check.name != "loss-rises");
+    checks.extend(sampling("objective/kl", LENGTH));
+    checks.extend([
+        // 2307.04964, section 5: before a collapse the reward still rises, and KL and length jump.
+        moved(
+            "reward-hacking",
+            vec![
+                Move::rises("objective/scores"),
+                Move::rises("objective/kl").by_share(FARTHER, "objective/kl", None),
+                Move::rises(LENGTH).by_share(LONGER, LENGTH, None),
+            ],
+            "the policy may have found what the reward overlooks, often length itself; read some samples, judge them by \
+             something else than the reward, raise --kl-coef, or stop earlier",
+        ),
+        // 2503.14476, figure 2: with symmetric clipping the entropy falls to nearly 0 within a few hundred steps.
+        moved(
+            "entropy-collapse",
+            vec![Move::falls("objective/entropy").by_share(COLLAPSED, "objective/entropy", None)],
+            "answers to a prompt are nearly all the same, and there is little left to choose from; right where a prompt \
+             has one right answer, otherwise lower --learning-rate, raise --kl-coef, or allow more upwards than \
+             downwards (--cliprange-high)",
+        ),
+        moved(
+            "endings-vanish",
+            vec![Move::falls(ENDED).by_share(UNENDED, ENDED, None)],
+            "more and more answers run into --max-new-tokens without an end, and their rewards are those of texts cut \
+             off; give --missing-eos-penalty, or raise --max-new-tokens",
+        ),
+        HealthCheck {
+            name: "equal-rewards",
+            rule: Rule::Stuck { metric: "objective/scores_std", value: 0.0, steps: 3 },
+            meaning: "all answers are given the same, and nothing can be learned of it but to stay near the reference; \
+                      usually the reward looks for something that no answer has, or that all have: read some samples \
+                      with their rewards",
+        },
+    ]);
+    checks
+}
+
 /// Lists the checks of a command for the page of metrics.
 pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
     let mut checks = match place {
@@ -166,6 +223,7 @@ pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
         Place::Kto => kto(&KtoConfig::default(), 2),
         Place::Una => una(&UnaConfig::default()),
         Place::Reward => reward(&RewardConfig::default()),
+        Place::Ppo => ppo(),
         _ => Vec::new(),
     };
     let common = shared();

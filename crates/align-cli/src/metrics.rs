@@ -21,13 +21,15 @@ pub enum Place {
     Una,
     /// `metrics.jsonl` of `align reward`.
     Reward,
+    /// `metrics.jsonl` of `align ppo`.
+    Ppo,
     /// `summary.json`.
     Summary,
 }
 
 impl Place {
     /// All places, in the order of the page.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Training,
         Self::Sft,
         Self::Offline,
@@ -35,6 +37,7 @@ impl Place {
         Self::Kto,
         Self::Una,
         Self::Reward,
+        Self::Ppo,
         Self::Summary,
     ];
 
@@ -47,6 +50,7 @@ impl Place {
             Self::Kto => "`metrics.jsonl`, `align kto` alone",
             Self::Una => "`metrics.jsonl`, `align una` alone",
             Self::Reward => "`metrics.jsonl`, `align reward`",
+            Self::Ppo => "`metrics.jsonl`, `align ppo`",
             Self::Summary => "`summary.json`",
         }
     }
@@ -459,6 +463,350 @@ pub const METRICS: &[Metric] = &[
         "-",
     ),
     metric(
+        Place::Ppo,
+        "groups_per_second",
+        "prompts / wall seconds since the last logged iteration",
+        "prompts / s",
+        "steady",
+        "as tokens_per_second",
+    ),
+    metric(
+        Place::Ppo,
+        "objective/kl",
+        "mean over answers of Σ (log π − log π_ref) over their tokens, π the policy that is trained, before the updates",
+        "nats per answer",
+        "0 at step 1, then rises slowly",
+        "far above the target, or rising with the reward: the policy leaves its reference",
+    ),
+    metric(
+        Place::Ppo,
+        "objective/kl_per_token",
+        "the same sum over all answers / all tokens",
+        "nats per token",
+        "0 at step 1, then small",
+        "as objective/kl",
+    ),
+    metric(
+        Place::Ppo,
+        "objective/kl_first_reference",
+        "as objective/kl, to the reference that training began with, with `--ref-ema`",
+        "nats per answer",
+        "rises slowly",
+        "as objective/kl",
+    ),
+    metric(
+        Place::Ppo,
+        "objective/entropy",
+        "mean over answers of Σ −log π over their tokens",
+        "nats per answer",
+        "falls slowly",
+        "falls to nearly 0: answers are all the same",
+    ),
+    metric(
+        Place::Ppo,
+        "objective/scores",
+        "mean reward of an answer, before anything is subtracted, scaled or clipped",
+        "the reward's unit",
+        "rises",
+        "falls: the learning rate is too large, or the pull to the reference too strong",
+    ),
+    metric(
+        Place::Ppo,
+        "objective/non_score_reward",
+        "mean over answers of what their tokens are rewarded beside the score: −β KL, penalties, scaling",
+        "the reward's unit",
+        "0 or below",
+        "far below 0: the pull to the reference outweighs the reward",
+    ),
+    metric(
+        Place::Ppo,
+        "objective/rlhf_reward",
+        "mean over answers of the sum of the rewards of their tokens",
+        "the reward's unit",
+        "rises",
+        "as objective/scores",
+    ),
+    metric(
+        Place::Ppo,
+        "val/num_eos_tokens",
+        "share of answers that ended by themselves (TRL's name)",
+        "share, 0 to 1",
+        "near 1",
+        "as completions/clipped_ratio",
+    ),
+    metric(
+        Place::Ppo,
+        "completions/abstained",
+        "share of answers for which the reward abstained; nothing is learned from them",
+        "share, 0 to 1",
+        "0",
+        "many: look at the reward",
+    ),
+    metric(
+        Place::Ppo,
+        "completions/bootstrapped",
+        "share of answers with a reward that go on with the critic's value instead, because they reached `--max-new-tokens`; absent without any",
+        "share, 0 to 1",
+        "small",
+        "near 1: nothing is learned from scores; raise `--max-new-tokens`, or give `--truncated score`",
+    ),
+    metric(
+        Place::Ppo,
+        "policy/entropy_avg",
+        "mean entropy of the policy's distribution at the tokens of answers",
+        "nats",
+        "falls slowly",
+        "falls to nearly 0: there is nothing left to explore",
+    ),
+    metric(
+        Place::Ppo,
+        "policy/approxkl_avg",
+        "mean over updates of ½ mean (log ρ)², ρ the importance ratio of a token",
+        "nats per token",
+        "below 0.05",
+        "large: the updates of an iteration go too far; fewer epochs, a lower rate, or `--target-kl`",
+    ),
+    metric(
+        Place::Ppo,
+        "policy/clipfrac_avg",
+        "mean over updates of the share of tokens whose clipped term is the smaller one",
+        "share, 0 to 1",
+        "below 0.3",
+        "large: as policy/approxkl_avg",
+    ),
+    metric(
+        Place::Ppo,
+        "val/ratio",
+        "mean over updates of the mean importance ratio",
+        "1",
+        "1 at the first update of each iteration, then near 1",
+        "far from 1: as policy/approxkl_avg",
+    ),
+    metric(
+        Place::Ppo,
+        "val/clipfrac_avg",
+        "mean over updates of the share of tokens whose clipped value loss is the larger one",
+        "share, 0 to 1",
+        "below 0.3",
+        "large: the critic moves fast; lower `--critic-learning-rate`",
+    ),
+    metric(
+        Place::Ppo,
+        "val/explained_variance",
+        "1 − variance of (return − value) / variance of returns",
+        "1",
+        "rises towards 1",
+        "below 0: the critic is worse than a constant; give `--critic-warmup`",
+    ),
+    metric(
+        Place::Ppo,
+        "loss/policy_avg",
+        "the policy's loss, mean over updates",
+        "the reward's unit",
+        "around 0: advantages have mean 0",
+        "says nothing of progress",
+    ),
+    metric(
+        Place::Ppo,
+        "loss/value_avg",
+        "½ mean squared error of the values, the larger of clipped and not",
+        "squares of the reward's unit",
+        "falls",
+        "rising: the critic does not keep up",
+    ),
+    metric(
+        Place::Ppo,
+        "loss/value",
+        "the critic's whole loss",
+        "squares of the reward's unit",
+        "falls",
+        "as loss/value_avg",
+    ),
+    metric(
+        Place::Ppo,
+        "loss/kl_avg",
+        "mean of the KL estimate in the loss, before its weight (`--kl-placement loss`)",
+        "nats per token",
+        "0 at step 1, then small",
+        "as objective/kl",
+    ),
+    metric(
+        Place::Ppo,
+        "loss/entropy_avg",
+        "mean of the entropy in the loss, before its weight (`--entropy-coef`)",
+        "nats per token",
+        "falls slowly",
+        "as policy/entropy_avg",
+    ),
+    metric(
+        Place::Ppo,
+        "loss/ptx_avg",
+        "mean loss of a token of `--ptx-data`, before its weight",
+        "nats per token",
+        "stays or falls",
+        "rising: what was learned before is forgotten; raise `--ptx-coef`",
+    ),
+    metric(
+        Place::Ppo,
+        "critic/grad_norm",
+        "√Σ g² over the critic's weights, before clipping",
+        "the reward's unit per unit of weight",
+        "falling",
+        "as grad_norm",
+    ),
+    metric(
+        Place::Ppo,
+        "kl_coef",
+        "weight β of the KL divergence, after the controller of `--kl-target`",
+        "1",
+        "`--kl-coef`, or what the controller makes of it",
+        "runs away: the target is out of reach",
+    ),
+    metric(
+        Place::Ppo,
+        "groups/discarded",
+        "prompts that were sampled for the iteration and not trained on (`--dynamic-sampling on`); absent without any",
+        "prompts",
+        "few",
+        "many: most prompts are always or never solved; see `--curriculum`",
+    ),
+    metric(
+        Place::Ppo,
+        "groups/ties",
+        "prompts whose answers have equal scores, so that online-dpo makes no pair of them",
+        "prompts",
+        "few",
+        "all: nothing is learned",
+    ),
+    metric(
+        Place::Ppo,
+        "sampling/sampling_logp_difference/mean",
+        "mean of |log π − log μ| over tokens, μ what the sampler says of its own samples",
+        "nats",
+        "rounding, 1e-6; with `--overlap` the change of one iteration",
+        "large without `--overlap`: sampler and training disagree",
+    ),
+    metric(
+        Place::Ppo,
+        "sampling/sampling_logp_difference/max",
+        "the largest of them",
+        "nats",
+        "1e-4; with `--overlap` larger",
+        "as its mean",
+    ),
+    metric(
+        Place::Ppo,
+        "sampling/importance_sampling_ratio/mean",
+        "mean of min(π / μ, 2) over tokens, which weighs advantages with `--overlap`",
+        "1",
+        "near 1",
+        "far from 1: samples are too old",
+    ),
+    metric(
+        Place::Ppo,
+        "val/skipped_minibatches",
+        "minibatches skipped for `--max-ratio`; absent without any",
+        "minibatches",
+        "absent",
+        "many: as policy/approxkl_avg",
+    ),
+    metric(
+        Place::Ppo,
+        "val/empty_minibatches",
+        "minibatches without an answer to learn from; absent without any",
+        "minibatches",
+        "absent",
+        "many: rewards abstain, or answers are masked",
+    ),
+    metric(
+        Place::Ppo,
+        "val/stopped_early",
+        "1 where `--target-kl` ended the updates of the iteration; absent elsewhere",
+        "-",
+        "absent, or now and then",
+        "always: lower the rate or the number of epochs",
+    ),
+    metric(
+        Place::Ppo,
+        "objective/scores_std",
+        "standard deviation (biased) of the scores of all answers of the iteration, before they are scaled or clipped",
+        "the reward's unit",
+        "above 0",
+        "0: all answers are given the same, and nothing can be learned of it",
+    ),
+    metric(
+        Place::Ppo,
+        "rewards/NAME/mean",
+        "mean of a component of the reward over the answers that it did not abstain on, before its weight",
+        "the component's unit",
+        "rises with the score",
+        "one rises while another falls: the sum is bought with it; look at the weights",
+    ),
+    metric(
+        Place::Ppo,
+        "completions/mean_length",
+        "mean tokens of an answer, stop token included",
+        "tokens",
+        "changes slowly",
+        "a jump while the reward rises: the reward pays for length",
+    ),
+    metric(
+        Place::Ppo,
+        "completions/clipped_ratio",
+        "share of the answers that reached `--max-new-tokens` without a stop token",
+        "share, 0 to 1",
+        "small, or falling",
+        "rising: rewards are those of texts cut off; give `--missing-eos-penalty`, or raise `--max-new-tokens`",
+    ),
+    metric(
+        Place::Ppo,
+        "completions/most_frequent_share",
+        "answers that are the most frequent one, token by token, over all answers of the iteration",
+        "share, 0 to 1",
+        "near 1 / answers where answers are long",
+        "rising: the policy gives one answer to everything",
+    ),
+    metric(
+        Place::Ppo,
+        "curriculum/success",
+        "with `--curriculum edge`, the mean estimated success rate of the prompts of the iteration that were sampled before; absent where none was",
+        "share, 0 to 1",
+        "near 0.5",
+        "near 0 or 1: few prompts are at the edge of what the policy can do",
+    ),
+    metric(
+        Place::Ppo,
+        "curriculum/unseen",
+        "share of the prompts of the iteration that were never sampled before",
+        "share, 0 to 1",
+        "1 at first, then `explore`, 0 once all were seen",
+        "-",
+    ),
+    metric(
+        Place::Ppo,
+        "curriculum/replayed",
+        "share of the prompts of the iteration that are outside of `--curriculum-range` and were looked at again by plan",
+        "share, 0 to 1",
+        "at most `replay`",
+        "-",
+    ),
+    metric(
+        Place::Ppo,
+        "curriculum/fallback",
+        "share of the prompts of the iteration that are outside of `--curriculum-range` and were taken because too few are inside",
+        "share, 0 to 1",
+        "0",
+        "above 0: widen `--curriculum-range`, or the data are too easy or too hard",
+    ),
+    metric(
+        Place::Ppo,
+        "curriculum/filtered",
+        "share of all prompts sampled so far whose estimated success rate is outside of `--curriculum-range`",
+        "share, 0 to 1",
+        "grows as prompts are mastered",
+        "near 1: as curriculum/fallback",
+    ),
+    metric(
         Place::Summary,
         "steps",
         "optimiser steps done",
@@ -507,6 +855,14 @@ pub const METRICS: &[Metric] = &[
         "-",
         "an empty list",
         "read the messages; each check speaks at most once in a run",
+    ),
+    metric(
+        Place::Summary,
+        "completions_sampled",
+        "answers that `align ppo` sampled for training, those of prompts that were not trained on included",
+        "answers",
+        "iterations × batch size × `--num-completions`",
+        "more: prompts were discarded (`groups/discarded`)",
     ),
     metric(
         Place::Summary,
@@ -561,15 +917,20 @@ pub fn definition(command: &str, name: &str) -> Option<&'static Metric> {
 /// Lists the names that `--keep-best` takes for a training command, which is found at `places`.
 pub fn held_out(places: &[Place]) -> Vec<&'static str> {
     let held_out = |metric: &&Metric| {
-        places.contains(&metric.place) && !metric.name.ends_with("_per_second") && metric.name != "loss/NAME"
+        places.contains(&metric.place)
+            && !metric.name.ends_with("_per_second")
+            && !metric.name.contains("NAME")
     };
     std::iter::once("loss").chain(METRICS.iter().filter(held_out).map(|metric| metric.name)).collect()
 }
 
 /// Says whether a number of a run is the one that the table names: a name in capitals stands for any.
 pub fn is_named(metric: &Metric, name: &str) -> bool {
-    match metric.name.strip_suffix("NAME") {
-        Some(group) => name.strip_prefix(group).is_some_and(|rest| !rest.is_empty()),
+    match metric.name.split_once("NAME") {
+        Some((before, after)) => {
+            let rest = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+            rest.is_some_and(|rest| !rest.is_empty())
+        }
         None => metric.name == name,
     }
 }

@@ -43,7 +43,12 @@ impl Ppo<'_> {
             // The same streams every time: two evaluations differ by the policy alone.
             let mut groups = sample(generator, prompts, &config, EVALUATION_STREAMS)?;
             score(self.collector.scorer, &mut groups)?;
-            let known = ["objective/scores", "val/num_eos_tokens", "answers/length", "answers/most_frequent"];
+            let known = [
+                "objective/scores",
+                "val/num_eos_tokens",
+                "completions/mean_length",
+                "completions/most_frequent_share",
+            ];
             let all: BTreeMap<String, f64> = objective_metrics(&groups).into_iter().collect();
             metrics.extend(known.iter().filter_map(|name| Some(((*name).to_owned(), *all.get(*name)?))));
         }

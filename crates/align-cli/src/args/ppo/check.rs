@@ -53,6 +53,10 @@ impl PpoArgs {
             "--beta",
             "only online-dpo has it; --kl-coef is for the others",
         )?;
+        if method.overlap && pairs {
+            let why = "samples that are one iteration old need a weight, and pairs have none".to_owned();
+            return Err(Error::usage("--overlap and --advantage online-dpo exclude each other", [why]));
+        }
         let kl = self.kl.kl_estimator.is_some() || self.kl.kl_placement.is_some();
         unread(kl && pairs, "--kl-estimator and --kl-placement", "online-dpo has --beta instead")?;
         unread(
@@ -63,6 +67,11 @@ impl PpoArgs {
     }
 
     fn check_reference(&self, config: &PpoConfig) -> Result<()> {
+        if let Some(dropout) = self.train.lora.lora_dropout.filter(|dropout| *dropout > 0.0) {
+            let why = "an update would see other log-probabilities than those of the samples, and importance ratios would \
+                       not begin at 1";
+            return Err(Error::usage(format!("--lora-dropout {dropout}: {why}"), []));
+        }
         let machine = &self.train.machine;
         let adapter =
             [("--lora-rank", self.train.lora.lora_rank.is_some()), ("--adapter", machine.adapter.is_some())];
@@ -137,6 +146,10 @@ impl PpoArgs {
                 format!("--max-new-tokens {new}: --max-length {most} leaves no room for a prompt"),
                 ["--max-length bounds the tokens of a prompt with its answer".to_owned()],
             ));
+        }
+        if !rows.data_weights.is_empty() {
+            let why = "the prompts of an iteration come in turn, or as --curriculum chooses them";
+            return Err(Error::usage(format!("--data-weights would change nothing: {why}"), []));
         }
         if rows.row_store == RowStoreName::Disk {
             return Err(Error::usage(

@@ -59,7 +59,13 @@ impl PpoArgs {
 
     /// Says whether held-out prompts of these settings have a metric.
     pub(crate) fn is_held_out(&self, metric: &str) -> bool {
-        let measured = ["objective/scores", "answers/length", "val/num_eos_tokens", "answers/most_frequent"];
+        let measured = [
+            "loss",
+            "objective/scores",
+            "completions/mean_length",
+            "val/num_eos_tokens",
+            "completions/most_frequent_share",
+        ];
         measured.contains(&metric) || metric.starts_with("rewards/")
     }
 
@@ -71,6 +77,13 @@ impl PpoArgs {
     /// Says whether a reference is loaded: something reads it, or it was named, so that the divergence from it is shown.
     pub fn has_reference(&self) -> bool {
         self.kl.ref_model.is_some() || self.ppo_config().needs_reference()
+    }
+
+    /// Names the flag under which answers are drawn from fewer tokens than the policy has, if there is one.
+    pub fn off_policy(&self) -> Option<&'static str> {
+        let draw = &self.draw;
+        let changes = [(draw.top_p < 1.0, "--top-p"), (draw.top_k > 0, "--top-k")];
+        changes.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
     }
 
     /// Returns the rows of language modelling of an iteration.

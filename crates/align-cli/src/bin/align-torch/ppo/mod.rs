@@ -1,5 +1,6 @@
 //! `align ppo`: PPO and its relatives, on samples of the policy itself.
 
+mod costs;
 mod dry_run;
 mod models;
 mod prompts;
@@ -12,8 +13,8 @@ use std::path::Path;
 
 use align_cli::{Error, Result, args::PpoArgs, health, talk};
 use align_core::{
-    BoxError, Learn, ValueModel,
-    align_types::{Generator, HealthCheck, PromptSource, config::CriticKind},
+    BoxError, ValueModel,
+    align_types::{HealthCheck, PromptGroup, config::CriticKind},
 };
 use align_data::Kind;
 use align_lm::{Companions, Model, ModelConfig, SaveDtype, ValueNetwork};
@@ -82,6 +83,12 @@ pub fn run(flags: &PpoArgs, settings: &toml::Table) -> Result<()> {
     let method = Ppo(flags);
     let command = Command::new(&flags.train, settings, &method)?;
     let Some(opened) = command.look()? else { return Ok(()) };
+    if let Some(flag) = flags.off_policy() {
+        talk::warn(&format!(
+            "{flag}: answers are drawn from fewer tokens than the policy has, while ratios and divergence are those of the \
+             whole policy"
+        ));
+    }
     let read = Read::new(&command, flags)?;
     if flags.train.dry_run {
         return dry_run::show(flags, settings, &read);
@@ -182,11 +189,20 @@ impl<'a> Read<'a> {
             scorer: &mut scorer,
             policy: engine.as_mut(),
             layout,
-            critic: critic_engine.as_mut().map(|critic| -> &mut dyn Learn { critic }),
-            reference_generator: reference_generator.as_mut().map(|it| -> &mut dyn Generator { it }),
-            ptx: ptx.as_mut().map(|ptx| -> &mut dyn PromptSource { ptx }),
+            critic: match &mut critic_engine {
+                Some(critic) => Some(critic),
+                None => None,
+            },
+            reference_generator: match &mut reference_generator {
+                Some(generator) => Some(generator),
+                None => None,
+            },
+            ptx: match &mut ptx {
+                Some(ptx) => Some(ptx),
+                None => None,
+            },
             eval: prompts.rows.eval.clone().into_vec()?,
-            observer: Some(Box::new(|step, groups| log.observe(step, groups))),
+            observer: Some(Box::new(|step: u64, groups: &[&PromptGroup]| log.observe(step, groups))),
             figures: Vec::new(),
         };
         let settings = Settings {
@@ -202,7 +218,7 @@ impl<'a> Read<'a> {
         if matches!(tuning, Tuning::Full) {
             summary.insert("model_dtype".into(), policy.model().source_dtype().into());
         }
-        let save_in = |to: &Path, dtype| Ok(policy.save(to, dtype, tuning, &companions)?);
+        let save_in = |to: &Path, dtype: SaveDtype| Ok(policy.save(to, dtype, tuning, &companions)?);
         let save = |to: &Path| save_in(to, SaveDtype::F32);
         let save_final = |to: &Path| save_in(to, SaveDtype::Source);
         let before_finish = |_: u64| -> Result<Map<String, Value>, BoxError> {
