@@ -129,11 +129,13 @@ impl Failure for align_train::Error {
                 if bad_number { failed.with_hint(BAD_NUMBER.to_owned()) } else { failed }
             }
             Train::Step { source, saved, .. } => {
+                let of_method = matches!(*source, Train::Method(_));
                 let failed = source.failed().with_message(|_| text);
                 let bad_number = failed.hints().iter().any(|hint| hint == BAD_NUMBER);
-                match saved.filter(|_| bad_number) {
-                    Some(saved) => failed.with_hint(start_from(&saved.folder.join("model"))),
-                    None => failed,
+                match saved {
+                    Some(saved) if bad_number => failed.with_hint(start_from(&saved.folder.join("model"))),
+                    Some(_) if of_method => failed.with_hint(GO_ON.to_owned()),
+                    _ => failed,
                 }
             }
             Train::InputsMismatch { .. } => Error::usage(
@@ -156,6 +158,9 @@ impl Failure for align_ppo::IterationError {
     fn failed(self) -> Error {
         use align_ppo::IterationError as Iteration;
         match self {
+            Iteration::Core(inner @ align_core::Error::NonFinite { .. }) => {
+                inner.failed().with_hint(BAD_NUMBER.to_owned())
+            }
             Iteration::Core(inner) => inner.failed(),
             Iteration::Data(inner) => inner.failed(),
             Iteration::Seam(inner) => of_method(inner),
@@ -192,6 +197,10 @@ fn of_method(error: align_core::BoxError) -> Error {
 /// What to do about a loss or gradient that is no number.
 const BAD_NUMBER: &str =
     "lower --learning-rate, or look at these rows; NaN in the weights of --model does it too";
+
+/// What to do where something beside the model failed.
+const GO_ON: &str =
+    "when that is mended, repeat the command with --resume to go on after the last checkpoint";
 
 /// A run that was stopped cannot go on with other rows or another rate; a new one can begin with its weights.
 fn start_from(model: &Path) -> String {

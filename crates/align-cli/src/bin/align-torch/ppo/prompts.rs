@@ -1,7 +1,7 @@
 //! The prompts of a run, as tokens and as text.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use align_cli::{Error, Result, args::PpoArgs, talk};
 use align_core::align_types::{PromptGroup, PromptSource, Source};
@@ -23,7 +23,8 @@ pub struct Prompts {
     /// Rows of language modelling.
     pub ptx: Rows,
     pub reports: Reports,
-    texts: HashMap<Source, PromptText>,
+    /// By file and row.
+    texts: HashMap<(PathBuf, usize), PromptText>,
     /// Names of all columns that rewards may read.
     columns: Vec<String>,
 }
@@ -85,7 +86,7 @@ fn prompt_config(flags: &PpoArgs, context: usize) -> Result<DataConfig> {
 impl Prompts {
     fn take(
         &mut self,
-        files: &[std::path::PathBuf],
+        files: &[PathBuf],
         folder: &Folder,
         config: &DataConfig,
     ) -> Result<(Vec<PromptGroup>, DataReport)> {
@@ -97,8 +98,8 @@ impl Prompts {
         let mut groups = Vec::with_capacity(read.len());
         for prompt in read {
             let text = prompt_text(&prompt, tokenizer)?;
-            if let Some(source) = prompt.group.source.clone() {
-                self.texts.insert(source, text);
+            if let Some(source) = &prompt.group.source {
+                self.texts.insert(place(source), text);
             }
             groups.push(prompt.group);
         }
@@ -107,7 +108,7 @@ impl Prompts {
 
     /// Finds the text of a prompt.
     pub fn text(&self, group: &PromptGroup) -> Option<&PromptText> {
-        self.texts.get(group.source.as_ref()?)
+        self.texts.get(&place(group.source.as_ref()?))
     }
 
     /// Makes the source of a run of `steps` iterations.
@@ -146,6 +147,10 @@ impl Prompts {
         }
         Ok(prompts + &inputs::fingerprint(&self.ptx, &[], &[])?)
     }
+}
+
+fn place(source: &Source) -> (PathBuf, usize) {
+    (source.file.clone(), source.row)
 }
 
 fn prompt_text(prompt: &TextPrompt, tokenizer: &Tokenizer) -> Result<PromptText> {

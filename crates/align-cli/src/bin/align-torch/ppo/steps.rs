@@ -16,7 +16,11 @@ pub struct Counted<'a> {
 
 impl Steps for Counted<'_> {
     fn step(&mut self, at: &StepAt<'_>) -> Result<Stepped, StepError> {
-        self.iterations.step(at)
+        match self.iterations.step(at) {
+            // Ctrl-C reaches a program that scores too, which then fails.
+            Err(StepError { intact: true, .. }) if at.stopped() => Ok(Stepped::Stopped),
+            done => done,
+        }
     }
 
     fn save(&self, folder: &Path) -> Result<(), BoxError> {
