@@ -82,13 +82,16 @@ fn what_gives_up_when_the_run_is_to_end_is_no_failure() {
     let error = giving_up.run(folder.path(), |_| {}).unwrap_err();
     assert!(error.to_string().contains("given up"), "{error}");
     let stop = Arc::new(AtomicBool::new(false));
-    let end = |_: u64| -> Result<_, align_core::BoxError> {
-        stop.store(true, Ordering::SeqCst);
+    let flag = Arc::clone(&stop);
+    let end = move |_: u64| -> Result<_, align_core::BoxError> {
+        flag.store(true, Ordering::SeqCst);
         Err("given up".into())
     };
+    // Hooks may live as long as they like.
+    let end: &'static _ = Box::leak(Box::new(end));
     let outcome = setup.run(folder.path(), |hooks| {
         hooks.stop = Arc::clone(&stop);
-        hooks.before_finish = Some(&end);
+        hooks.before_finish = Some(end);
     });
     assert!(matches!(outcome.unwrap().0, Outcome::Interrupted { step: 20, .. }));
     setup.run(folder.path(), |_| {}).unwrap();
