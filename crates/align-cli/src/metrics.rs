@@ -769,7 +769,7 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "sampling/sampling_logp_difference/mean",
-        "mean over tokens of |log π − log μ|, μ the policy that sampled, as the sampler computed it",
+        "mean over tokens of the absolute difference log π − log μ, μ the policy that sampled, as the sampler computed it",
         "nats",
         "below 1e-4 where sampling and training take turns; one iteration's change where sampling runs ahead",
         "large in turns: sampler and training forward disagree",
