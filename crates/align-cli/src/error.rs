@@ -199,6 +199,8 @@ const FLAGS: &[(&str, &str)] = &[
     ("rename or map the columns", "rename the columns or map them with --columns NAME=COLUMN"),
     ("within max-length", "within --max-length"),
     ("use greedy", "use --greedy"),
+    ("raise max-new-tokens", "raise --max-new-tokens"),
+    ("with truncated = score", "with --truncated score"),
 ];
 
 /// Writes settings in a message of another crate as flags.

@@ -112,6 +112,11 @@ fn check(command: &Command) -> Result<()> {
             check_reference(&una.train, &una.reference)?;
             check_metric(&una.train, &[Place::Offline, Place::Una], &[], |_| true)
         }
+        Command::Ppo(ppo) => {
+            ppo.check()?;
+            check_training(&ppo.train)?;
+            check_metric(&ppo.train, &[Place::Ppo], &[], |name| ppo.is_held_out(name))
+        }
         Command::Generate(generate) => {
             generate.sampling.check()?;
             check_threads(&generate.machine)?;
@@ -345,6 +350,11 @@ fn resolve(matches: &ArgMatches, command: &Command) -> toml::Table {
         Command::Reward(reward) => Some(&reward.train.machine),
         Command::Kto(kto) => Some(&kto.train.machine),
         Command::Una(una) => Some(&una.train.machine),
+        Command::Ppo(ppo) => {
+            let resolved = ppo.resolved().into_iter();
+            table.extend(resolved.map(|(key, value)| (key.to_owned(), value)));
+            Some(&ppo.train.machine)
+        }
         _ => None,
     };
     if let Some(machine) = machine {
@@ -461,7 +471,7 @@ mod tests {
             ("batch-size = 1\n", "run.toml:1: unknown key batch-size", "did you mean batch_size?"),
             ("aggregation = \"x\"\n", "run.toml:1: unknown key aggregation", "a key of align sft"),
             ("config = \"x\"\n", "run.toml:1: config cannot be a key", "leave this line out"),
-            ("kl_coef = 1\n", "run.toml:1: kl_coef is not in this version yet", ""),
+            ("reward_url = 1\n", "run.toml:1: reward_url is not in this version yet", ""),
             ("beta = \"x\"\n", "run.toml:1: beta = x: expected a number", ""),
             ("beta = true\n", "run.toml:1: beta = true: expected a number or a string", ""),
             ("resume = 3\n", "run.toml:1: resume = 3: expected true or false", ""),

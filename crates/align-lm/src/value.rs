@@ -188,12 +188,28 @@ impl PolicyWithValue {
         Ok((self.policy.logits_of(&hidden, batch)?, self.head.values(&hidden, batch)?))
     }
 
+    /// As [`Model::adopt_dtypes`].
+    ///
+    /// # Errors
+    /// As [`Model::adopt_dtypes`].
+    pub fn adopt_dtypes(&mut self, dir: &Path) -> Result<()> {
+        self.policy.adopt_dtypes(dir)
+    }
+
     /// Writes the folder of the model with the value head beside it.
     ///
     /// # Errors
     /// As [`Model::save`].
     pub fn save(&self, dir: &Path, dtype: SaveDtype) -> Result<()> {
-        self.policy.save_folder(dir, dtype, &Companions::default(), self.head.weights())
+        self.save_with(dir, dtype, &Companions::default())
+    }
+
+    /// As [`Self::save`], with files that were read before.
+    ///
+    /// # Errors
+    /// As [`Model::save`].
+    pub fn save_with(&self, dir: &Path, dtype: SaveDtype, companions: &Companions) -> Result<()> {
+        self.policy.save_folder(dir, dtype, companions, self.head.weights())
     }
 
     /// As [`Self::save`], and copies tokenizer, chat template and generation configuration of the folder `from`.
@@ -201,7 +217,7 @@ impl PolicyWithValue {
     /// # Errors
     /// As [`Model::save`].
     pub fn save_with_tokenizer(&self, dir: &Path, dtype: SaveDtype, from: &Path) -> Result<()> {
-        self.policy.save_folder(dir, dtype, &Companions::read(from)?, self.head.weights())
+        self.save_with(dir, dtype, &Companions::read(from)?)
     }
 
     /// Makes a pair over the same storage with leaves of its own, for another thread.

@@ -44,7 +44,7 @@ impl AdvantageReport {
             ("returns/mean".to_owned(), self.returns.mean),
             ("returns/std".to_owned(), self.returns.std()),
         ];
-        for (name, count) in [("answers/alone", self.alone), ("answers/masked", self.masked)] {
+        for (name, count) in [("completions/alone", self.alone), ("completions/masked", self.masked)] {
             if count > 0 {
                 metrics.push((name.to_owned(), count as f64));
             }

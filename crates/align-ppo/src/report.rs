@@ -2,7 +2,7 @@ use std::{borrow::Borrow, collections::HashMap};
 
 use align_core::align_types::{FinishReason, PromptGroup, TokenId, Trajectory};
 
-use crate::{Error, Result};
+use crate::{Error, Result, groups::all_equal};
 
 /// Largest root mean square of the log-ratio before the first update of an iteration: rounding leaves some 10⁻⁶, a
 /// temperature or dropout that was forgotten far more.
@@ -17,6 +17,7 @@ struct Sums {
     ended: f64,
     known_ends: f64,
     score: f64,
+    scores: Vec<f64>,
     shaped: f64,
     entropy: f64,
     kl: Option<f64>,
@@ -49,10 +50,12 @@ impl Sums {
 /// * `objective/kl` = mean of Σ (log π_old − log π_ref), `objective/kl_per_token` = the same sum / tokens,
 ///   `objective/kl_first_reference` = as the first, to the reference that training began with;
 /// * `objective/entropy` = mean of Σ −log π_old (TRL's estimate from the samples);
-/// * `objective/scores` = mean reward, `objective/rlhf_reward` = mean of Σ rewards of tokens, over answers with a reward,
-///   and `objective/non_score_reward` = their difference;
-/// * `val/num_eos_tokens` = share of answers that ended by themselves (TRL's name), `answers/length` = mean tokens,
-///   `answers/most_frequent` = share of the most frequent answer, `answers/abstained` = share without a reward.
+/// * `objective/scores` = mean reward, `objective/scores_std` = its standard deviation (biased),
+///   `objective/rlhf_reward` = mean of Σ rewards of tokens, over answers with a reward, and `objective/non_score_reward` =
+///   their difference;
+/// * `val/num_eos_tokens` = share of answers that ended by themselves (TRL's name), `completions/clipped_ratio` = share
+///   that reached the token limit, `completions/mean_length` = mean tokens, `completions/most_frequent_share` = share of
+///   the most frequent answer, `completions/abstained` = share without a reward.
 ///
 /// Completions without a trajectory (language-modelling rows) do not count.
 pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f64)> {
@@ -71,6 +74,7 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
         if let Some(reward) = completion.reward {
             sums.scored += 1.0;
             sums.score += reward;
+            sums.scores.push(reward);
             // Answers that are left out (nothing to be compared with) have a score and no rewards of tokens.
             if !trajectory.rewards.is_empty() {
                 let shaped = trajectory.rewards.iter().sum::<f64>();
@@ -96,13 +100,25 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
     }
     push("objective/entropy", sums.entropy, sums.answers);
     push("objective/scores", sums.score, sums.scored);
+    push("objective/scores_std", deviation(&sums.scores) * sums.scored, sums.scored);
     push("objective/non_score_reward", sums.beside, sums.rewarded);
     push("objective/rlhf_reward", sums.shaped, sums.rewarded);
     push("val/num_eos_tokens", sums.ended, sums.known_ends);
-    push("answers/length", sums.tokens, sums.answers);
-    push("answers/most_frequent", most, sums.answers);
-    push("answers/abstained", sums.answers - sums.scored, sums.answers);
+    push("completions/clipped_ratio", sums.known_ends - sums.ended, sums.known_ends);
+    push("completions/mean_length", sums.tokens, sums.answers);
+    push("completions/most_frequent_share", most, sums.answers);
+    push("completions/abstained", sums.answers - sums.scored, sums.answers);
     metrics
+}
+
+/// Computes the standard deviation (biased); of equal numbers it is exactly 0.
+fn deviation(numbers: &[f64]) -> f64 {
+    if all_equal(numbers) {
+        return 0.0;
+    }
+    let count = numbers.len() as f64;
+    let mean = numbers.iter().sum::<f64>() / count;
+    (numbers.iter().map(|number| (number - mean).powi(2)).sum::<f64>() / count).sqrt()
 }
 
 /// Checks what must hold before the first update of an iteration: the importance ratio of every token is 1.

@@ -42,7 +42,7 @@ impl ShapingReport {
         if self.scored == 0 || self.bootstrapped == 0 {
             return Vec::new();
         }
-        vec![("answers/bootstrapped".to_owned(), self.bootstrapped as f64 / self.scored as f64)]
+        vec![("completions/bootstrapped".to_owned(), self.bootstrapped as f64 / self.scored as f64)]
     }
 
     /// Says why this batch has nothing to teach; `None` where it has.

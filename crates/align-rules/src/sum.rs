@@ -29,6 +29,8 @@ struct Part {
     weight: f64,
     reward: Box<dyn Reward>,
     abstentions: u64,
+    /// Of the last batch.
+    mean: Option<f64>,
 }
 
 impl std::fmt::Debug for WeightedSum {
@@ -54,7 +56,7 @@ impl WeightedSum {
             return wrong(format!("{weight} is no finite number"));
         }
         let weights = weights.iter().copied().chain(std::iter::repeat(1.0));
-        let part = |(weight, reward)| Part { weight, reward, abstentions: 0 };
+        let part = |(weight, reward)| Part { weight, reward, abstentions: 0, mean: None };
         let parts: Vec<Part> = weights.zip(parts).map(part).collect();
         let name = match parts.as_slice() {
             [one] if one.weight == 1.0 => one.reward.name().to_owned(),
@@ -70,6 +72,11 @@ impl WeightedSum {
     pub fn abstentions(&self) -> impl Iterator<Item = (&str, u64)> {
         self.parts.iter().map(|part| (part.reward.name(), part.abstentions))
     }
+
+    /// Names the parts, each with its mean over the last batch before its weight; `None` where it abstained throughout.
+    pub fn means(&self) -> impl Iterator<Item = (&str, Option<f64>)> {
+        self.parts.iter().map(|part| (part.reward.name(), part.mean))
+    }
 }
 
 impl Reward for WeightedSum {
@@ -82,6 +89,7 @@ impl Reward for WeightedSum {
         for part in &mut self.parts {
             let scores = score(&mut part.reward, items)?;
             part.abstentions += scores.abstentions() as u64;
+            part.mean = scores.mean();
             for (sum, score) in sums.iter_mut().zip(scores.into_values()) {
                 *sum = sum.zip(score).map(|(sum, score)| sum + part.weight * score);
             }

@@ -175,7 +175,11 @@ impl RewardArgs {
         given.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks numbers, and that every flag is for something.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the flag.
+    pub(super) fn check(&self) -> Result<()> {
         let count = self.count();
         let weights = &self.reward_weights;
         if !weights.is_empty() && weights.len() != count {
@@ -275,8 +279,8 @@ impl EvalArgs {
         let sampling = &self.sampling;
         let changes = [
             (sampling.greedy, "--greedy"),
-            (sampling.top_p < 1.0, "--top-p"),
-            (sampling.top_k > 0, "--top-k"),
+            (sampling.draw.top_p < 1.0, "--top-p"),
+            (sampling.draw.top_k > 0, "--top-k"),
             (sampling.min_p > 0.0, "--min-p"),
             (sampling.repetition_penalty != 1.0, "--repetition-penalty"),
         ];

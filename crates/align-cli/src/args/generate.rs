@@ -43,6 +43,27 @@ pub struct GenerateArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub draw: DrawArgs,
+    /// Keep tokens at least X times as likely as the most likely one
+    #[arg(long, value_name = "X", default_value = "0", value_parser = values::number, allow_hyphen_values = true)]
+    pub min_p: f64,
+    /// Make tokens of prompt and answer rarer: above 1
+    #[arg(long, value_name = "X", default_value = "1", value_parser = values::number, allow_hyphen_values = true)]
+    pub repetition_penalty: f64,
+    /// Take the most likely token instead of drawing
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub greedy: bool,
+    /// Seed of the samples
+    #[arg(long, value_name = "N", default_value = "0", value_parser = values::count, allow_hyphen_values = true)]
+    pub seed: u64,
+}
+
+/// How tokens are drawn, by every command that draws some.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct DrawArgs {
     /// Completions of each prompt
     #[arg(long, value_name = "K", default_value = "1", value_parser = values::size, allow_hyphen_values = true)]
     pub num_completions: usize,
@@ -58,37 +79,35 @@ pub struct SamplingArgs {
     /// Keep this many of the most likely tokens; 0: all
     #[arg(long, value_name = "N", default_value = "0", value_parser = values::size, allow_hyphen_values = true)]
     pub top_k: usize,
-    /// Keep tokens at least X times as likely as the most likely one
-    #[arg(long, value_name = "X", default_value = "0", value_parser = values::number, allow_hyphen_values = true)]
-    pub min_p: f64,
-    /// Make tokens of prompt and answer rarer: above 1
-    #[arg(long, value_name = "X", default_value = "1", value_parser = values::number, allow_hyphen_values = true)]
-    pub repetition_penalty: f64,
     /// A string that ends a completion (repeatable)
     #[arg(long, value_name = "STR", allow_hyphen_values = true)]
     pub stop: Vec<String>,
-    /// Take the most likely token instead of drawing
-    #[arg(long, action = ArgAction::SetTrue)]
-    pub greedy: bool,
-    /// Seed of the samples
-    #[arg(long, value_name = "N", default_value = "0", value_parser = values::count, allow_hyphen_values = true)]
-    pub seed: u64,
 }
 
-impl SamplingArgs {
+impl DrawArgs {
     /// Makes the configuration of the sampler.
-    pub fn config(&self) -> SamplingConfig {
+    pub fn config(&self, seed: u64) -> SamplingConfig {
         SamplingConfig {
             num_completions: self.num_completions,
             max_new_tokens: self.max_new_tokens,
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
+            stop: self.stop.clone(),
+            seed,
+            ..SamplingConfig::default()
+        }
+    }
+}
+
+impl SamplingArgs {
+    /// Makes the configuration of the sampler.
+    pub fn config(&self) -> SamplingConfig {
+        SamplingConfig {
             min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
             greedy: self.greedy,
-            stop: self.stop.clone(),
-            seed: self.seed,
+            ..self.draw.config(self.seed)
         }
     }
 
@@ -102,10 +121,10 @@ impl SamplingArgs {
             return Ok(());
         }
         let drawing = [
-            ("num-completions", self.num_completions as f64, 1.0),
-            ("temperature", self.temperature, 1.0),
-            ("top-p", self.top_p, 1.0),
-            ("top-k", self.top_k as f64, 0.0),
+            ("num-completions", self.draw.num_completions as f64, 1.0),
+            ("temperature", self.draw.temperature, 1.0),
+            ("top-p", self.draw.top_p, 1.0),
+            ("top-k", self.draw.top_k as f64, 0.0),
             ("min-p", self.min_p, 0.0),
         ];
         match drawing.into_iter().find(|(_, value, default)| value != default) {

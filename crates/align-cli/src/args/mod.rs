@@ -8,6 +8,7 @@ mod logprobs;
 mod lora;
 mod merge;
 mod model;
+mod ppo;
 mod reference;
 mod report;
 mod reward;
@@ -22,13 +23,14 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 pub use dpo::DpoArgs;
-pub use eval::{EvalArgs, HeldOutArgs, Measure, MethodName, RewardArgs};
-pub use generate::{GenerateArgs, SamplingArgs};
+pub use eval::{EvalArgs, HeldOutArgs, Measure, MethodName, RewardArgs, rules_help};
+pub use generate::{DrawArgs, GenerateArgs, SamplingArgs};
 pub use kto::KtoArgs;
 pub use logprobs::LogprobsArgs;
 pub use lora::LoraArgs;
 pub use merge::MergeArgs;
 pub use model::{DeviceName, Dtype, ModelArgs};
+pub use ppo::{CriticArgs, CurriculumArgs, KlArgs, PpoArgs, PpoMethodArgs, PtxArgs, ShapingArgs};
 pub use reference::ReferenceArgs;
 pub use report::ReportArgs;
 pub use reward::{PairBand, RewardMethodArgs, RewardModelArgs, TiesName};
@@ -38,28 +40,12 @@ pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationNa
 pub use una::UnaArgs;
 
 /// Commands that are promised but not written yet.
-pub(crate) const NOT_YET: &[&str] = &["ppo", "rest", "cgpo"];
+pub(crate) const NOT_YET: &[&str] = &["rest", "cgpo"];
 
 /// Flags that are promised but not written yet, without their dashes.
 pub(crate) const FLAGS_NOT_YET: &[&str] = &[
     // Rewards.
     "reward-url",
-    // Policy gradients.
-    "critic-learning-rate",
-    "kl-coef",
-    "kl-estimator",
-    "num-ppo-epochs",
-    "num-mini-batches",
-    "cliprange",
-    "cliprange-value",
-    "vf-coef",
-    "gamma",
-    "lam",
-    "missing-eos-penalty",
-    "advantage",
-    "critic",
-    "ref-ema",
-    "curriculum",
 ];
 
 const EXIT_CODES: &str = "\
@@ -112,6 +98,8 @@ pub enum Command {
     Kto(KtoArgs),
     /// Train on pairs, thumbs and scores together with one implicit reward
     Una(UnaArgs),
+    /// Train on samples of the model itself, scored by rewards: PPO and its relatives
+    Ppo(PpoArgs),
     /// Measure a model: held-out loss, rewards, win rate, divergence from a reference
     Eval(EvalArgs),
     /// Add an adapter to the weights of its base, or average reward models
@@ -191,6 +179,28 @@ pub fn command() -> clap::Command {
         .mut_subcommand("dpo", rate("1e-6"))
         .mut_subcommand("kto", rate("1e-6"))
         .mut_subcommand("una", rate("1e-6"))
+        .mut_subcommand("ppo", |command| ppo(rate("3e-6")(command)))
+}
+
+/// Changes the shared flags that mean something else where rows are prompts and a step is an iteration.
+fn ppo(command: clap::Command) -> clap::Command {
+    command
+        .mut_arg("data", |arg| arg.help("Prompts: rows of any kind, whose answers are not read (repeatable)"))
+        .mut_arg("batch_size", |arg| {
+            arg.default_value("64").help("Prompts per iteration, each with --num-completions answers")
+        })
+        .mut_arg("max_length", |arg| {
+            arg.help("Most tokens of a prompt with its answer, and of a row of --ptx-data")
+        })
+        .mut_arg("truncation", |arg| {
+            arg.help("What becomes of prompts without room for --max-new-tokens: keep-start and drop drop them, keep-end \
+                      cuts their beginning")
+        })
+        .mut_arg("row_store", |arg| arg.hide(true))
+        .mut_arg("eval_data", |arg| arg.help("Held-out prompts (repeatable)"))
+        .mut_arg("samples", |arg| {
+            arg.help("Answers of each logged iteration that go into completions.jsonl; 0: none")
+        })
 }
 
 /// Changes the shared flags that mean something else where a score is read at the end of each answer.

@@ -12,6 +12,22 @@ where
     PossibleValuesParser::new(values).try_map(|name| serde_json::from_value(name.into()))
 }
 
+/// As [`choice`], of values that have `_` in their serialised form where the names have `-`.
+pub(super) fn snake_choice<T>(
+    names: &'static [(&'static str, &'static str)],
+) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let values = names.iter().map(|(name, help)| PossibleValue::new(*name).help(*help));
+    PossibleValuesParser::new(values).try_map(|name| serde_json::from_value(name.replace('-', "_").into()))
+}
+
+/// Reads `on` or `off`.
+pub(super) fn switch() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["on", "off"]).map(|word| word == "on")
+}
+
 /// Reads a number; ranges, NaN and infinity are judged by the configuration's `validate()`.
 pub(super) fn number(text: &str) -> Result<f64, String> {
     text.trim().parse().map_err(|_| "expected a number, such as 0.1 or 2e-5".to_owned())

@@ -31,6 +31,7 @@ pub fn run(argv: &[OsString]) -> Result<()> {
         | Command::Generate(_)
         | Command::Kto(_)
         | Command::Una(_)
+        | Command::Ppo(_)
         | Command::Eval(_)
         | Command::Merge(_) => Err(launch::become_torch(arguments)),
     }

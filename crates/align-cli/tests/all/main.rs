@@ -11,6 +11,7 @@ mod health;
 mod learning;
 mod lora;
 mod offline;
+mod ppo;
 mod precision;
 mod real_files;
 mod references;

@@ -8,7 +8,7 @@ use std::path::Path;
 use align_cli::metrics::{METRICS, Place, is_named};
 use align_core::align_types::config::DpoLossType;
 use serde_json::{Value, json};
-use support::{Answer, align, json_lines, tiny_llama, write, write_pairs};
+use support::{Answer, align, json_lines, reward_model, tiny_llama, write, write_pairs, write_prompts};
 
 /// Runs two steps over whole batches of eight rows and returns the lines of `metrics.jsonl`.
 fn two_steps(folder: &Path, arguments: &str) -> Vec<Value> {
@@ -272,6 +272,8 @@ fn presets_train() {
     write_rows(folder, "exchange.jsonl", (0..8).map(columns));
     let turns = |i: usize| json!({"messages": [{"role": "user", "content": format!("{i}?")}, {"role": "assistant", "content": "Yes."}]});
     write_rows(folder, "chats.jsonl", (0..8).map(turns));
+    write_prompts(folder, "prompts.jsonl", 8);
+    reward_model(folder, "rm");
     let presets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/presets");
     for entry in std::fs::read_dir(presets).unwrap() {
         let path = entry.unwrap().path();
@@ -282,6 +284,10 @@ fn presets_train() {
             "stack-exchange.toml" => "--data {exchange.jsonl}",
             "kto.toml" | "kto-few-good.toml" => "--data {thumbs.jsonl}",
             "una-scores.toml" => "--data {scores.jsonl}",
+            "ppo.toml" => {
+                "--data {prompts.jsonl} --reward-model {rm} --max-new-tokens 4 --batch-size 8 --truncated score"
+            }
+            "grpo-math.toml" => "--data {prompts.jsonl} --max-new-tokens 4 --batch-size 2",
             "una-mixed.toml" => "--data {pairs.jsonl} --data {thumbs.jsonl} --data {shares.jsonl}",
             _ => "--data {pairs.jsonl}",
         };

@@ -14,9 +14,9 @@ use crate::{IterationError, objective_metrics, rollout::score_any, sample};
 const FIGURES: [&str; 5] = [
     "objective/scores",
     "val/num_eos_tokens",
-    "answers/length",
-    "answers/most_frequent",
-    "answers/abstained",
+    "completions/mean_length",
+    "completions/most_frequent_share",
+    "completions/abstained",
 ];
 
 impl Ppo<'_> {

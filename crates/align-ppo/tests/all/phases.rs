@@ -231,12 +231,15 @@ fn metrics_of_an_iteration() {
         ("objective/kl_first_reference", 4.0 * third),
         ("objective/entropy", 3.5 * third),
         ("objective/scores", 0.5),
+        // Of 2 and -1.
+        ("objective/scores_std", 1.5),
         ("objective/non_score_reward", -0.02),
         ("objective/rlhf_reward", 0.48),
         ("val/num_eos_tokens", 2.0 * third),
-        ("answers/length", 4.0 * third),
-        ("answers/most_frequent", 2.0 * third),
-        ("answers/abstained", third),
+        ("completions/clipped_ratio", third),
+        ("completions/mean_length", 4.0 * third),
+        ("completions/most_frequent_share", 2.0 * third),
+        ("completions/abstained", third),
     ] {
         assert!((get(name) - expected).abs() < 1e-6, "{name} = {} and not {expected}", get(name));
     }

@@ -51,7 +51,7 @@ pub fn show(
     let batch_tokens = (all * batch_rows).checked_div(rows.train.len()).unwrap_or(0);
     let pass = config.micro_batch_tokens.max(longest).min(batch_tokens.max(1));
     let (_, shares) = rows.source(config.batch_size, config.seed, steps)?;
-    let memory = Memory::new(&estimate, pass, config.threads, beside.then_some(&other));
+    let memory = Memory::of(&estimate, pass, config.threads, beside.then_some(&other));
     if train.machine.json {
         let value = json!({
             "config": settings,
@@ -110,11 +110,19 @@ fn count_tokens(rows: &align_data::Rows) -> Result<(usize, usize)> {
     Ok((all, longest))
 }
 
+/// What libtorch takes before it does anything, in bytes.
+pub const LIBTORCH: usize = 120_000_000;
+
 /// The parts of the estimate, in bytes.
-struct Memory(Vec<(&'static str, usize)>);
+pub struct Memory(Vec<(&'static str, usize)>);
 
 impl Memory {
-    fn new(
+    /// Takes the parts.
+    pub fn new(parts: Vec<(&'static str, usize)>) -> Self {
+        Self(parts)
+    }
+
+    fn of(
         estimate: &MemoryEstimate,
         pass_tokens: usize,
         threads: usize,
@@ -122,7 +130,7 @@ impl Memory {
     ) -> Self {
         let per_token = estimate.activations_per_token + estimate.activations_per_completion_token;
         let mut parts = vec![
-            ("libtorch", 120_000_000),
+            ("libtorch", LIBTORCH),
             ("weights", estimate.weights),
             ("gradients", estimate.gradients * threads),
             ("optimiser", estimate.optimizer),
@@ -137,11 +145,18 @@ impl Memory {
         Self(parts)
     }
 
-    fn total_mb(&self) -> f64 {
+    /// Sums them up.
+    pub fn total_mb(&self) -> f64 {
         self.0.iter().map(|(_, bytes)| *bytes as f64 / 1e6).sum()
     }
 
-    fn parts(&self) -> String {
+    /// Returns each part in megabytes, by its name.
+    pub fn by_part(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.0.iter().map(|(name, bytes)| ((*name).to_owned(), json!(*bytes as f64 / 1e6))).collect()
+    }
+
+    /// Lists them in words.
+    pub fn parts(&self) -> String {
         let part = |(name, bytes): &(&str, usize)| format!("{name} {:.0}", *bytes as f64 / 1e6);
         self.0.iter().map(part).collect::<Vec<_>>().join(", ")
     }

@@ -129,11 +129,13 @@ impl Failure for align_train::Error {
                 if bad_number { failed.with_hint(BAD_NUMBER.to_owned()) } else { failed }
             }
             Train::Step { source, saved, .. } => {
+                let of_method = matches!(*source, Train::Method(_));
                 let failed = source.failed().with_message(|_| text);
                 let bad_number = failed.hints().iter().any(|hint| hint == BAD_NUMBER);
-                match saved.filter(|_| bad_number) {
-                    Some(saved) => failed.with_hint(start_from(&saved.folder.join("model"))),
-                    None => failed,
+                match saved {
+                    Some(saved) if bad_number => failed.with_hint(start_from(&saved.folder.join("model"))),
+                    Some(_) if of_method => failed.with_hint(GO_ON.to_owned()),
+                    _ => failed,
                 }
             }
             Train::InputsMismatch { .. } => Error::usage(
@@ -145,15 +147,60 @@ impl Failure for align_train::Error {
                 Err(other) => Error::environment(other.to_string(), []),
             },
             Train::Seam(inner) => inner.failed(),
+            Train::Method(inner) => of_method(inner),
             Train::Tensor(inner) => inner.failed(),
             _ => Error::data(text, []),
         }
     }
 }
 
+impl Failure for align_ppo::IterationError {
+    fn failed(self) -> Error {
+        use align_ppo::IterationError as Iteration;
+        match self {
+            Iteration::Core(inner @ align_core::Error::NonFinite { .. }) => {
+                inner.failed().with_hint(BAD_NUMBER.to_owned())
+            }
+            Iteration::Core(inner) => inner.failed(),
+            Iteration::Data(inner) => inner.failed(),
+            Iteration::Seam(inner) => of_method(inner),
+            Iteration::State { .. } => Error::environment(self.to_string(), []),
+            other => Error::data(other.to_string(), []),
+        }
+    }
+}
+
+/// Finds out what a method failed with, which went through a seam that knows no types.
+fn of_method(error: align_core::BoxError) -> Error {
+    let error = match error.downcast::<Error>() {
+        Ok(own) => return *own,
+        Err(other) => other,
+    };
+    let error = match error.downcast::<align_ppo::IterationError>() {
+        Ok(iteration) => return iteration.failed(),
+        Err(other) => other,
+    };
+    let error = match error.downcast::<align_train::Error>() {
+        Ok(train) => return train.failed(),
+        Err(other) => other,
+    };
+    let error = match error.downcast::<align_core::Error>() {
+        Ok(core) => return core.failed(),
+        Err(other) => other,
+    };
+    match error.downcast::<align_types::Error>() {
+        Ok(data) => data.failed(),
+        Err(other) => Error::data(other.to_string(), []),
+    }
+}
+
 /// What to do about a loss or gradient that is no number.
 const BAD_NUMBER: &str =
     "lower --learning-rate, or look at these rows; NaN in the weights of --model does it too";
+
+/// What to do where something beside the model failed.
+const GO_ON: &str =
+    "when that is mended, repeat the command with --resume to go on after the last checkpoint";
 
 /// A run that was stopped cannot go on with other rows or another rate; a new one can begin with its weights.
 fn start_from(model: &Path) -> String {

@@ -15,11 +15,11 @@ use crate::{origin, rows::Rows};
 ///
 /// # Errors
 /// [`Error::Usage`] with the flag.
-pub fn outlive(output: &Path, train: &TrainArgs, reference: Option<&Path>) -> Result<()> {
+pub fn outlive(output: &Path, train: &TrainArgs, reads: &[(&'static str, &Path)]) -> Result<()> {
     let mut inputs: Vec<(&str, &Path)> = Vec::new();
     inputs.extend(train.model.iter().map(|path| ("--model", path.as_path())));
     inputs.extend(train.machine.adapter.iter().map(|path| ("--adapter", path.as_path())));
-    inputs.extend(reference.map(|path| ("--ref-model", path)));
+    inputs.extend(reads);
     inputs.extend(train.data.iter().map(|path| ("--data", path.as_path())));
     inputs.extend(train.watch.eval_data.iter().map(|path| ("--eval-data", path.as_path())));
     let Ok(doomed) = fs::canonicalize(output) else { return Ok(()) };

@@ -1,5 +1,6 @@
 //! `align-torch`: the commands that need tensors. `align` becomes it, with the same arguments.
 
+mod command;
 mod computer;
 mod doctor;
 mod dpo;
@@ -19,11 +20,13 @@ mod notices;
 mod origin;
 mod output;
 mod passes;
+mod ppo;
 mod precompute;
 mod progress;
 mod reference;
 mod reward;
 mod reward_model;
+mod rewards;
 mod rows;
 mod samples;
 mod scale;
@@ -68,6 +71,7 @@ fn run(argv: &[OsString]) -> Result<()> {
         }
         Command::Dpo(dpo) => train::run(&dpo.train, &settings.resolved, &dpo::Dpo(dpo)),
         Command::Kto(kto) => train::run(&kto.train, &settings.resolved, &kto::Kto(kto)),
+        Command::Ppo(flags) => ppo::run(flags, &settings.resolved),
         Command::Una(una) => train::run(&una.train, &settings.resolved, &una::Una(una)),
         Command::Data(_) | Command::Report(_) | Command::Completions(_) => align_cli::front::run(argv),
     }

@@ -63,8 +63,8 @@ pub fn describe(args: &ReferenceArgs, tuning: &Tuning<'_>, base: &Path) -> Strin
 ///
 /// # Errors
 /// A folder that cannot be read, another vocabulary.
-pub fn check(args: &ReferenceArgs, folder: &Folder) -> Result<()> {
-    let Some(reference) = &args.ref_model else { return Ok(()) };
+pub fn check(given: Option<&Path>, folder: &Folder) -> Result<()> {
+    let Some(reference) = given else { return Ok(()) };
     let config = ModelConfig::read(reference).map_err(failure::of)?;
     model::same_vocabulary(&folder.config, &config, reference)
 }
@@ -104,7 +104,7 @@ pub fn make(args: &ReferenceArgs, setup: &Setup<'_>, rows: &mut Rows, keeps_mode
     let given = args.ref_model.as_deref();
     let made = |reference, model| Ok(Made { reference, model, begins_equal });
     if let Some(sync) = args.sync() {
-        return made(Reference::Moving(moving(setup, given, sync)?), None);
+        return made(Reference::Moving(moving(setup, given, sync, "--sync-ref-model")?), None);
     }
     if !args.precompute_ref_log_probs {
         return made(Reference::Model(Box::new(load(setup, given)?)), None);
@@ -119,7 +119,10 @@ pub fn make(args: &ReferenceArgs, setup: &Setup<'_>, rows: &mut Rows, keeps_mode
 }
 
 /// Loads the reference: `--ref-model`, or the model as it was before the first step.
-fn load(setup: &Setup<'_>, given: Option<&Path>) -> Result<Model> {
+///
+/// # Errors
+/// A folder that cannot be loaded.
+pub fn load(setup: &Setup<'_>, given: Option<&Path>) -> Result<Model> {
     match given {
         // Below an adapter the base is there already.
         Some(folder) if folder == setup.base && !matches!(setup.tuning, Tuning::Full) => {
@@ -139,14 +142,22 @@ fn folders<'a>(setup: &Setup<'a>, given: Option<&'a Path>) -> Vec<&'a Path> {
     }
 }
 
-/// Loads a reference that follows the policy. A resumed run puts the weights of its checkpoint into it.
-fn moving(setup: &Setup<'_>, given: Option<&Path>, sync: ReferenceSync) -> Result<MovingReference> {
+/// Loads a reference that follows the policy as `flag` says. A resumed run puts the weights of its checkpoint into it.
+///
+/// # Errors
+/// A reference that cannot be loaded, or has another shape than the policy.
+pub fn moving(
+    setup: &Setup<'_>,
+    given: Option<&Path>,
+    sync: ReferenceSync,
+    flag: &str,
+) -> Result<MovingReference> {
     // In float32 whatever is computed with: 16 bits would lose a small share of the policy.
     let model = model::load(given.unwrap_or(setup.base), &following(&setup.reference))?;
     MovingReference::new(Box::new(model), sync, &setup.policy.parameters()).map_err(|error| {
         let folder = given.unwrap_or(setup.base).display();
         Error::data(
-            format!("--sync-ref-model: the reference {folder} cannot follow the policy: {error}"),
+            format!("{flag}: the reference {folder} cannot follow the policy: {error}"),
             ["a reference that follows has the policy's architecture and sizes".to_owned()],
         )
     })

@@ -185,7 +185,7 @@ fn content_bytes(file: &Path) -> u64 {
 }
 
 /// Counts the kept rows of each file; of a file of which nothing could be read the report says nothing.
-fn parts(files: &[PathBuf], report: &DataReport, weights: impl Iterator<Item = f64>) -> Vec<Part> {
+pub fn parts(files: &[PathBuf], report: &DataReport, weights: impl Iterator<Item = f64>) -> Vec<Part> {
     let mut reports = report.files.iter().peekable();
     let part = |(file, weight): (&PathBuf, f64)| {
         let rows = reports.next_if(|found| found.path == *file).map_or(0, |found| found.kept);

@@ -73,7 +73,7 @@ impl Samples {
 }
 
 /// Reads the lines of steps before `step`; a file that is not there has none.
-fn earlier(file: &Path, step: u64) -> String {
+pub fn earlier(file: &Path, step: u64) -> String {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let is_earlier = |line: &&str| {
         let value: Option<Value> = serde_json::from_str(line).ok();

@@ -12,6 +12,9 @@ use crate::{
     train::{Method, Setup, Training},
 };
 
+/// The kinds of rows that are trained on.
+pub const KINDS: &[Kind] = &[Kind::Language, Kind::PromptCompletion];
+
 /// Supervised fine-tuning.
 pub struct Sft<'a>(pub &'a SftArgs);
 
@@ -25,7 +28,7 @@ impl Method for Sft<'_> {
     }
 
     fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Language, Kind::PromptCompletion]
+        KINDS
     }
 
     fn data_config(&self, config: DataConfig) -> DataConfig {

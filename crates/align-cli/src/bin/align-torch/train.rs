@@ -1,30 +1,26 @@
 //! What every training command does: everything is read and checked, then the run folder is made, then it trains.
 
 use std::path::Path;
-use std::sync::{Arc, atomic::AtomicBool};
 
 use align_cli::{
-    Error, Result,
+    Result,
     args::{ReferenceArgs, TrainArgs},
-    health, talk,
+    health,
 };
 use align_core::{
     Objective,
     align_types::{HealthCheck, PromptSource},
-    tch::Device,
 };
 use align_data::{DataConfig, Kind};
 use align_lm::{Companions, LoadOptions, Model, SaveDtype};
-use align_train::{
-    BoxError, Checkpoint, Environment, Hooks, OpenMode, Opened, Outcome, RunFolder, Silent, Start, Terminal,
-    TrainJob, Unit,
-};
+use align_train::{BoxError, Hooks, TrainJob, Unit};
 use serde_json::{Map, Value};
 
 use crate::{
-    computer, doctor, dry_run, failure, inputs, interrupt,
+    command::{Command, Run},
+    dry_run, failure, inputs,
     learner::Learner,
-    model, notices, reference,
+    model, reference,
     rows::{self, Reports, Rows},
     samples::Samples,
     tuning::Tuning,
@@ -46,6 +42,11 @@ pub trait Method {
     /// Returns the folder of the model that the trained one is compared with, where there is one.
     fn reference<'a>(&'a self, base: &'a Path) -> Option<&'a Path> {
         self.reference_args().map(|args| reference::folder(args, base))
+    }
+
+    /// Lists what is read beside `--model` and the rows, by flag: a run in the same place is not deleted with it.
+    fn reads<'a>(&'a self, base: &'a Path) -> Vec<(&'static str, &'a Path)> {
+        self.reference(base).map(|folder| ("--ref-model", folder)).into_iter().collect()
     }
 
     /// Checks what can be checked once rows are read.
@@ -150,37 +151,15 @@ pub struct Setup<'a, M = Model> {
 /// # Errors
 /// Everything that can be refused is refused before anything is written.
 pub fn run<T: Training>(train: &TrainArgs, settings: &toml::Table, method: &T) -> Result<()> {
-    let stop = interrupt::flag()?;
-    let device = computer::set_up(&train.machine)?;
-    let base = train.model.as_deref().unwrap_or_else(|| Path::new(""));
-    let output = train.output_dir.as_deref().unwrap_or_else(|| Path::new(""));
-    let text = config_text(method, settings);
-    let command = Command { train, method, device, base, output, text, stop };
+    let command = Command::new(train, settings, method)?;
     let Some(opened) = command.look()? else { return Ok(()) };
-    let read = command.read()?;
+    let read = read(&command, method)?;
     if train.dry_run {
         let Read { folder, trained, rows, reports, .. } = &read;
         return dry_run::show(train, settings, method, folder, *trained, rows, &reports.train);
     }
-    command.train(opened, read)
+    train_on(&command, method, opened, read)
 }
-
-/// One training command on its way.
-struct Command<'a, T> {
-    train: &'a TrainArgs,
-    method: &'a T,
-    device: Device,
-    /// The folder of `--model`.
-    base: &'a Path,
-    /// The run folder.
-    output: &'a Path,
-    /// The content of `config.toml`.
-    text: String,
-    stop: Arc<AtomicBool>,
-}
-
-/// A run folder, and the checkpoint to go on from.
-type Run = (RunFolder, Option<Checkpoint>);
 
 /// What was read and found in order.
 struct Read<'a> {
@@ -192,222 +171,108 @@ struct Read<'a> {
     reports: Reports,
 }
 
-impl<'a, T: Training> Command<'a, T> {
-    /// Looks at the place of the run. The outer `None` is a run that is finished already, the inner one a run that is
-    /// begun later.
-    ///
-    /// A run that is there is looked at first: it may be finished, or have been started otherwise. One that is to be
-    /// overwritten goes last, when nothing else can be refused.
-    fn look(&self) -> Result<Option<Option<Run>>> {
-        let Self { train, output, .. } = *self;
-        check_place(output)?;
-        if train.overwrite {
-            inputs::outlive(output, train, self.method.reference(self.base))?;
-        }
-        notices::give(&train.optimizer_config(), self.device);
-        if train.dry_run || train.overwrite || is_empty(output) {
-            return Ok(Some(None));
-        }
-        Ok(open(train, output, &self.text)?.map(Some))
+/// Reads model folder and rows, and checks that they fit each other.
+fn read<'a, T: Training>(command: &Command<'a>, method: &T) -> Result<Read<'a>> {
+    let Command { train, base, .. } = *command;
+    let mut folder = model::open(base)?;
+    folder.config = T::Model::config(base, folder.config)?;
+    if let Some(args) = method.reference_args() {
+        reference::check(args.ref_model.as_deref(), &folder)?;
     }
-
-    /// Reads model folder and rows, and checks that they fit each other.
-    fn read(&self) -> Result<Read<'a>> {
-        let Self { train, method, base, .. } = *self;
-        let mut folder = model::open(base)?;
-        folder.config = T::Model::config(base, folder.config)?;
-        if let Some(args) = method.reference_args() {
-            reference::check(args, &folder)?;
-        }
-        let tuning = Tuning::of(train);
-        let trained = tuning.check(&folder.config)?;
-        let (rows, reports) = rows::read(train, method, &folder)?;
-        if let Some(args) = method.reference_args() {
-            reference::check_rows(args, &rows)?;
-        }
-        method.check_rows(&rows)?;
-        Ok(Read { folder, tuning, trained, rows, reports })
+    let tuning = Tuning::of(train);
+    let trained = tuning.check(&folder.config)?;
+    let (rows, reports) = rows::read(train, method, &folder)?;
+    if let Some(args) = method.reference_args() {
+        reference::check_rows(args, &rows)?;
     }
-
-    /// Computes what a run is only continued with the same of.
-    fn inputs(&self, rows: &Rows, tuning: &Tuning<'_>) -> Result<String> {
-        let mut folders = tuning.folders(self.base);
-        let reference = self.method.reference(self.base).filter(|reference| !folders.contains(reference));
-        folders.extend(reference);
-        inputs::fingerprint(rows, &folders, self.method.columns())
-    }
-
-    /// Opens the run folder where that was not done before.
-    fn begin(&self, opened: Option<Run>) -> Result<Run> {
-        if let Some(opened) = opened {
-            return Ok(opened);
-        }
-        match open(self.train, self.output, &self.text)? {
-            Some((run, None)) => Ok((run, None)),
-            _ => Err(begun_elsewhere(self.output)),
-        }
-    }
-
-    fn train(&self, opened: Option<Run>, read: Read<'_>) -> Result<()> {
-        let Self { train, method, device, base, output, .. } = *self;
-        let Read { folder, tuning, mut rows, reports, .. } = read;
-        // Weights of no use are refused before anything is written.
-        rows.source(train.batch.batch_size, train.seed, 1)?;
-        let inputs = self.inputs(&rows, &tuning)?;
-        let checkpoint = match &opened {
-            Some((_, Some(checkpoint))) => Some(checkpoint.model_dir()),
-            _ => None,
-        };
-        let options = model::trained(train, device);
-        let policy: T::Model = tuning.load(base, checkpoint.as_deref(), &options, train.seed)?;
-        let policy = method.fit(policy, &folder, &rows)?;
-        let companions = Companions::read(base).map_err(failure::of)?;
-        let config = train.train_config();
-        let setup = Setup {
-            train,
-            folder: &folder,
-            policy: &policy,
-            tuning: &tuning,
-            base,
-            continued: checkpoint.is_some(),
-            reference: model::frozen(&train.machine, device),
-            threads: config.threads,
-            micro_batch_tokens: config.micro_batch_tokens,
-            max_length: train.rows.max_length.min(folder.config.context_length()),
-        };
-        let objective = method.objective(&setup, &mut rows)?;
-        let (run, start) = self.begin(opened)?;
-        let named = computer::device_name(device);
-        let environment =
-            Environment::collect(env!("CARGO_PKG_VERSION"), doctor::libtorch(), named, config.threads);
-        run.write_environment(&environment).map_err(failure::of)?;
-        let context = folder.config.context_length();
-        let samples = Samples::new(train.watch.samples, &rows, context, output, config.threads)?;
-        if start.is_none() {
-            policy.write_samples(&samples, &folder.tokenizer, 0)?;
-        }
-
-        let total_steps = config.total_steps(rows.train.len());
-        let (mut source, shares) = method.source(&setup, &rows, total_steps, output)?;
-        let mut summary = reports.summary();
-        summary.insert("data_shares".into(), shares.into());
-        if matches!(tuning, Tuning::Full) {
-            summary.insert("model_dtype".into(), policy.source_dtype().into());
-        }
-        let save_in = |to: &Path, dtype: SaveDtype| match tuning {
-            Tuning::Full => Ok(policy.save_with(to, dtype, &companions)?),
-            Tuning::New(_) | Tuning::From(_) => Ok(policy.save_adapter_with(to, &companions)?),
-        };
-        let save = |to: &Path| save_in(to, SaveDtype::F32);
-        let save_final = |to: &Path| save_in(to, SaveDtype::Source);
-        let job = TrainJob {
-            folder: &run,
-            start,
-            model: policy.seen()?,
-            objective,
-            source: source.as_mut(),
-            eval: rows.eval.clone().into_vec()?,
-            inputs,
-            keep_best: train.watch.keep_best.clone(),
-            total_steps,
-            config: &config,
-            optimizer: &train.optimizer_config(),
-            unit: method.unit(),
-            summary,
-        };
-        let before_finish = |step: u64| -> Result<Map<String, Value>, BoxError> {
-            policy.write_samples(&samples, &folder.tokenizer, step)?;
-            Ok(method.findings(&setup, &rows, output)?)
-        };
-        let mut hooks = Hooks::new(&save);
-        hooks.save_final = Some(&save_final);
-        hooks.before_finish = Some(&before_finish);
-        hooks.stop = Arc::clone(&self.stop);
-        hooks.checks = method.health();
-        hooks.progress = if train.machine.no_progress { Box::new(Silent) } else { Box::new(Terminal::new()) };
-        match align_train::train(job, hooks).map_err(failure::of)? {
-            Outcome::Interrupted { step, checkpoint } => Err(interrupted(step, checkpoint.as_deref())),
-            Outcome::Finished(summary) => finished(train, output, &summary),
-        }
-    }
+    method.check_rows(&rows)?;
+    Ok(Read { folder, tuning, trained, rows, reports })
 }
 
-fn config_text(method: &dyn Method, settings: &toml::Table) -> String {
-    let name = method.name();
-    format!("# align {name}: run again with `align {name} --config FILE --output-dir NEW`\n{settings}")
+/// Computes what a run is only continued with the same of.
+fn inputs_of(method: &dyn Method, base: &Path, rows: &Rows, tuning: &Tuning<'_>) -> Result<String> {
+    let mut folders = tuning.folders(base);
+    let reference = method.reference(base).filter(|reference| !folders.contains(reference));
+    folders.extend(reference);
+    inputs::fingerprint(rows, &folders, method.columns())
 }
 
-/// Checks that a folder can be where the run folder is to be: what is there, or the nearest place above, is one.
-fn check_place(output: &Path) -> Result<()> {
-    match output.ancestors().find(|path| path.symlink_metadata().is_ok()) {
-        Some(path) if !path.is_dir() => Err(Error::usage(
-            format!("--output-dir {}: {} is not a folder", output.display(), path.display()),
-            ["name a folder; one that is not there yet is made".to_owned()],
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Says whether a folder is not there or holds nothing.
-fn is_empty(folder: &Path) -> bool {
-    std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none())
-}
-
-/// The folder was empty when the policy was chosen, so that the policy is not that of the run found there now.
-fn begun_elsewhere(output: &Path) -> Error {
-    let message = format!("--output-dir {}: another process began a run in it just now", output.display());
-    Error::usage(message, ["repeat the command with --resume, or name another folder".to_owned()])
-}
-
-/// Opens the run folder; `None` when its run is finished and nothing is left to do.
-fn open(train: &TrainArgs, output: &Path, config: &str) -> Result<Option<(RunFolder, Option<Checkpoint>)>> {
-    let mode = match (train.resume, train.overwrite) {
-        (true, _) => OpenMode::Resume,
-        (_, true) => OpenMode::Overwrite,
-        _ => OpenMode::New,
+fn train_on<T: Training>(
+    command: &Command<'_>,
+    method: &T,
+    opened: Option<Run>,
+    read: Read<'_>,
+) -> Result<()> {
+    let Command { train, device, base, output, .. } = *command;
+    let Read { folder, tuning, mut rows, reports, .. } = read;
+    // Weights of no use are refused before anything is written.
+    rows.source(train.batch.batch_size, train.seed, 1)?;
+    let inputs = inputs_of(method, base, &rows, &tuning)?;
+    let checkpoint = match &opened {
+        Some((_, Some(checkpoint))) => Some(checkpoint.model_dir()),
+        _ => None,
     };
-    let Opened { folder, start, notices } = RunFolder::open(output, mode, config).map_err(failure::of)?;
-    notices.iter().for_each(|notice| talk::warn(notice));
-    match start {
-        Start::Beginning => Ok(Some((folder, None))),
-        Start::Checkpoint(checkpoint) => {
-            talk::say(&format!("continuing after step {}", checkpoint.state.step));
-            Ok(Some((folder, Some(*checkpoint))))
-        }
-        Start::Finished(summary) => {
-            talk::say(&format!("{}: the run is finished; nothing to do", output.display()));
-            if train.machine.json {
-                talk::data(&format!("{:#}\n", Value::Object(summary)))?;
-            }
-            Ok(None)
-        }
-    }
-}
-
-fn interrupted(step: u64, checkpoint: Option<&Path>) -> Error {
-    let hints = match checkpoint {
-        Some(path) => vec![
-            format!("the state is in {}", path.display()),
-            "repeat the command with --resume to continue".to_owned(),
-        ],
-        None => vec!["no step was done; repeat the command with --resume or --overwrite".to_owned()],
+    let options = model::trained(train, device);
+    let policy: T::Model = tuning.load(base, checkpoint.as_deref(), &options, train.seed)?;
+    let policy = method.fit(policy, &folder, &rows)?;
+    let companions = Companions::read(base).map_err(failure::of)?;
+    let config = train.train_config();
+    let setup = Setup {
+        train,
+        folder: &folder,
+        policy: &policy,
+        tuning: &tuning,
+        base,
+        continued: checkpoint.is_some(),
+        reference: model::frozen(&train.machine, device),
+        threads: config.threads,
+        micro_batch_tokens: config.micro_batch_tokens,
+        max_length: train.rows.max_length.min(folder.config.context_length()),
     };
-    Error::Interrupted { step, hints }
-}
-
-fn finished(train: &TrainArgs, output: &Path, summary: &Map<String, Value>) -> Result<()> {
-    if train.machine.json {
-        return talk::data(&format!("{:#}\n", Value::Object(summary.clone())));
+    let objective = method.objective(&setup, &mut rows)?;
+    let (run, start) = command.begin(opened)?;
+    command.write_environment(&run)?;
+    let context = folder.config.context_length();
+    let samples = Samples::new(train.watch.samples, &rows, context, output, config.threads)?;
+    if start.is_none() {
+        policy.write_samples(&samples, &folder.tokenizer, 0)?;
     }
-    let number = |key: &str| summary.get("final").and_then(|last| last.get(key)).and_then(Value::as_f64);
-    let shown =
-        ["loss", "eval/loss", "rewards/accuracies", "eval/rewards/accuracies", "eval/rewards/margins"];
-    let parts: Vec<_> = shown.iter().filter_map(|key| Some(format!("{key} {:.4}", number(key)?))).collect();
-    let place = output.join("model").display().to_string();
-    let saved = match summary.get("model_dtype").and_then(Value::as_str) {
-        Some(dtype) => format!("the model is in {place} ({dtype}, as --model)"),
-        None => format!("the adapter is in {place}"),
+
+    let total_steps = config.total_steps(rows.train.len());
+    let (mut source, shares) = method.source(&setup, &rows, total_steps, output)?;
+    let mut summary = reports.summary();
+    summary.insert("data_shares".into(), shares.into());
+    if matches!(tuning, Tuning::Full) {
+        summary.insert("model_dtype".into(), policy.source_dtype().into());
+    }
+    let save_in = |to: &Path, dtype: SaveDtype| match tuning {
+        Tuning::Full => Ok(policy.save_with(to, dtype, &companions)?),
+        Tuning::New(_) | Tuning::From(_) => Ok(policy.save_adapter_with(to, &companions)?),
     };
-    talk::say(&format!("done: {}; {saved}", parts.join(", ")));
-    Ok(())
+    let save = |to: &Path| save_in(to, SaveDtype::F32);
+    let save_final = |to: &Path| save_in(to, SaveDtype::Source);
+    let job = TrainJob {
+        folder: &run,
+        start,
+        model: policy.seen()?,
+        objective,
+        source: source.as_mut(),
+        eval: rows.eval.clone().into_vec()?,
+        inputs,
+        keep_best: train.watch.keep_best.clone(),
+        total_steps,
+        config: &config,
+        optimizer: &train.optimizer_config(),
+        unit: method.unit(),
+        summary,
+    };
+    let before_finish = |step: u64| -> Result<Map<String, Value>, BoxError> {
+        policy.write_samples(&samples, &folder.tokenizer, step)?;
+        Ok(method.findings(&setup, &rows, output)?)
+    };
+    let mut hooks = Hooks::new(&save);
+    hooks.save_final = Some(&save_final);
+    hooks.before_finish = Some(&before_finish);
+    let outcome = align_train::train(job, command.equip(hooks)).map_err(failure::of)?;
+    command.end(outcome)
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Answer, command, copy_of_tiny_llama, json_lines, tiny_llama, write_demonstrations, write_pairs,
-    write_scores, write_thumbs,
+    write_prompts, write_scores, write_thumbs,
 };
 
 /// Runs that may be over before a kill reaches them.
@@ -40,6 +40,7 @@ impl Run<'_> {
             "reward" => {
                 "--data {pairs.jsonl} --data {thumbs.jsonl} --data {scores.jsonl} --eval-data {pairs.jsonl}"
             }
+            "ppo" => "--data {prompts.jsonl} --eval-data {prompts.jsonl}",
             _ => "--data {demonstrations.jsonl} --eval-data {demonstrations.jsonl}",
         }
     }
@@ -65,6 +66,7 @@ impl Run<'_> {
         write_demonstrations(folder, "demonstrations.jsonl", 20);
         write_thumbs(folder, "thumbs.jsonl", 20);
         write_scores(folder, "scores.jsonl", 8);
+        write_prompts(folder, "prompts.jsonl", 20);
         nudge_weights(&copy_of_tiny_llama(folder, "other"));
         let begun = Instant::now();
         finish(folder, &self.line("whole"));

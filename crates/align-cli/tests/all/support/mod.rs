@@ -177,6 +177,13 @@ pub fn write_demonstrations(folder: &Path, name: &str, rows: usize) -> PathBuf {
     write(folder, name, lines)
 }
 
+/// Writes prompts, with a column that training does not read.
+pub fn write_prompts(folder: &Path, name: &str, rows: usize) -> PathBuf {
+    let line =
+        |row: usize| format!("{{\"prompt\": \"What is {row} and one?\", \"answer\": \"{}\"}}\n", row + 1);
+    write(folder, name, (0..rows).map(line).collect::<String>())
+}
+
 /// Writes answers with a thumb up (a full stop at the end) or down, by turns.
 pub fn write_thumbs(folder: &Path, name: &str, rows: usize) -> PathBuf {
     let line = |row: usize| {

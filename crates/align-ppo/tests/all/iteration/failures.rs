@@ -95,7 +95,7 @@ fn an_abstention_is_not_a_reward_of_0() {
     let run = |scorer: &mut dyn Scorer| {
         let mut world = World::new(config(AdvantageKind::Reinforce), 4);
         let (reports, ..) = world.run(scorer, |ppo| steps(ppo, 3));
-        (series(&reports, "objective/scores"), series(&reports, "answers/abstained"))
+        (series(&reports, "objective/scores"), series(&reports, "completions/abstained"))
     };
     let (scores, abstained) =
         run(&mut ByTokens(

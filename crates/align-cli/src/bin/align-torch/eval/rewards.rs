@@ -1,15 +1,16 @@
 //! Rewards of sampled answers.
 
-use std::time::Duration;
-
-use align_cli::{Error, Result, talk};
+use align_cli::{Result, talk};
 use align_core::align_types::{self, Completion, Reward, RewardItem};
 use align_core::evaluation::Samples;
 use align_data::{TextPrompt, Tokenizer};
-use align_rules::{Program, WeightedSum};
+use align_rules::WeightedSum;
 
 use super::{Bench, go_on};
-use crate::{progress::Progress, reward_model::RewardModel};
+use crate::{
+    progress::Progress,
+    rewards::{self, failed, silence, text},
+};
 
 /// Prompts whose answers are scored before progress is told.
 const AT_ONCE: usize = 32;
@@ -20,27 +21,14 @@ pub struct Rewards {
 }
 
 impl Rewards {
-    /// Loads reward models, makes rules and starts programs.
+    /// Loads what the flags name.
     ///
     /// # Errors
-    /// A folder that is no reward model, a program that cannot be started.
+    /// As [`rewards::load`].
     pub fn load(bench: &Bench<'_>) -> Result<Self> {
-        let (flags, machine) = (&bench.flags.rewards, &bench.flags.machine);
-        let mut parts: Vec<Box<dyn Reward>> = Vec::with_capacity(flags.count());
-        for folder in &flags.reward_model {
-            let tokens = bench.flags.micro_batch_tokens;
-            let model = RewardModel::load(folder, machine, bench.device, tokens)?;
-            parts.push(Box::new(if flags.normalize { model.normalized()? } else { model }));
-        }
-        for rule in &flags.reward {
-            parts.push(Box::new(align_rules::rule(rule).map_err(wrong)?));
-        }
-        let limit = Duration::from_secs_f64(flags.reward_timeout);
-        for command in &flags.reward_command {
-            let program = Program::start(command, limit).map_err(wrong)?;
-            parts.push(Box::new(program.with_notice(Box::new(talk::warn))));
-        }
-        Ok(Self { sum: WeightedSum::new(parts, &flags.reward_weights).map_err(wrong)? })
+        let flags = bench.flags;
+        let sum = rewards::load(&flags.rewards, &flags.machine, bench.device, flags.micro_batch_tokens)?;
+        Ok(Self { sum })
     }
 
     /// Names what is added up.
@@ -72,16 +60,9 @@ impl Rewards {
         progress.finish();
         let mut all = scored.iter().flat_map(|samples: &Samples| &samples.rewards).peekable();
         if all.peek().is_some() && all.all(Option::is_none) {
-            talk::warn(&self.silence());
+            talk::warn(&silence(&self.sum));
         }
         Ok(scored)
-    }
-
-    /// Says that there is no reward at all, and whose fault that is.
-    fn silence(&self) -> String {
-        let silent = self.sum.abstentions().filter(|(_, count)| *count > 0);
-        let parts: Vec<String> = silent.map(|(name, count)| format!("{name} ({count} times)")).collect();
-        format!("there is no reward for any completion, because these abstained: {}", parts.join(", "))
     }
 
     fn some(
@@ -108,39 +89,5 @@ impl Rewards {
             lengths: answers.iter().map(|answer| answer.token_ids.len() as f64).collect(),
         };
         Ok(answers.iter().map(samples).collect())
-    }
-}
-
-/// The prompt as text: as the data has it, or of a conversation what the template makes of it.
-///
-/// # Errors
-/// The tokenizer fails.
-pub fn text(prompt: &TextPrompt, tokenizer: &Tokenizer) -> Result<String> {
-    match &prompt.text {
-        Some(text) => Ok(text.clone()),
-        None => Ok(tokenizer.decode(&prompt.group.prompt, true)?),
-    }
-}
-
-/// A reward whose description is wrong.
-fn wrong(error: align_rules::Error) -> Error {
-    match error {
-        align_rules::Error::Start { .. } => Error::environment(
-            error.to_string(),
-            ["give the whole path of the program, or a name that the shell finds, too".to_owned()],
-        ),
-        other => Error::usage(other.to_string(), []),
-    }
-}
-
-/// A reward that failed at a row; an error of this program that went through it comes out again as it was.
-fn failed(error: align_types::Error) -> Error {
-    match error {
-        align_types::Error::Seam { source: Some(source), what, why } => match source.downcast::<Error>() {
-            Ok(own) => *own,
-            Err(_) if what == "reward" => Error::data(why, []),
-            Err(_) => Error::data(format!("{what}: {why}"), []),
-        },
-        other => other.into(),
     }
 }

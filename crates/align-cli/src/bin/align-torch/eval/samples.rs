@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     Bench, RowNumbers, go_on,
-    rewards::{self, Rewards},
+    rewards::Rewards,
     show::{Report, RewardReport, SamplesReport},
 };
 use crate::{failure, generate, interrupt, logprobs::row_number, model, passes, progress::Progress};
@@ -148,7 +148,7 @@ impl Bench<'_> {
         };
         let mut pairs: Vec<(Model, Model)> =
             copies(&self.model)?.into_iter().zip(copies(reference)?).collect();
-        let temperature = self.flags.sampling.temperature;
+        let temperature = self.flags.sampling.draw.temperature;
         let mut progress = Progress::new(sampled.len(), 0, machine.no_progress);
         let mut found = Vec::with_capacity(sampled.len());
         passes::over_rows(
@@ -202,7 +202,7 @@ fn add_samples(
             })
             .collect();
         let entry = rows.entry(row_number(&prompt.group)).or_default();
-        entry.insert("prompt".into(), json!(rewards::text(prompt, tokenizer)?));
+        entry.insert("prompt".into(), json!(crate::rewards::text(prompt, tokenizer)?));
         entry.insert(key.into(), json!(list));
     }
     Ok(())

@@ -1,0 +1,159 @@
+//! The prompts of a run, as tokens and as text.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use align_cli::{Error, Result, args::PpoArgs, talk};
+use align_core::align_types::{PromptGroup, PromptSource, Source};
+use align_data::{Curriculum, DataConfig, DataReport, PromptOrder, TextPrompt, Tokenizer, Truncation};
+use align_ppo::PromptText;
+
+use crate::{
+    inputs,
+    model::Folder,
+    rewards,
+    rows::{self, Reports, Rows},
+    sft,
+};
+
+/// What was read.
+pub struct Prompts {
+    /// The prompts to train on and those held out.
+    pub rows: Rows,
+    /// Rows of language modelling.
+    pub ptx: Rows,
+    pub reports: Reports,
+    /// By file and row.
+    texts: HashMap<(PathBuf, usize), PromptText>,
+    /// Names of all columns that rewards may read.
+    columns: Vec<String>,
+}
+
+/// Reads `--data`, `--eval-data` and `--ptx-data`; `context` is what all models take.
+///
+/// # Errors
+/// Rows that cannot be used, no row that can.
+pub fn read(flags: &PpoArgs, folder: &Folder, context: usize) -> Result<Prompts> {
+    let train = &flags.train;
+    let config = prompt_config(flags, context)?;
+    let mut prompts = Prompts {
+        rows: Rows { train: Vec::new().into(), eval: Vec::new().into(), files: Vec::new(), mixed: false },
+        ptx: Rows { train: Vec::new().into(), eval: Vec::new().into(), files: Vec::new(), mixed: false },
+        reports: Reports { train: DataReport::default(), eval: None },
+        texts: HashMap::new(),
+        columns: Vec::new(),
+    };
+    let (groups, report) = prompts.take(&train.data, folder, &config)?;
+    prompts.rows.files = rows::parts(&train.data, &report, std::iter::repeat(1.0));
+    (prompts.rows.train, prompts.reports.train) = (groups.into(), report);
+    if !train.watch.eval_data.is_empty() {
+        let (groups, report) = prompts.take(&train.watch.eval_data, folder, &config)?;
+        (prompts.rows.eval, prompts.reports.eval) = (groups.into(), Some(report));
+    }
+    if !flags.ptx.ptx_data.is_empty() {
+        let config =
+            DataConfig { max_length: Some(train.rows.max_length.min(context)), ..train.data_config() };
+        let (tokenizer, template) = (&folder.tokenizer, folder.template.as_ref());
+        let (groups, report) =
+            align_data::load_rows(&flags.ptx.ptx_data, sft::KINDS, tokenizer, template, &config)?;
+        rows::tell(&report);
+        prompts.ptx.train = groups.into();
+    }
+    Ok(prompts)
+}
+
+/// How prompts are read: `--max-length` is that of a prompt with its answer.
+fn prompt_config(flags: &PpoArgs, context: usize) -> Result<DataConfig> {
+    let config = flags.train.data_config();
+    let given = flags.train.rows.max_length;
+    if given > context {
+        talk::warn(&format!("--max-length is lowered to {context} tokens, which is what the models take"));
+    }
+    let new = flags.draw.max_new_tokens;
+    let Some(room) = given.min(context).checked_sub(new).filter(|room| *room > 0) else {
+        return Err(Error::usage(
+            format!(
+                "--max-new-tokens {new}: the models take {context} tokens, which leaves no room for a prompt"
+            ),
+            [],
+        ));
+    };
+    // A prompt with all of this is one whose answer has room, and the first that has none is dropped.
+    let limit = if config.truncation == Truncation::KeepStart { room + 1 } else { room.max(2) };
+    Ok(DataConfig { max_length: Some(limit), ..config })
+}
+
+impl Prompts {
+    fn take(
+        &mut self,
+        files: &[PathBuf],
+        folder: &Folder,
+        config: &DataConfig,
+    ) -> Result<(Vec<PromptGroup>, DataReport)> {
+        let (tokenizer, template) = (&folder.tokenizer, folder.template.as_ref());
+        let (read, mut report) = align_data::load_text_prompts(files, tokenizer, template, config)?;
+        // Rewards read them all.
+        self.columns.append(&mut report.ignored_columns);
+        rows::tell(&report);
+        let mut groups = Vec::with_capacity(read.len());
+        for prompt in read {
+            let text = prompt_text(&prompt, tokenizer)?;
+            if let Some(source) = &prompt.group.source {
+                self.texts.insert(place(source), text);
+            }
+            groups.push(prompt.group);
+        }
+        Ok((groups, report))
+    }
+
+    /// Finds the text of a prompt.
+    pub fn text(&self, group: &PromptGroup) -> Option<&PromptText> {
+        self.texts.get(&place(group.source.as_ref()?))
+    }
+
+    /// Makes the source of a run of `steps` iterations.
+    ///
+    /// # Errors
+    /// A curriculum that is out of range.
+    pub fn source(&self, flags: &PpoArgs, steps: u64) -> Result<Box<dyn PromptSource>> {
+        let (rows, seed, batch) = (self.rows.train.clone(), flags.train.seed, flags.train.batch.batch_size);
+        Ok(match flags.curriculum.config() {
+            Some(config) => Box::new(Curriculum::new(rows, config, batch, seed, steps)?),
+            None => Box::new(PromptOrder::new(rows, batch, seed, steps)?),
+        })
+    }
+
+    /// Makes the source of rows of language modelling, where there are any.
+    ///
+    /// # Errors
+    /// A batch of size 0.
+    pub fn ptx_source(&self, flags: &PpoArgs, steps: u64) -> Result<Option<PromptOrder>> {
+        if self.ptx.train.is_empty() {
+            return Ok(None);
+        }
+        let (batch, seed) = (flags.ptx_batch_size(), flags.train.seed);
+        Ok(Some(PromptOrder::new(self.ptx.train.clone(), batch, seed, steps)?))
+    }
+
+    /// Computes a digest of all that rows and these folders decide.
+    ///
+    /// # Errors
+    /// As [`inputs::fingerprint`].
+    pub fn fingerprint(&self, folders: &[&Path]) -> Result<String> {
+        let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+        let prompts = inputs::fingerprint(&self.rows, folders, &columns)?;
+        if self.ptx.train.is_empty() {
+            return Ok(prompts);
+        }
+        Ok(prompts + &inputs::fingerprint(&self.ptx, &[], &[])?)
+    }
+}
+
+fn place(source: &Source) -> (PathBuf, usize) {
+    (source.file.clone(), source.row)
+}
+
+fn prompt_text(prompt: &TextPrompt, tokenizer: &Tokenizer) -> Result<PromptText> {
+    let text = rewards::text(prompt, tokenizer)?;
+    Ok(PromptText { text, messages: prompt.messages.clone() })
+}

@@ -1,0 +1,38 @@
+//! Rewards, as an iteration asks for them.
+
+use align_core::{BoxError, align_types::PromptGroup};
+use align_ppo::{Scorer, TextScorer};
+use align_rules::WeightedSum;
+
+use super::prompts::Prompts;
+use crate::rewards;
+
+/// The weighted sum of a command's rewards, with the mean of each summand as a metric.
+pub struct Summands<'a>(TextScorer<'a, WeightedSum>);
+
+impl<'a> Summands<'a> {
+    /// Scores answers to prompts that were read.
+    pub fn new(sum: WeightedSum, prompts: &'a Prompts) -> Self {
+        Self(TextScorer::new(sum, |group| {
+            let found = prompts.text(group).cloned();
+            found.ok_or_else(|| format!("{}: its text is not known", group.describe(0)).into())
+        }))
+    }
+}
+
+impl Scorer for Summands<'_> {
+    fn score(&mut self, groups: &[PromptGroup]) -> Result<Vec<Vec<Option<f64>>>, BoxError> {
+        let scores = self.0.score(groups)?;
+        let mut all = scores.iter().flatten().peekable();
+        // The iteration knows no summands: whose silence it is can be said here alone.
+        if all.peek().is_some() && all.all(Option::is_none) {
+            return Err(Box::new(align_cli::Error::data(rewards::silence(self.0.reward()), [])));
+        }
+        Ok(scores)
+    }
+
+    fn metrics(&self) -> Vec<(String, f64)> {
+        let means = self.0.reward().means();
+        means.filter_map(|(name, mean)| Some((format!("rewards/{name}/mean"), mean?))).collect()
+    }
+}

@@ -1,0 +1,356 @@
+//! `align ppo`: samples of the policy, rewards from everywhere, and what a run leaves behind.
+
+use std::fs;
+use std::path::Path;
+
+use align_cli::metrics::{METRICS, Place, is_named};
+use serde_json::Value;
+
+use crate::support::{
+    Answer, align, command, copy_of_adapter, copy_of_tiny_llama, edit_json, json_lines,
+    kills::{self, finish, nudge_weights, weights_of},
+    poison_token, reward_model, tiny_llama, tree, write, write_demonstrations, write_prompts,
+};
+
+/// Two iterations of four prompts with short answers. Few answers of random weights end by themselves.
+const SMALL: &str = "--max-steps 2 --batch-size 4 --max-new-tokens 5 --learning-rate 1e-3 --log-every 1 --threads 1 \
+                     --no-progress";
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_prompts(folder.path(), "prompts.jsonl", 10);
+    folder
+}
+
+fn line(run: &str, flags: &str) -> String {
+    format!(
+        "ppo --model {} --data {{prompts.jsonl}} --output-dir {{{run}}} {SMALL} {flags}",
+        tiny_llama().display()
+    )
+}
+
+fn metrics(folder: &Path, run: &str) -> Vec<Value> {
+    json_lines(&folder.join(run).join("metrics.jsonl"))
+}
+
+fn summary(folder: &Path, run: &str) -> Value {
+    serde_json::from_slice(&fs::read(folder.join(run).join("summary.json")).unwrap()).unwrap()
+}
+
+/// The lines of a run without what depends on the clock.
+fn learned(folder: &Path, run: &str) -> Vec<Value> {
+    let mut lines = metrics(folder, run);
+    for line in &mut lines {
+        let line = line.as_object_mut().unwrap();
+        line.retain(|name, _| !name.ends_with("_per_second") && name != "time" && name != "peak_rss_mb");
+    }
+    lines
+}
+
+#[test]
+fn a_run_leaves_what_it_promises() {
+    let folder = folder();
+    write_prompts(folder.path(), "held.jsonl", 3);
+    let flags = "--reward rule:length --reward rule:contains=e --reward-weights 1,-0.5 --truncated score --samples 3 \
+                 --eval-data {held.jsonl} --eval-every 1";
+    let answer = align(folder.path(), &line("run", flags)).ok();
+    assert!(answer.stderr.contains("the critic begins with"), "{}", answer.stderr);
+    let lines = metrics(folder.path(), "run");
+    assert_eq!(lines.len(), 2);
+    for (name, value) in lines.iter().flat_map(|line| line.as_object().unwrap()) {
+        let plain = name.strip_prefix("eval/").unwrap_or(name);
+        let here = [Place::Training, Place::Ppo];
+        assert!(
+            METRICS.iter().any(|metric| here.contains(&metric.place) && is_named(metric, plain)),
+            "{name} is not in the table"
+        );
+        assert!(value.is_number(), "{name}: {value}");
+    }
+    let number = |line: usize, name: &str| lines[line][name].as_f64().unwrap_or_else(|| panic!("{name}"));
+    // The policy is its reference still, and the ratio of the first of four updates is 1.
+    assert!(number(0, "objective/kl").abs() < 1e-3, "{}", number(0, "objective/kl"));
+    let score = number(0, "rewards/rule:length/mean") - 0.5 * number(0, "rewards/rule:contains=e/mean");
+    assert!((number(0, "objective/scores") - score).abs() < 1e-9);
+    assert!(number(1, "eval/objective/scores").is_finite());
+
+    let summary = summary(folder.path(), "run");
+    assert_eq!(summary["completions_sampled"], 8);
+    for phase in ["data", "sample", "score", "logprobs", "advantages", "update"] {
+        assert!(summary["wall_time"][phase].is_number(), "{phase}: {}", summary["wall_time"]);
+    }
+    let samples = json_lines(&folder.path().join("run/completions.jsonl"));
+    assert_eq!(samples.len(), 6);
+    for (sample, step) in samples.iter().zip([1, 1, 1, 2, 2, 2]) {
+        assert_eq!(sample["step"], step);
+        assert!(sample["prompt"].as_str().unwrap().starts_with("What is"), "{sample}");
+        assert!(sample["reward"].is_number() && sample["kl"].is_number(), "{sample}");
+        assert!(sample["tokens"].as_u64().unwrap() <= 5 && sample["finish_reason"].is_string(), "{sample}");
+    }
+    let left = tree(&folder.path().join("run"));
+    for name in ["model/model.safetensors", "model/tokenizer.json", "critic/value_head.safetensors"] {
+        assert!(left.iter().any(|found| found == name), "{name} is not in {left:?}");
+    }
+
+    // config.toml is enough to run again, and what it trained can be gone on with.
+    align(folder.path(), "ppo --config {run/config.toml} --output-dir {again} --no-progress").ok();
+    assert_eq!(learned(folder.path(), "run"), learned(folder.path(), "again"));
+    let model = |run: &str| weights_of(&folder.path().join(run).join("model"));
+    assert!(model("run") == model("again"));
+    let on = format!(
+        "ppo --model {{run/model}} --critic-model {{run/critic}} --data {{prompts.jsonl}} --output-dir {{on}} \
+         --reward rule:length --truncated score {SMALL}"
+    );
+    let answer = align(folder.path(), &on).ok();
+    assert!(answer.stderr.contains("run/critic, with its value head"), "{}", answer.stderr);
+    let page = align(folder.path(), "report {run} --output {page.html}").ok();
+    assert!(folder.path().join("page.html").exists(), "{}", page.stderr);
+}
+
+#[test]
+fn every_advantage_learns_for_two_iterations() {
+    let folder = folder();
+    for advantage in ["ppo", "a2c", "reinforce", "rloo", "grpo", "dr-grpo", "dapo", "online-dpo"] {
+        let critic = if ["ppo", "a2c"].contains(&advantage) { "--truncated score" } else { "" };
+        let flags = format!("--advantage {advantage} --num-completions 3 --reward rule:length {critic}");
+        align(folder.path(), &line(advantage, &flags)).ok();
+        let lines = metrics(folder.path(), advantage);
+        assert!(lines[1]["loss"].as_f64().unwrap().is_finite(), "{advantage}");
+        assert!(lines[0]["grad_norm"].as_f64().unwrap() > 0.0, "{advantage}");
+        assert!(weights_of(&folder.path().join(advantage).join("model")) != weights_of(&tiny_llama()));
+    }
+}
+
+#[test]
+fn variants_of_models_and_sources_run() {
+    let folder = folder();
+    reward_model(folder.path(), "rm");
+    write_demonstrations(folder.path(), "texts.jsonl", 6);
+    let adapted = "--lora-rank 2 --reward rule:length --truncated score --ref-model";
+    for (run, flags, texts) in [
+        ("shared", "--critic shared --reward rule:length --truncated score --vf-coef 0.5".to_owned(), &[][..]),
+        ("lora", format!("{adapted} {}", tiny_llama().display()), &[]),
+        ("ema", "--ref-ema 0.5 --reward rule:length --truncated score".to_owned(), &[]),
+        ("overlap", "--overlap --reward rule:length --truncated score".to_owned(), &[]),
+        (
+            "model",
+            "--reward-model {rm} --truncated score --normalize-values".to_owned(),
+            &["rm (the first --reward-model", "score head"],
+        ),
+        (
+            "edge",
+            "--advantage grpo --num-completions 2 --reward rule:length --curriculum edge --curriculum-threshold 9"
+                .to_owned(),
+            &[],
+        ),
+        (
+            "ptx",
+            "--reward rule:length --truncated score --ptx-data {texts.jsonl} --ptx-coef 2 --ptx-batch-size 3".to_owned(),
+            &[],
+        ),
+        ("relative", "--reward rule:length --truncated score --reward-baseline reference".to_owned(), &[]),
+    ] {
+        let answer = align(folder.path(), &line(run, &flags)).ok();
+        for text in texts {
+            assert!(answer.stderr.contains(text), "{run}: {}", answer.stderr);
+        }
+    }
+    let has = |run: &str, metric: &str| metrics(folder.path(), run)[1][metric].is_number();
+    assert!(has("ema", "objective/kl_first_reference") && !has("lora", "objective/kl_first_reference"));
+    assert!(has("ptx", "loss/ptx_avg") && has("edge", "curriculum/unseen"));
+    assert!(folder.path().join("lora/model/adapter_config.json").exists());
+    assert!(folder.path().join("shared/model/value_head.safetensors").exists());
+    assert!(!folder.path().join("shared/critic").exists());
+    let off = metrics(folder.path(), "overlap")[1]["sampling/sampling_logp_difference/max"].as_f64().unwrap();
+    assert!(off > 1e-4, "samples of the second iteration are of the weights before the first: {off}");
+}
+
+/// A reward process that dies twice in one batch stops the run, which goes on as if nothing had happened.
+#[test]
+fn a_reward_process_that_dies_stops_a_run_that_can_go_on() {
+    let folder = folder();
+    // Scores are the lengths of the lines; after as many lines as it is told the program ends.
+    let program = "n=0\nwhile IFS= read -r line; do\n[ -f \"$0.dead\" ] && [ $n -ge 4 ] && exit 3\n\
+                   id=${line#*:}; echo \"{\\\"id\\\": ${id%%,*}, \\\"reward\\\": ${#line}}\"\nn=$((n+1))\ndone\n";
+    write(folder.path(), "score.sh", program);
+    let run = |run: &str, more: &str| {
+        let flags = format!("--truncated score --save-every 1 {more}");
+        let mut command = command(folder.path(), &line(run, &flags));
+        let program = folder.path().join("score.sh");
+        Answer::to(command.arg("--reward-command").arg(format!("sh '{}'", program.display())))
+    };
+    run("whole", "").ok();
+    write(folder.path(), "score.sh.dead", "");
+    let program = folder.path().join("score.sh");
+    // One program answers four lines: the first iteration. Started again for the second one it is given eight.
+    let answer = run("run", "--batch-size 4");
+    if answer.code == 0 {
+        panic!("{} should have died: {}", program.display(), answer.stderr);
+    }
+    answer.refused(4, &["step 2", "prompts.jsonl:", "ended", "--resume"]);
+    fs::remove_file(folder.path().join("score.sh.dead")).unwrap();
+    run("run", "--resume").ok();
+    for name in ["completions.jsonl", "model/model.safetensors"] {
+        let bytes = |run: &str| fs::read(folder.path().join(run).join(name)).unwrap();
+        assert!(bytes("whole") == bytes("run"), "{name}");
+    }
+    assert_eq!(learned(folder.path(), "whole"), learned(folder.path(), "run"));
+}
+
+const KILLED: &str =
+    "--reward rule:length --truncated score --max-new-tokens 4 --num-mini-batches 2 --num-ppo-epochs 2";
+
+#[test]
+fn a_killed_run_ends_with_the_same_bytes() {
+    let more = format!("{KILLED} --normalize-values --reward-scaling running --kl-target 0.5");
+    kills::Run { method: "ppo", threads: 2, more: &more, kills: 2 }.survives();
+}
+
+#[test]
+fn a_killed_run_that_samples_ahead_ends_with_the_same_bytes() {
+    let more = format!("{KILLED} --overlap --ref-ema 0.1 --critic shared --curriculum edge");
+    kills::Run { method: "ppo", threads: 1, more: &more, kills: 1 }.survives();
+}
+
+#[test]
+fn bad_input_is_named() {
+    let folder = folder();
+    let here = folder.path();
+    copy_of_tiny_llama(here, "broken");
+    poison_token(&here.join("broken"), "e");
+    copy_of_tiny_llama(here, "other");
+    edit_json(&here.join("other/config.json"), &[("vocab_size", 999.into())]);
+    write(
+        here,
+        "long.jsonl",
+        format!("{{\"prompt\": \"{}\"}}\n{{\"prompt\": \"short\"}}\n", "word ".repeat(900)),
+    );
+    write(here, "all-long.jsonl", format!("{{\"prompt\": \"{}\"}}\n", "word ".repeat(900)));
+    write(here, "empty.jsonl", "{\"prompt\": \"good\"}\n{\"prompt\": \"\"}\n");
+    write(
+        here,
+        "silent.sh",
+        "while read -r line; do id=${line#*:}; echo \"{\\\"id\\\": ${id%%,*}, \\\"reward\\\": null}\"; done\n",
+    );
+    let base = |model: &str, data: &str, flags: &str| {
+        let mut command = command(
+            here,
+            &format!("ppo --model {model} --data {{{data}.jsonl}} --output-dir {{bad}} {SMALL} {flags}"),
+        );
+        let silent = here.join("silent.sh");
+        if flags.contains("--reward-command") {
+            command.arg(format!("sh '{}'", silent.display()));
+        }
+        let answer = Answer::to(&mut command);
+        let _ = fs::remove_dir_all(here.join("bad"));
+        answer
+    };
+    let tiny = tiny_llama().display().to_string();
+    let rule = "--reward rule:length --truncated score";
+    base(&tiny, "empty", rule).refused(4, &["empty.jsonl:2", "`prompt` is empty"]);
+    let skipped = base(&tiny, "empty", &format!("{rule} --bad-rows skip")).ok();
+    assert!(skipped.stderr.contains("1 of 2 rows are bad"), "{}", skipped.stderr);
+    let dropped = base(&tiny, "long", rule).ok();
+    assert!(dropped.stderr.contains("1 rows were dropped"), "{}", dropped.stderr);
+    base(&tiny, "all-long", rule).refused(4, &["all-long.jsonl"]);
+    base(&tiny, "long", &format!("{rule} --truncation error")).refused(4, &["long.jsonl:1"]);
+    base(&tiny, "prompts", "--truncated score --reward-command").refused(4, &["abstained", "command:sh"]);
+    base(&tiny, "prompts", &format!("{rule} --ref-model {{other}}"))
+        .refused(4, &["--ref-model", "999 tokens"]);
+    base(&tiny, "prompts", &format!("{rule} --critic-model {{other}}"))
+        .refused(4, &["--critic-model", "999"]);
+    base("{broken}", "prompts", rule).refused(4, &["prompts.jsonl:"]);
+    base(&tiny, "prompts", "--reward rule:length")
+        .refused(4, &["reached the token limit", "--truncated score"]);
+    let constant =
+        base(&tiny, "prompts", "--reward rule:contains=\u{1F980} --truncated score --max-steps 3").ok();
+    assert!(constant.stderr.contains("given the same"), "{}", constant.stderr);
+}
+
+#[test]
+fn flags_that_do_not_go_together_are_refused() {
+    let folder = folder();
+    for (flags, texts) in [
+        ("", &["a reward is missing", "--reward-model"][..]),
+        ("--reward rule:length --advantage grpo", &["--num-completions 1", "at least 2"]),
+        ("--reward rule:length --advantage rloo --gamma 0.9 --num-completions 2", &["gamma"]),
+        (
+            "--reward rule:length --advantage grpo --num-completions 2 --critic-learning-rate 1e-5",
+            &["no critic"],
+        ),
+        (
+            "--reward rule:length --critic shared --critic-model {m}",
+            &["--critic-model", "part of the policy"],
+        ),
+        ("--reward rule:length --vf-coef 0.5", &["--vf-coef", "--critic-learning-rate"]),
+        ("--reward rule:length --critic shared --lora-rank 2", &["--critic shared and --lora-rank"]),
+        ("--reward rule:length --ref-ema 0.1 --lora-rank 2", &["--ref-ema and --lora-rank"]),
+        ("--reward rule:length --lora-rank 2 --lora-dropout 0.1", &["--lora-dropout 0.1", "ratios"]),
+        ("--reward rule:length --ptx-data {p}", &["--ptx-coef"]),
+        ("--reward rule:length --ptx-coef 1", &["--ptx-data"]),
+        ("--reward rule:length --curriculum-floor 0.1", &["--curriculum edge"]),
+        (
+            "--reward rule:length --curriculum edge --curriculum-range 0.8,0.2",
+            &["--curriculum-range 0.8,0.2"],
+        ),
+        ("--reward rule:length --kl-estimator k2", &["k2", "biased"]),
+        ("--reward rule:length --kl-horizon 10", &["--kl-horizon", "--kl-target"]),
+        ("--reward rule:length --beta 0.2", &["--beta", "online-dpo"]),
+        ("--reward rule:length --advantage a2c --cliprange 0.3", &["--cliprange", "clips nothing"]),
+        ("--reward rule:length --overlong-penalty 3", &["MAX,CACHE"]),
+        ("--reward rule:length --max-length 5", &["no room for a prompt"]),
+        ("--reward rule:length --data-weights 1", &["--data-weights"]),
+        ("--reward rule:length --keep-best objective/score --eval-data {p}", &["objective/scores"]),
+        ("--reward rule:length --advantage gppo", &["choices: ppo"]),
+    ] {
+        align(folder.path(), &line("run", flags)).refused(2, texts);
+        assert!(!folder.path().join("run").exists(), "{flags}");
+    }
+}
+
+#[test]
+fn a_dry_run_shows_memory_and_time_by_phase() {
+    let folder = folder();
+    let flags = "--reward rule:length --truncated score --dry-run";
+    let text = align(folder.path(), &line("run", flags)).ok().stdout;
+    for part in ["# iteration     4 prompts with 1 answers", "4 updates", "critic", "reference", "update "] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    let json = align(folder.path(), &line("run", &format!("{flags} --json"))).ok().stdout;
+    let plan: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&plan["steps"], &plan["updates_per_step"]), (&2.into(), &4.into()));
+    let operations = |phase: &str| plan["operations_by_phase"][phase].as_f64().unwrap();
+    // Policy and reference once, and the critic, which has no output layer; four epochs of policy and critic, each a
+    // forward pass and a backward pass of two.
+    let critic = operations("logprobs") - 2.0 * operations("sample");
+    assert!(critic > 0.0 && critic < operations("sample"));
+    assert!((operations("update") / (12.0 * (operations("sample") + critic)) - 1.0).abs() < 1e-9);
+    assert!(!folder.path().join("run").exists());
+    let help = align(folder.path(), "ppo --help").ok().stdout;
+    for flag in ["--advantage", "--kl-coef", "--curriculum", "rule:length", "--overlap", "--ref-ema"] {
+        assert!(help.contains(flag), "{flag}");
+    }
+}
+
+/// Changed reward models and prompts change what a run learns: it is not continued with them.
+#[test]
+fn changed_inputs_are_refused() {
+    let folder = folder();
+    let here = folder.path();
+    reward_model(here, "rm");
+    copy_of_adapter(here, "adapter");
+    let line = format!("{} --resume", line("run", "--reward-model {rm} --truncated score --save-every 1"));
+    finish(here, &line);
+    fs::remove_file(here.join("run/summary.json")).unwrap();
+    fs::remove_dir_all(here.join("run/model")).unwrap();
+    fs::remove_dir_all(here.join("run/checkpoints/step-2")).unwrap();
+    nudge_weights(&here.join("rm"));
+    align(here, &line).refused(2, &["was started with other inputs"]);
+    nudge_weights(&here.join("rm"));
+    write(
+        here,
+        "prompts.jsonl",
+        fs::read_to_string(here.join("prompts.jsonl")).unwrap().replace("\"9\"", "\"8\""),
+    );
+    align(here, &line).refused(2, &["was started with other inputs"]);
+    assert!(here.join("run/checkpoints/step-1").exists());
+}
