@@ -681,7 +681,7 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "sampling/sampling_logp_difference/mean",
-        "mean of |log π − log μ| over tokens, μ what the sampler says of its own samples",
+        "mean of the absolute difference log π − log μ over tokens, μ what the sampler says of its own samples",
         "nats",
         "rounding, 1e-6; with `--overlap` the change of one iteration",
         "large without `--overlap`: sampler and training disagree",
@@ -877,6 +877,22 @@ pub const METRICS: &[Metric] = &[
         "iterations",
         "absent",
         "8 end the run: the reward does not tell answers apart",
+    ),
+    metric(
+        Place::Ppo,
+        "answers/alone",
+        "samples that were left out, as no other sample of their prompt has a reward to be compared with",
+        "answers",
+        "absent",
+        "present: the reward abstains often, or `--num-completions` is small",
+    ),
+    metric(
+        Place::Ppo,
+        "answers/masked",
+        "samples that were left out of the loss because they reached the token limit, with overlong filtering",
+        "answers",
+        "absent or few",
+        "most: raise `--max-new-tokens`",
     ),
     metric(
         Place::Summary,
