@@ -56,6 +56,12 @@ pub trait Learn {
     /// A failure of libtorch.
     fn apply(&mut self, learning_rate: f64) -> Result<(), BoxError>;
 
+    /// Ends an iteration in which weights were updated ([`Objective::after_iteration`](crate::Objective::after_iteration)).
+    ///
+    /// # Errors
+    /// A failure of libtorch.
+    fn end_iteration(&mut self) -> Result<(), BoxError>;
+
     /// Writes into an existing folder what goes on from step to step beside the trained weights: moments, counts, and
     /// what the objective keeps. With `weights` those too.
     ///

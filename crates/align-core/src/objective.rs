@@ -191,6 +191,16 @@ pub trait Objective<M: ?Sized + 'static = dyn CausalLm>: Send {
         Ok(())
     }
 
+    /// Hears that an iteration of several updates is over, of which at least one was done: a reference that follows the
+    /// policy once per iteration moves here.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    fn after_iteration(&mut self, policy: &[Parameter]) -> Result<()> {
+        let _ = policy;
+        Ok(())
+    }
+
     /// Returns the weights that [`Self::after_update`] changes, in a fixed order, for checkpoints; none (the default)
     /// where there are none. A resumed run writes those of the checkpoint into them.
     fn weights(&self) -> Vec<Parameter> {

@@ -246,7 +246,10 @@ impl<'a> Loader<'a> {
                 self.too_long.get_or_insert((at, tokens, limit, 0)).3 += 1;
                 return Ok(());
             }
-            Fit::Cut => report.cut += 1,
+            Fit::Cut => {
+                report.cut += 1;
+                report.cut_rows.push(report.kept);
+            }
             Fit::Whole => {}
         }
         if let Some(tail) = &encoded.merged {

@@ -214,6 +214,9 @@ pub struct DataReport {
     pub bad: Vec<BadRow>,
     /// Kept rows that lost tokens to `max_length` or `max_prompt_length`.
     pub cut: usize,
+    /// Their places among the kept rows, from 0; not written anywhere.
+    #[serde(skip)]
+    pub cut_rows: Vec<usize>,
     /// Rows dropped because the limits left no token to train on: no room behind the prompt, or none that is marked.
     pub dropped_no_room: usize,
     /// Rows over a limit that were dropped whole, because nothing may be cut.

@@ -44,6 +44,11 @@ impl AdvantageReport {
             ("returns/mean".to_owned(), self.returns.mean),
             ("returns/std".to_owned(), self.returns.std()),
         ];
+        for (name, count) in [("completions/alone", self.alone), ("completions/masked", self.masked)] {
+            if count > 0 {
+                metrics.push((name.to_owned(), count as f64));
+            }
+        }
         if self.groups > 0 {
             let share = self.groups_without_signal as f64 / self.groups as f64;
             metrics.push(("groups/without_signal".to_owned(), share));

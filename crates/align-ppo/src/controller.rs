@@ -45,8 +45,8 @@ impl KlController {
         }
         if let Some(target) = self.target {
             let error = (kl / target - 1.0).clamp(-LARGEST_ERROR, LARGEST_ERROR);
-            // A horizon shorter than a batch must not turn the sign of β.
-            self.coef *= (1.0 + error * episodes as f64 / self.horizon).max(0.0);
+            // A horizon shorter than a batch counts as one: β must not become 0, where it would stay.
+            self.coef *= 1.0 + error * (episodes as f64 / self.horizon).min(1.0);
         }
         Ok(())
     }

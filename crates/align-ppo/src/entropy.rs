@@ -36,8 +36,13 @@ pub fn entropies(logits: &Tensor, temperature: f64) -> Result<Tensor> {
     Ok(Tensor::f_cat(&parts, 0)?)
 }
 
+/// Below this e^x is 0 in float32.
+const LEAST_LOG_PROB: f64 = -1e4;
+
 fn of_rows(logits: &Tensor, temperature: f64) -> Result<Tensor> {
     let kind = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let log_probs = logits.f_to_kind(kind)?.f_div_scalar(temperature)?.f_log_softmax(1, kind)?;
-    Ok(log_probs.f_exp()?.f_mul(&log_probs)?.f_sum_dim_intlist(1, false, kind)?.f_neg()?)
+    // A token that is ruled out has the term 0, not 0 · −∞.
+    let bounded = log_probs.f_clamp_min(LEAST_LOG_PROB)?;
+    Ok(log_probs.f_exp()?.f_mul(&bounded)?.f_sum_dim_intlist(1, false, kind)?.f_neg()?)
 }

@@ -10,10 +10,7 @@ use align_core::{
 pub fn deal<T>(items: Vec<T>, minibatches: usize, seed: u64, step: u64, epoch: u64) -> Vec<Vec<T>> {
     let mut items: Vec<Option<T>> = items.into_iter().map(Some).collect();
     let mut order: Vec<usize> = (0..items.len()).collect();
-    let mut random = RngStream::new(seed, Purpose::Minibatches, step, epoch);
-    for last in (1..order.len()).rev() {
-        order.swap(last, random.below(last + 1));
-    }
+    RngStream::new(seed, Purpose::Minibatches, step, epoch).shuffle(&mut order);
     let count = minibatches.clamp(1, order.len().max(1));
     let bound = |part: usize| part * order.len() / count;
     (0..count)
@@ -30,6 +27,28 @@ pub fn deal<T>(items: Vec<T>, minibatches: usize, seed: u64, step: u64, epoch: u
 /// Plans how each minibatch is computed.
 pub(crate) fn pack(policy: &dyn Learn, minibatches: Vec<Vec<PromptGroup>>) -> Vec<Packs> {
     minibatches.into_iter().map(|groups| policy.pack(groups)).collect()
+}
+
+/// Deals minibatches of an epoch: sampled groups shuffled, and rows of language modelling one by one to each in turn.
+pub(crate) fn deal_with_rows(
+    groups: Vec<PromptGroup>,
+    rows: Vec<PromptGroup>,
+    minibatches: usize,
+    (seed, step, epoch): (u64, u64, u64),
+) -> Vec<Vec<PromptGroup>> {
+    let mut dealt = deal(groups, minibatches, seed, step, epoch);
+    let count = dealt.len().max(1);
+    for (index, row) in rows.into_iter().enumerate() {
+        if let Some(minibatch) = dealt.get_mut(index % count) {
+            minibatch.push(row);
+        }
+    }
+    dealt
+}
+
+/// Says whether a group was sampled; rows of language modelling have no trajectory.
+pub(crate) fn is_sampled(group: &PromptGroup) -> bool {
+    group.completions.iter().any(|answer| answer.trajectory.is_some())
 }
 
 /// Takes the groups out of their plans.

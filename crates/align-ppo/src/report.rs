@@ -22,6 +22,8 @@ struct Sums {
     entropy: f64,
     kl: Option<f64>,
     kl_first: Option<f64>,
+    rewarded: f64,
+    beside: f64,
 }
 
 fn difference(a: &[f32], b: &[f32]) -> f64 {
@@ -73,7 +75,13 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
             sums.scored += 1.0;
             sums.score += reward;
             sums.scores.push(reward);
-            sums.shaped += trajectory.rewards.iter().sum::<f64>();
+            // Answers that are left out (nothing to be compared with) have a score and no rewards of tokens.
+            if !trajectory.rewards.is_empty() {
+                let shaped = trajectory.rewards.iter().sum::<f64>();
+                sums.rewarded += 1.0;
+                sums.shaped += shaped;
+                sums.beside += shaped - reward;
+            }
         }
     }
     let most = counts.into_values().max().unwrap_or(0) as f64;
@@ -93,8 +101,8 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
     push("objective/entropy", sums.entropy, sums.answers);
     push("objective/scores", sums.score, sums.scored);
     push("objective/scores_std", deviation(&sums.scores) * sums.scored, sums.scored);
-    push("objective/non_score_reward", sums.shaped - sums.score, sums.scored);
-    push("objective/rlhf_reward", sums.shaped, sums.scored);
+    push("objective/non_score_reward", sums.beside, sums.rewarded);
+    push("objective/rlhf_reward", sums.shaped, sums.rewarded);
     push("val/num_eos_tokens", sums.ended, sums.known_ends);
     push("completions/clipped_ratio", sums.known_ends - sums.ended, sums.known_ends);
     push("completions/mean_length", sums.tokens, sums.answers);

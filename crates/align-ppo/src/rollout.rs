@@ -1,13 +1,13 @@
 //! The first two phases of an iteration: completions are sampled, and scored.
 
-use align_core::align_types::{Generator, PromptGroup, Trajectory, config::SamplingConfig};
+use align_core::align_types::{Completion, Generator, PromptGroup, config::SamplingConfig};
 
-use crate::{IterationError as Error, Scorer};
+use crate::{IterationError as Error, Scorer, begin_trajectories};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Samples completions of prompts. Source and columns of each prompt stay with it, and every completion begins a
-/// [`Trajectory`].
+/// trajectory ([`begin_trajectories`]).
 ///
 /// `draw` numbers the calls of a run: it chooses the random streams, and a resumed run passes the same number again.
 ///
@@ -38,13 +38,28 @@ pub fn sample(
                 "the generator gave a completion without a token",
             ));
         }
-        group
-            .completions
-            .iter_mut()
-            .for_each(|answer| answer.trajectory = Some(Box::new(Trajectory::default())));
+        for (number, answer) in group.completions.iter().enumerate() {
+            check_logprobs(answer).map_err(|why| {
+                Error::rows(format!("{}, answer {}", group.describe(index), number + 1), why)
+            })?;
+        }
+        begin_trajectories(std::slice::from_mut(&mut group));
         Ok(group)
     };
     prompts.into_iter().zip(sampled).enumerate().map(begin).collect()
+}
+
+/// Checks the sampler's log-probabilities, where it gives them.
+fn check_logprobs(answer: &Completion) -> Result<(), String> {
+    let Some(list) = &answer.logprobs else { return Ok(()) };
+    let (numbers, tokens) = (list.len(), answer.token_ids.len());
+    if numbers != tokens {
+        return Err(format!("the generator gave {numbers} log-probabilities for {tokens} tokens"));
+    }
+    match list.iter().position(|number| !number.is_finite()) {
+        Some(token) => Err(format!("the generator's log-probability of token {} is not finite", token + 1)),
+        None => Ok(()),
+    }
 }
 
 /// Asks for the rewards of all completions and writes them into [`Completion::reward`]; returns how many abstained.
@@ -55,12 +70,23 @@ pub fn sample(
 /// The scorer's; [`Error::Rows`] for scores that are too few, too many, or no finite numbers, and for a batch of which
 /// every completion is without a score.
 pub fn score(scorer: &mut (impl Scorer + ?Sized), groups: &mut [PromptGroup]) -> Result<usize> {
+    let abstained = score_any(scorer, groups)?;
+    let all: usize = groups.iter().map(|group| group.completions.len()).sum();
+    if all > 0 && abstained == all {
+        let why = format!("the reward abstained for all {all} completions: there is nothing to learn from");
+        return Err(Error::rows("scoring", why));
+    }
+    Ok(abstained)
+}
+
+/// As [`score`], but every completion may be without a score.
+pub(crate) fn score_any(scorer: &mut (impl Scorer + ?Sized), groups: &mut [PromptGroup]) -> Result<usize> {
     let scores = scorer.score(groups).map_err(Error::Seam)?;
     if scores.len() != groups.len() {
         let why = format!("there are scores of {} groups for {}", scores.len(), groups.len());
         return Err(Error::rows("scoring", why));
     }
-    let (mut abstained, mut all) = (0, 0);
+    let mut abstained = 0;
     for (index, (group, scores)) in groups.iter_mut().zip(scores).enumerate() {
         if scores.len() != group.completions.len() {
             let why = format!("{} scores for {} completions", scores.len(), group.completions.len());
@@ -69,13 +95,8 @@ pub fn score(scorer: &mut (impl Scorer + ?Sized), groups: &mut [PromptGroup]) ->
         if let Some(score) = scores.iter().flatten().find(|score| !score.is_finite()) {
             return Err(Error::rows(group.describe(index), format!("its reward is {score}")));
         }
-        all += scores.len();
         abstained += scores.iter().filter(|score| score.is_none()).count();
         group.completions.iter_mut().zip(scores).for_each(|(answer, score)| answer.reward = score);
-    }
-    if all > 0 && abstained == all {
-        let why = format!("the reward abstained for all {all} completions: there is nothing to learn from");
-        return Err(Error::rows("scoring", why));
     }
     Ok(abstained)
 }

@@ -77,10 +77,13 @@ pub fn overlong_penalty(tokens: usize, penalty: OverlongPenalty) -> f64 {
     -(over as f64 / penalty.cache.max(1) as f64).min(1.0)
 }
 
+/// Largest k3 in a reward: one token that the policy has almost ruled out must not outweigh a batch.
+const LARGEST_K3: f64 = 10.0;
+
 /// Bound of the exponent in k3, as in [`align_core::kl`].
 const LARGEST_EXPONENT: f64 = 20.0;
 
-/// Computes the estimate of KL(π ‖ π_ref) at a token with d = log π − log π_ref.
+/// Computes the estimate of KL(π ‖ π_ref) at a token with d = log π − log π_ref; k3 is at most 10.
 ///
 /// ```
 /// use align_ppo::{KlEstimator, kl_estimate};
@@ -95,7 +98,7 @@ pub fn kl_estimate(estimator: KlEstimator, d: f64) -> f64 {
         KlEstimator::K2 => 0.5 * d * d,
         KlEstimator::K3 => {
             let log_ratio = (-d).clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT);
-            log_ratio.exp_m1() - log_ratio
+            (log_ratio.exp_m1() - log_ratio).min(LARGEST_K3)
         }
     }
 }

@@ -1,11 +1,8 @@
 //! The last phase of an iteration: epochs of minibatches.
 
-use align_core::{
-    BatchReport, Learn, Packs,
-    align_types::{PromptGroup, Trajectory},
-};
+use align_core::{BatchReport, Learn, Packs, align_types::PromptGroup};
 
-use crate::minibatches::{deal, pack, unpack};
+use crate::minibatches::{deal_with_rows, is_sampled, pack, unpack};
 use crate::{IterationError, PpoConfig, check_first_ratio};
 
 type Result<T, E = IterationError> = std::result::Result<T, E>;
@@ -37,7 +34,7 @@ pub(crate) struct Pace {
 pub(crate) struct Updated {
     /// Means over the updates.
     pub means: Means,
-    /// Flat tokens of all passes that had a gradient.
+    /// Flat tokens of all passes that led to an update.
     pub tokens: usize,
     pub updates: u64,
     pub skipped: u64,
@@ -45,8 +42,10 @@ pub(crate) struct Updated {
     pub empty: u64,
     /// Whether the bound on the divergence ended the iteration.
     pub stopped_early: bool,
-    /// Whether weights have changed.
+    /// Whether weights may have changed.
     pub begun: bool,
+    /// Whether the ratio of a first minibatch was looked at.
+    checked: bool,
 }
 
 /// Means of metrics by name, in the order in which they first came.
@@ -83,8 +82,9 @@ impl Learners<'_, '_> {
     ) -> Result<Vec<Packs>> {
         for epoch in 0..config.num_ppo_epochs as u64 {
             if epoch > 0 && packs.len() > 1 {
-                let minibatches = deal(unpack(packs), config.num_mini_batches, pace.seed, pace.step, epoch);
-                packs = pack(self.policy, minibatches);
+                let (groups, rows) = unpack(packs).into_iter().partition(is_sampled);
+                let stream = (pace.seed, pace.step, epoch);
+                packs = pack(self.policy, deal_with_rows(groups, rows, config.num_mini_batches, stream));
             }
             for minibatch in &packs {
                 if !teaches(minibatch) {
@@ -101,6 +101,8 @@ impl Learners<'_, '_> {
     }
 
     /// Updates with one minibatch; `false` when the bound on the divergence is crossed, before an update with it.
+    ///
+    /// Both gradients are computed before either is applied, so that one that is no number changes nothing.
     fn minibatch(
         &mut self,
         packs: &Packs,
@@ -108,10 +110,16 @@ impl Learners<'_, '_> {
         pace: &Pace,
         updated: &mut Updated,
     ) -> Result<bool> {
-        if !pace.warming_up {
-            let report = self.policy.compute(packs).map_err(IterationError::Seam)?;
-            if updated.updates + updated.skipped == 0 {
-                check_first_ratio(&report.metrics)?;
+        let policy = match pace.warming_up {
+            true => None,
+            false => Some(self.policy.compute(packs).map_err(IterationError::Seam)?),
+        };
+        if let Some(report) = &policy {
+            if !updated.checked && report.metric(APPROX_KL).is_some() {
+                if !updated.begun {
+                    check_first_ratio(&report.metrics)?;
+                }
+                updated.checked = true;
             }
             let above = |metric: &str, bound: Option<f64>| {
                 bound.zip(report.metric(metric)).is_some_and(|(bound, value)| value > bound)
@@ -123,14 +131,20 @@ impl Learners<'_, '_> {
                 updated.skipped += 1;
                 return Ok(true);
             }
+        }
+        let critic = match &mut self.critic {
+            Some(critic) if has_advantages(packs) => {
+                Some(critic.compute(packs).map_err(IterationError::Seam)?)
+            }
+            _ => None,
+        };
+        updated.begun = true;
+        if let Some(report) = policy {
             updated.count("loss", &report);
-            updated.begun = true;
             self.policy.apply(pace.policy_rate).map_err(IterationError::Seam)?;
         }
-        if let Some(critic) = &mut self.critic {
-            let report = critic.compute(packs).map_err(IterationError::Seam)?;
+        if let (Some(report), Some(critic)) = (critic, &mut self.critic) {
             updated.count("loss/value", &report);
-            updated.begun = true;
             critic.apply(pace.critic_rate).map_err(IterationError::Seam)?;
         }
         updated.updates += 1;
@@ -140,11 +154,14 @@ impl Learners<'_, '_> {
 
 /// Says whether a minibatch has anything to learn from: an advantage, a pair, or a row of language modelling.
 fn teaches(packs: &Packs) -> bool {
+    let mut completions = packs.groups().into_iter().flat_map(|group| &group.completions);
+    has_advantages(packs) || completions.any(|answer| !answer.name.is_empty() || answer.trajectory.is_none())
+}
+
+fn has_advantages(packs: &Packs) -> bool {
     let completions = packs.groups().into_iter().flat_map(|group| &group.completions);
-    let has = |trajectory: &Trajectory| !trajectory.advantages.is_empty();
-    let mut known =
-        completions.map(|answer| !answer.name.is_empty() || answer.trajectory.as_deref().is_none_or(has));
-    known.any(|teaches| teaches)
+    let mut trajectories = completions.filter_map(|answer| answer.trajectory.as_deref());
+    trajectories.any(|trajectory| !trajectory.advantages.is_empty())
 }
 
 impl Updated {

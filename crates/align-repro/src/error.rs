@@ -78,6 +78,12 @@ pub enum Error {
     /// The sampling engine failed.
     #[error(transparent)]
     Rollout(#[from] align_rollout::Error),
+    /// An on-policy run cannot be set up.
+    #[error(transparent)]
+    OnPolicy(#[from] align_ppo::IterationError),
+    /// An on-policy step failed.
+    #[error("{0}")]
+    Step(align_core::BoxError),
 }
 
 /// The result of a reproduction's operations.
@@ -105,7 +111,9 @@ impl Error {
         match self {
             Self::Rollout(_) => 3,
             Self::Usage { .. } => 2,
-            Self::Plan { .. } | Self::NonFinite { .. } | Self::Worker => 1,
+            Self::Plan { .. } | Self::NonFinite { .. } | Self::Worker | Self::OnPolicy(_) | Self::Step(_) => {
+                1
+            }
             Self::Train(align_train::Error::NonFinite { .. }) => 1,
             Self::Core(align_core::Error::NonFinite { .. }) => 1,
             Self::Io { .. } | Self::Core(_) | Self::Train(_) | Self::Sampling(_) => 3,

@@ -7,6 +7,7 @@
 //!
 //! The program is `align-repro`, behind `cargo xtask reproduce`. Nothing depends on this crate.
 
+pub mod abstain;
 pub mod claim;
 pub mod dpo_vs_ppo;
 mod environment;
@@ -14,6 +15,7 @@ mod error;
 pub mod experiment;
 pub mod interval;
 pub mod kto;
+pub mod on_policy;
 pub mod outcome;
 pub mod progress;
 pub mod report;
@@ -21,6 +23,7 @@ pub mod reward;
 pub mod reward_boundary;
 pub mod reward_overoptimisation;
 pub mod reward_ranking;
+pub mod rlhf;
 pub mod runner;
 pub mod store;
 pub mod study;

@@ -11,13 +11,16 @@ use std::{
 use align_core::threads::prepare_compute_thread;
 use align_repro::{
     Environment, Error, Result,
+    abstain::{self, Abstain},
     dpo_vs_ppo::{self, DpoVsPpo},
     experiment::{Experiment, Size},
     kto,
+    on_policy::study::MethodStudy,
     outcome::Outcome,
     report::{self, Report},
     reward::study::RewardStudy,
     reward_boundary, reward_overoptimisation, reward_ranking,
+    rlhf::{self, Rlhf},
     runner::{RunOptions, run_units},
     store::{Store, pretty},
     study::{Options, Study, Texts},
@@ -92,8 +95,11 @@ const STYLE: [Texts; 2] = [kto::TEXTS, una::TEXTS];
 /// The experiments on reward models, which are plans of another.
 const REWARD: [Texts; 3] = [reward_ranking::TEXTS, reward_overoptimisation::TEXTS, reward_boundary::TEXTS];
 
+/// The experiments on policies that are trained on their own samples.
+const ON_POLICY: [Texts; 2] = [abstain::TEXTS, rlhf::TEXTS];
+
 fn planned() -> impl Iterator<Item = Texts> {
-    STYLE.into_iter().chain(REWARD)
+    STYLE.into_iter().chain(REWARD).chain(ON_POLICY)
 }
 
 fn run(cli: &Cli) -> Result<bool> {
@@ -109,6 +115,14 @@ fn run(cli: &Cli) -> Result<bool> {
         }
         if STYLE.iter().any(|texts| texts.name == name) {
             let study = StyleStudy::new(texts, options(cli, size)?)?;
+            return reproduce(&study, size, cli, study.plan());
+        }
+        if name == abstain::TEXTS.name {
+            let study = MethodStudy::<Abstain>::new(texts, options(cli, size)?)?;
+            return reproduce(&study, size, cli, study.plan());
+        }
+        if name == rlhf::TEXTS.name {
+            let study = MethodStudy::<Rlhf>::new(texts, options(cli, size)?)?;
             return reproduce(&study, size, cli, study.plan());
         }
         let study = RewardStudy::new(texts, options(cli, size)?)?;

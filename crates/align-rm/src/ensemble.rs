@@ -45,10 +45,11 @@ pub struct EnsembleMember<'a> {
 /// largest scale.
 ///
 /// ```
-/// use align_rm::{EnsembleMember, EnsembleRule, NormalizedOn, RewardNormalization, combine_scores};
+/// use align_rm::{EnsembleMember, EnsembleRule, NormalizedOn, RewardNormalization, Spread, combine_scores};
 ///
-/// let normal = |mean, std| RewardNormalization { mean, std, rows: 100, of: NormalizedOn::Samples };
-/// let (first, second) = (normal(0.0, 2.0), normal(1.0, 4.0));
+/// let fit = |scores: &[f64]| RewardNormalization::fit(scores, NormalizedOn::Samples, Spread::Unit);
+/// // Mean 0 and deviation 2; mean 1 and deviation 4.
+/// let (first, second) = (fit(&[-2.0, 2.0])?, fit(&[-3.0, 5.0])?);
 /// let members = [
 ///     EnsembleMember { name: "a", scores: &[2.0], normalization: Some(&first) },
 ///     EnsembleMember { name: "b", scores: &[13.0], normalization: Some(&second) },

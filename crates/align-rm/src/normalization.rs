@@ -17,10 +17,11 @@ pub enum NormalizedOn {
 }
 
 /// What becomes 1 and what stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spread {
     /// Mean 0 and variance 1.
+    #[default]
     Unit,
     /// Mean 0 alone; the standard deviation is written as 1.
     Kept,
@@ -37,7 +38,8 @@ pub enum Spread {
 /// let fit = RewardNormalization::fit(&[1.0, 5.0], NormalizedOn::Samples, Spread::Unit)?;
 /// assert_eq!((fit.mean, fit.std, fit.rows), (3.0, 2.0, 2));
 /// assert_eq!(fit.invert(fit.apply(7.5)), 7.5);
-/// assert_eq!(serde_json::to_string(&fit).unwrap(), r#"{"mean":3.0,"std":2.0,"rows":2,"of":"samples"}"#);
+/// let text = serde_json::to_string(&fit).unwrap();
+/// assert_eq!(text, r#"{"mean":3.0,"std":2.0,"rows":2,"of":"samples","spread":"unit"}"#);
 /// # Ok::<(), align_rm::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +53,12 @@ pub struct RewardNormalization {
     pub rows: usize,
     /// Whose answers they were.
     pub of: NormalizedOn,
+    /// Whether the variance becomes 1; it does where a file does not say.
+    #[serde(default)]
+    pub spread: Spread,
+    /// A digest of the weights that gave the scores; none where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
 }
 
 impl RewardNormalization {
@@ -82,7 +90,7 @@ impl RewardNormalization {
                 (scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / rows as f64).sqrt()
             }
         };
-        let fit = Self { mean, std, rows, of };
+        let fit = Self { mean, std, rows, of, spread, weights: None };
         fit.validate()?;
         Ok(fit)
     }
@@ -101,10 +109,23 @@ impl RewardNormalization {
         if !(self.std > 0.0 && self.std.is_finite()) {
             return wrong("std", self.std, "a standard deviation to divide by is a finite number above 0");
         }
+        if self.keeps_spread() && self.std != 1.0 {
+            return wrong("std", self.std, "it is 1 where the spread is kept");
+        }
         if self.rows == 0 {
             return wrong("rows", 0.0, "it was computed from nothing");
         }
         Ok(())
+    }
+
+    /// Binds the normalisation to the weights that gave the scores, by a digest of them.
+    pub fn of_weights(self, digest: impl Into<String>) -> Self {
+        Self { weights: Some(digest.into()), ..self }
+    }
+
+    /// Tells whether the scores came from weights with this digest; `None` where it is not known from which.
+    pub fn fits_weights(&self, digest: &str) -> Option<bool> {
+        self.weights.as_ref().map(|weights| weights == digest)
     }
 
     /// Computes (score − mean) / std.
@@ -119,7 +140,7 @@ impl RewardNormalization {
 
     /// Tells whether only the mean was removed.
     pub fn keeps_spread(&self) -> bool {
-        self.std == 1.0
+        self.spread == Spread::Kept
     }
 }
 
@@ -142,6 +163,28 @@ mod tests {
         assert!((normalised.iter().map(|z| z * z).sum::<f64>() / 3.0 - 1.0).abs() < 1e-12);
         let kept = fit(&scores, Spread::Kept).unwrap();
         assert_eq!((kept.apply(6.0), kept.keeps_spread(), unit.keeps_spread()), (3.0, true, false));
+    }
+
+    /// 1 and 3 have mean 2 and deviation 1.
+    #[test]
+    fn a_deviation_of_1_that_was_measured_is_no_spread_that_was_kept() {
+        let measured = fit(&[1.0, 3.0], Spread::Unit).unwrap();
+        assert_eq!((measured.std, measured.keeps_spread()), (1.0, false));
+        let back: RewardNormalization =
+            serde_json::from_str(&serde_json::to_string(&measured).unwrap()).unwrap();
+        assert_eq!(back, measured);
+        let old: RewardNormalization =
+            serde_json::from_str(r#"{"mean":2.0,"std":1.0,"rows":2,"of":"samples"}"#).unwrap();
+        assert_eq!(old, measured, "a file that does not say has both");
+        assert!(RewardNormalization { spread: Spread::Kept, std: 2.0, ..measured }.validate().is_err());
+    }
+
+    #[test]
+    fn a_normalisation_knows_its_weights() {
+        let fit = fit(&[1.0, 3.0], Spread::Unit).unwrap();
+        assert_eq!(fit.fits_weights("a"), None);
+        let bound = fit.of_weights("a");
+        assert_eq!((bound.fits_weights("a"), bound.fits_weights("b")), (Some(true), Some(false)));
     }
 
     #[test]

@@ -33,6 +33,7 @@ impl<M: Trainable + ?Sized> Engine<M> {
 
     /// Asks the objective for its numbers of each group, in the order of the batch.
     pub(crate) fn measures(&mut self, packs: &Packs) -> Result<Vec<Vec<f64>>> {
+        self.check_parts(packs)?;
         let mut measures = vec![Vec::new(); packs.len()];
         let pairs: Vec<(&mut Worker<M>, &Part)> = self.workers_mut().iter_mut().zip(&packs.parts).collect();
         let measured = parallel::map(pairs, |(worker, part)| worker.measure(part))?;

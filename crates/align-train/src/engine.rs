@@ -146,6 +146,7 @@ impl<M: Trainable + ?Sized> Engine<M> {
     /// # Errors
     /// As [`Self::compute`].
     pub(crate) fn compute_packs(&mut self, packs: &Packs) -> Result<BatchReport> {
+        self.check_parts(packs)?;
         let groups: Vec<PromptGroup> = packs.groups().into_iter().cloned().collect();
         let denominators = self.denominators(&groups)?;
         let survey = self.survey(&groups)?;
@@ -155,6 +156,16 @@ impl<M: Trainable + ?Sized> Engine<M> {
     /// Plans how a batch is computed.
     pub(crate) fn packs(&self, groups: Vec<PromptGroup>) -> Packs {
         Packs::new(groups, self.compute.threads, self.compute.micro_batch_tokens)
+    }
+
+    /// Checks that there is a worker for each part: one without would be left out.
+    pub(crate) fn check_parts(&self, packs: &Packs) -> Result<()> {
+        let (parts, workers) = (packs.parts.len(), self.workers.len());
+        if parts <= workers {
+            return Ok(());
+        }
+        let why = format!("it was planned for {parts} workers, and there are {workers}");
+        Err(align_core::Error::input("batch", why).into())
     }
 
     fn gradient_of(
@@ -204,6 +215,14 @@ impl<M: Trainable + ?Sized> Engine<M> {
         }
         // No other worker is at work now.
         Ok(master.objective.after_update(self.optimizer.updates(), &master.parameters)?)
+    }
+
+    /// Tells the objective that an iteration is over.
+    pub(crate) fn after_iteration(&mut self) -> Result<()> {
+        match self.workers.first_mut() {
+            Some(master) => Ok(master.objective.after_iteration(&master.parameters)?),
+            None => Ok(()),
+        }
     }
 
     /// Gives the objective the state of a checkpoint.

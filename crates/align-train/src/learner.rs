@@ -48,6 +48,10 @@ impl<M: Trainable + ?Sized> Learn for Engine<M> {
         Ok(self.apply(learning_rate)?)
     }
 
+    fn end_iteration(&mut self) -> Result<(), BoxError> {
+        Ok(self.after_iteration()?)
+    }
+
     fn save(&self, folder: &Path, weights: bool) -> Result<(), BoxError> {
         Ok(self.save_state(folder, weights)?)
     }

@@ -201,6 +201,10 @@ impl<'a> Run<'a> {
         }
         if let Some(hook) = self.hooks.before_finish {
             let found = hook(self.state.step);
+            if found.is_err() && self.hooks.stop.load(Ordering::SeqCst) {
+                // Everything is saved, and the hook is asked again when the run is continued.
+                return self.interrupt();
+            }
             let mut found = found.map_err(|error| Error::before_finish(self.folder.path(), error))?;
             self.summary.append(&mut found);
         }

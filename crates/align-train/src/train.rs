@@ -97,11 +97,20 @@ struct Batches<'a, M: Trainable + ?Sized> {
 }
 
 impl<M: Trainable + ?Sized> Batches<'_, M> {
-    /// Computes a batch up to its gradient; weights and moments are those before the step.
-    fn compute(&mut self, step: u64) -> Result<BatchReport> {
+    /// Takes the rows of a step; `None` where the source gave up because the run is to end.
+    fn rows(&mut self, at: &StepAt<'_>) -> Result<Option<Vec<PromptGroup>>> {
         let began = Instant::now();
-        let groups = self.source.batch(step - 1)?;
+        let rows = self.source.batch(at.step - 1);
         self.data += began.elapsed().as_secs_f64();
+        match rows {
+            // An error of another kind comes again when the run is continued.
+            Err(_) if at.stopped() => Ok(None),
+            rows => Ok(Some(rows?)),
+        }
+    }
+
+    /// Computes a batch up to its gradient; weights and moments are those before the step.
+    fn compute(&mut self, step: u64, groups: Vec<PromptGroup>) -> Result<BatchReport> {
         let began = Instant::now();
         let report = self.engine.compute(groups)?;
         self.train += began.elapsed().as_secs_f64();
@@ -116,7 +125,8 @@ impl<M: Trainable + ?Sized> Batches<'_, M> {
 
 impl<M: Trainable + ?Sized> Steps for Batches<'_, M> {
     fn step(&mut self, at: &StepAt<'_>) -> Result<Stepped, StepError> {
-        let mut report = self.compute(at.step).map_err(StepError::intact)?;
+        let Some(groups) = self.rows(at).map_err(StepError::intact)? else { return Ok(Stepped::Stopped) };
+        let mut report = self.compute(at.step, groups).map_err(StepError::intact)?;
         let began = Instant::now();
         self.engine.apply(self.peak * at.schedule).map_err(StepError::torn)?;
         self.train += began.elapsed().as_secs_f64();

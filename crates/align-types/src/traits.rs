@@ -35,7 +35,8 @@ pub trait PromptSource: Send {
     /// Returns the rows of optimiser step or iteration `step` (from 0).
     ///
     /// It is a pure function of the step and of what the source was told about earlier steps, so that a
-    /// resumed run sees the rows of the uninterrupted one.
+    /// resumed run sees the rows of the uninterrupted one. A source that takes long may give up with any error once
+    /// the run is to end: the step counts as not begun.
     ///
     /// # Errors
     /// A row that cannot be read.

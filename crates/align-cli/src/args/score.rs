@@ -11,7 +11,10 @@ use crate::{Error, Result};
 #[command(after_help = "\
 Writes one JSON object per row: row, rewards (one per answer, in the row's order; of pairs chosen first), with --margins also
 margin. Rewards are raw logits, of which only differences within a prompt mean something, unless --normalize is given. Nothing
-is cut unless --max-length is given: the reward of a cut answer is that of another answer.
+is cut unless --max-length is given: the reward of a cut answer is that of another answer. Rows that are cut have
+\"cut\": true, and no figure counts them; --report and --fit-normalization refuse them.
+
+--fit-normalization writes a digest of the weights beside the scale, and --normalize refuses a scale of other weights.
 
 Rows of `align generate` are read, too. Their prompts are text without special tokens, so that those of conversations are not
 what a template makes of the messages; answers that ended at the token limit are counted.

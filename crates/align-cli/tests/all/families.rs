@@ -84,8 +84,8 @@ fn margin(line: &Value) -> f64 {
     sum(0) - sum(1)
 }
 
-/// Log-probabilities are those of transformers.
-fn logprobs(folder: &Path, expected: &Value) {
+/// Log-probabilities are those of transformers. Returns the margin of the pair of [`one_step`] before that step.
+fn logprobs(folder: &Path, expected: &Value) -> f64 {
     let groups = expected["groups"].as_array().unwrap();
     let answers = groups.iter().flat_map(|group| {
         let completions = group["completions"].as_array().unwrap().iter();
@@ -111,6 +111,10 @@ fn logprobs(folder: &Path, expected: &Value) {
             assert!((ours - theirs).abs() < 1e-4, "{ours} {theirs}");
         }
     }
+    // The answers of the first group come first.
+    let begin = groups[0]["completions"].as_array().unwrap().len();
+    let sum = |index: usize| lines[begin + index]["completions"][0]["sum"].as_f64().unwrap();
+    sum(0) - sum(1)
 }
 
 /// The most likely tokens are those of transformers, up to the end of the sequence.
@@ -138,7 +142,7 @@ fn greedy(folder: &Path, config: &Value, expected: &Value) {
 }
 
 /// One step of DPO begins at ln 2, and the model that it saves is the one that it trained.
-fn one_step(folder: &Path, expected: &Value) {
+fn one_step(folder: &Path, expected: &Value, before: f64) {
     let group = &expected["groups"][1];
     let answer = |index: usize| format!(" {}", words(&group["completions"][index]));
     let pair = json!({"prompt": words(&group["prompt"]), "chosen": answer(0), "rejected": answer(1)});
@@ -154,15 +158,13 @@ fn one_step(folder: &Path, expected: &Value) {
     assert!((metrics["loss"].as_f64().unwrap() - std::f64::consts::LN_2).abs() < 1e-6, "{metrics}");
     // What is saved at the end has the data type of the base, in which a step this small may be lost; checkpoints do not.
     let checkpoint = "run/checkpoints/step-1/model";
-    for (model, output) in
-        [("model", "before.jsonl"), (checkpoint, "after.jsonl"), ("run/model", "rounded.jsonl")]
-    {
+    for (model, output) in [(checkpoint, "after.jsonl"), ("run/model", "rounded.jsonl")] {
         let line =
             format!("logprobs --model {{{model}}} --data {{pairs.jsonl}} --output {{{output}}} --threads 1");
         align(folder, &line).ok();
     }
     let of = |name: &str| margin(&json_lines(&folder.join(name))[0]);
-    let risen = of("after.jsonl") - of("before.jsonl");
+    let risen = of("after.jsonl") - before;
     // The held-out row is the trained one, so its margin is what the saved model has gained, times β.
     let told = metrics["eval/rewards/margins"].as_f64().unwrap() / beta;
     assert!(risen > 1e-3 && (risen - told).abs() < 1e-3, "{risen} {told}");
@@ -188,9 +190,9 @@ fn every_family_scores_samples_trains_and_saves() {
             assert_eq!(config["eos_token_id"].as_u64(), Some(EOS));
             let expected = align_testkit::fixture(&format!("models/{name}/expected.json"));
             let expected: Value = serde_json::from_slice(&fs::read(expected).unwrap()).unwrap();
-            logprobs(folder, &expected);
+            let before = logprobs(folder, &expected);
             greedy(folder, &config, &expected);
-            one_step(folder, &expected);
+            one_step(folder, &expected, before);
         }
     };
     std::thread::scope(|scope| {

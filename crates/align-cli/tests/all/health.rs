@@ -160,6 +160,7 @@ fn all(beta: f64) -> Vec<(&'static str, Vec<HealthCheck>)> {
         ("kto", health::kto(&KtoConfig { beta, ..KtoConfig::default() }, 8)),
         ("una", health::una(&UnaConfig { beta, ..UnaConfig::default() })),
         ("sampling", health::sampling("objective/kl", "completions/mean_length")),
+        ("ppo", health::ppo()),
     ]
 }
 
@@ -244,6 +245,11 @@ impl Healthy {
             ("kl", around(2.0 * learned, 1.0).max(0.0)),
             ("objective/kl", around(8.0 * learned, 0.3)),
             ("completions/mean_length", around(120.0 + 20.0 * learned, 15.0)),
+            // A reward rises by a few of its standard deviations while the policy becomes surer.
+            ("objective/scores", around(3.0 * learned, 0.3)),
+            ("objective/scores_std", around(1.0, 0.1).abs().max(1e-3)),
+            ("objective/entropy", around(200.0 - 120.0 * learned, 20.0).max(1.0)),
+            ("val/num_eos_tokens", around(50.0 + 8.0 * learned, 4.0).clamp(0.0, 64.0)),
         ];
         metrics.map(|(name, value)| (name.to_owned(), value)).into()
     }
@@ -265,4 +271,63 @@ fn two_hundred_healthy_runs_raise_no_alarm() {
             }
         }
     }
+}
+
+/// An on-policy run that is well until its tenth iteration; from there on something may go wrong, the further the later.
+fn sampled(ill: impl Fn(&'static str, f64) -> Option<f64>) -> Vec<String> {
+    let mut rng = RngStream::new(11, Purpose::Synthetic, 0, 0);
+    let checks = health::ppo();
+    let mut health = Health::default();
+    for step in 1..=60_u64 {
+        let late = (step as f64 - 10.0).max(0.0) / 50.0;
+        let mut around = |mean: f64, spread: f64| mean + spread * rng.normal();
+        let well = [
+            ("loss", around(0.0, 0.05)),
+            ("grad_norm", around(1.0, 0.1).abs()),
+            ("objective/scores", around(late, 0.05)),
+            ("objective/scores_std", around(0.5, 0.05)),
+            ("objective/kl", around(0.5 + late, 0.05)),
+            ("objective/entropy", around(100.0 - 40.0 * late, 3.0)),
+            ("completions/mean_length", around(40.0, 1.0)),
+            ("val/num_eos_tokens", around(50.0, 3.0)),
+        ];
+        let one = |(name, value): (&'static str, f64)| (name.to_owned(), ill(name, late).unwrap_or(value));
+        let metrics = well.map(one);
+        health.watch(&checks, &Seen { step, total_steps: 60, rows: 64, metrics: &metrics });
+    }
+    health.warnings.into_iter().map(|warning| warning.check).collect()
+}
+
+/// Every check of `align ppo` speaks of the illness that it is about, and of no other.
+#[test]
+fn each_illness_of_sampled_runs_is_named() {
+    assert_eq!(sampled(|_, _| None), [""; 0]);
+    let longer = |name: &'static str, late: f64| match name {
+        "completions/mean_length" => Some(40.0 + 16.0 * late),
+        "objective/kl" => Some(0.5 + 8.0 * late),
+        _ => None,
+    };
+    assert_eq!(sampled(longer), ["reward-hacking"]);
+    // Length or KL alone is not enough, nor are both without a reward that rises.
+    assert_eq!(sampled(|name, late| longer(name, late).filter(|_| name != "objective/kl")), [""; 0]);
+    assert_eq!(sampled(|name, late| longer(name, late).filter(|_| name == "objective/kl")), [""; 0]);
+    let flat = |name: &'static str, late: f64| {
+        if name == "objective/scores" { Some(1.0) } else { longer(name, late) }
+    };
+    assert_eq!(sampled(flat), [""; 0]);
+
+    let falls = |metric: &'static str, from: f64, to: f64| {
+        move |name: &'static str, late: f64| (name == metric).then_some((from + (to - from) * late).max(1.0))
+    };
+    assert_eq!(sampled(falls("objective/entropy", 100.0, -50.0)), ["entropy-collapse"]);
+    assert_eq!(sampled(falls("objective/entropy", 100.0, 20.0)), [""; 0]);
+    assert_eq!(sampled(falls("val/num_eos_tokens", 50.0, 10.0)), ["endings-vanish"]);
+    assert_eq!(sampled(falls("val/num_eos_tokens", 50.0, 35.0)), [""; 0]);
+    assert_eq!(sampled(falls("objective/kl", 0.5, 120.0)), ["kl-out-of-range"]);
+    assert_eq!(sampled(falls("completions/mean_length", 40.0, 90.0)), ["length-drift"]);
+    let constant =
+        |name: &'static str, late: f64| (name == "objective/scores_std" && late > 0.5).then_some(0.0);
+    assert_eq!(sampled(constant), ["equal-rewards"]);
+    let lost = |name: &'static str, late: f64| (name == "grad_norm" && late > 0.5).then_some(0.0);
+    assert_eq!(sampled(lost), ["no-gradient"]);
 }

@@ -9,8 +9,9 @@
 
 use crate::support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use align_types::{Purpose, RngStream};
 use serde_json::{Value, json};
@@ -36,17 +37,24 @@ fn words(rng: &mut RngStream) -> Vec<String> {
     words
 }
 
-/// Rows of every kind in a folder.
+/// The task, which is made once: every run trains in a folder of its own.
+fn task() -> &'static Task {
+    static TASK: OnceLock<Task> = OnceLock::new();
+    TASK.get_or_init(Task::new)
+}
+
+/// Rows of every kind.
 struct Task {
-    folder: tempfile::TempDir,
+    /// Files by name.
+    files: BTreeMap<&'static str, String>,
     /// What every run begins with: the scores of the untrained model.
     before: (Vec<f64>, Vec<f64>),
 }
 
 impl Task {
-    /// Writes training rows of every kind, true and shuffled, and the held-out pairs.
+    /// Makes training rows of every kind, true and shuffled, and the held-out pairs.
     fn new() -> Self {
-        let mut task = Self { folder: tempfile::tempdir().unwrap(), before: Default::default() };
+        let mut task = Self { files: BTreeMap::new(), before: Default::default() };
         let mut rng = RngStream::new(5, Purpose::Synthetic, 0, 0);
         let words = words(&mut rng);
         let (good, bad) = words.split_at(WORDS);
@@ -86,26 +94,28 @@ impl Task {
         rng.shuffle(&mut labels);
         task.write("labels-shuffled.jsonl", labelled(&labels, "label", &Value::Bool));
         task.write("scores-shuffled.jsonl", labelled(&labels, "score", &score));
-        task.before = task.scores(&tiny_llama().display().to_string());
+        task.before = task.scores(&tiny_llama(), tempfile::tempdir().unwrap().path());
         task
     }
 
-    fn path(&self) -> &Path {
-        self.folder.path()
+    fn write(&mut self, name: &'static str, rows: Vec<Value>) {
+        self.files.insert(name, rows.iter().map(|row| format!("{row}\n")).collect());
     }
 
-    fn write(&self, name: &str, rows: Vec<Value>) {
-        let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
-        write(self.path(), name, lines);
+    /// Puts a file into a folder.
+    fn put(&self, name: &str, folder: &Path) {
+        write(folder, name, &self.files[name]);
     }
 
-    /// The summed log-probabilities of the held-out answers under a model, good ones and bad ones.
-    fn scores(&self, model: &str) -> (Vec<f64>, Vec<f64>) {
+    /// The summed log-probabilities of the held-out answers under a model, good ones and bad ones, by way of a folder.
+    fn scores(&self, model: &Path, folder: &Path) -> (Vec<f64>, Vec<f64>) {
+        self.put("held-out.jsonl", folder);
+        let model = model.display();
         let line =
             format!("logprobs --model {model} --data {{held-out.jsonl}} --output {{out.jsonl}} --threads 1");
-        align(self.path(), &line).ok();
+        align(folder, &line).ok();
         let sum = |row: &Value, side: usize| row["completions"][side]["sum"].as_f64().unwrap();
-        let rows = json_lines(&self.path().join("out.jsonl"));
+        let rows = json_lines(&folder.join("out.jsonl"));
         rows.iter().map(|row| (sum(row, 0), sum(row, 1))).unzip()
     }
 
@@ -114,13 +124,16 @@ impl Task {
         let (command, flags) = method.split_once(' ').unwrap_or((method, ""));
         // As many answers per step whether a row has one or two.
         let batch = if rows.starts_with("pairs") { 20 } else { 40 };
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path();
         let line = format!(
-            "{command} --model {} --data {{{rows}.jsonl}} --output-dir {{run}} --overwrite --epochs 5 --batch-size \
+            "{command} --model {} --data {{{rows}.jsonl}} --output-dir {{run}} --epochs 5 --batch-size \
              {batch} --learning-rate 2e-3 --samples 0 --save-every 0 --threads 1 {flags}",
             tiny_llama().display()
         );
-        align(self.path(), &line).ok();
-        let (before, after) = (&self.before, self.scores("{run/model}"));
+        self.put(&format!("{rows}.jsonl"), folder);
+        align(folder, &line).ok();
+        let (before, after) = (&self.before, self.scores(&folder.join("run/model"), folder));
         let gains = |after: &[f64], before: &[f64]| {
             after.iter().zip(before).map(|(after, before)| after - before).collect::<Vec<_>>()
         };
@@ -152,7 +165,7 @@ fn area(good: &[f64], bad: &[f64]) -> f64 {
 
 /// Fails when a method does not learn the rule, or learns it from rows that do not follow it.
 fn learns(methods: &[&str], rows: &str) {
-    let task = Task::new();
+    let task = task();
     for method in methods {
         let (learnt, control) = (task.learn(method, rows), task.learn(method, &format!("{rows}-shuffled")));
         println!("{method}: {learnt:.3}, from shuffled labels {control:.3}");
@@ -190,15 +203,16 @@ fn una_learns_from_scores() {
 /// On pairs UNA is DPO: the same lines of metrics and the same weights, bit by bit.
 #[test]
 fn una_on_pairs_is_dpo_bit_for_bit() {
-    let task = Task::new();
+    let temporary = tempfile::tempdir().unwrap();
+    task().put("pairs.jsonl", temporary.path());
     let run = |command: &str| {
         let line = format!(
             "{command} --model {} --data {{pairs.jsonl}} --output-dir {{{command}}} --max-steps 4 --beta 0.2 \
              --learning-rate 1e-3 --log-every 1 --samples 0 --threads 2 --micro-batch-tokens 100",
             tiny_llama().display()
         );
-        align(task.path(), &line).ok();
-        let folder = task.path().join(command);
+        align(temporary.path(), &line).ok();
+        let folder = temporary.path().join(command);
         let weights = std::fs::read(folder.join("model/model.safetensors")).unwrap();
         (json_lines(&folder.join("metrics.jsonl")), weights)
     };

@@ -125,6 +125,57 @@ fn real_runs_are_laid_over_each_other() {
     assert!((sum / 9.0 - whole).abs() < 1e-4 * whole.abs().max(1e-3), "{} {whole}", sum / 9.0);
 }
 
+/// A run that samples: the four curves of hacking stand together, once; answers over time with their rewards; phases.
+#[test]
+fn runs_that_sample_show_what_their_reward_cost() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let line = |step: u32| {
+        let late = f64::from(step) / 40.0;
+        let line = json!({
+            "step": step, "loss": 0.1, "objective/scores": late, "objective/kl": 9.0 * late,
+            "objective/entropy": 50.0 - late, "completions/mean_length": 30.0 + late,
+            "rewards/rule:length/mean": late, "completions/most_frequent_share": 0.1,
+        });
+        format!("{line}\n")
+    };
+    let path = run_folder(folder, "run", &(1..=40).map(line).collect::<String>());
+    let answer = |step: u32| {
+        let line = json!({
+            "step": step, "file": "p.jsonl", "row": 1, "prompt": "Say <it>", "completion": format!("yes {step}"),
+            "finish_reason": "stop", "reward": f64::from(step) / 8.0,
+        });
+        format!("{line}\n")
+    };
+    write(&path, "completions.jsonl", [0, 10, 20, 30, 40].map(answer).concat());
+    write(
+        &path,
+        "summary.json",
+        r#"{"steps": 40, "wall_time": {"sample": 30.0, "update": 90.0, "total": 120.0}}"#,
+    );
+    align(folder, "report {run}").ok();
+    let page = read(path.join("report.html"));
+    assert_whole(&page);
+    for text in [
+        "Reward and what it cost",
+        "<figcaption>rewards/rule:length/mean</figcaption>",
+        "<figcaption>completions/most_frequent_share</figcaption>",
+        "after 20 steps",
+        "reward 5<",
+        "Wall time by phase",
+        "1 min 30 s <small>75 %</small>",
+    ] {
+        assert!(page.contains(text), "`{text}` is not on the page");
+    }
+    let curves = ["objective/scores", "objective/kl", "completions/mean_length", "objective/entropy"];
+    let places = curves.map(|name| {
+        let caption = format!("<figcaption>{name}</figcaption>");
+        assert_eq!(page.matches(&caption).count(), 1, "{name}");
+        page.find(&caption).unwrap()
+    });
+    assert!(places.is_sorted(), "{places:?}");
+}
+
 #[test]
 fn a_run_under_way_can_be_reported() {
     let temporary = tempfile::tempdir().unwrap();

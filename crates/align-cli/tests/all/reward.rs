@@ -1,5 +1,6 @@
 //! `align reward`: what it learns, what it says, what it refuses, and that transformers reads the result.
 
+use crate::runs::{interrupt, wait_for};
 use crate::support;
 
 use std::fs;
@@ -13,8 +14,8 @@ use align_core::{
 use align_lm::{LoadOptions, SequenceClassifier};
 use serde_json::{Value, json};
 use support::{
-    Answer, align, copy_of_tiny_llama, edit_json, json_lines, kills, tiny_llama, write, write_pairs,
-    write_scores, write_thumbs,
+    Answer, align, command, copy_of_tiny_llama, edit_json, json_lines, kills, reward_model, tiny_llama,
+    write, write_pairs, write_scores, write_thumbs,
 };
 
 /// Writes pairs of answers of any length. The one that ends with "yes" is chosen; with `share` below 1 labels are right
@@ -84,6 +85,10 @@ fn a_rule_is_learned_and_shuffled_labels_are_not() {
     );
     let last = learned["final"]["eval/rewards/accuracies"].as_f64().unwrap();
     assert!((last - accuracy).abs() < 1e-9, "the same accuracy by two ways");
+    assert_eq!(
+        (&learned["model_dtype"], &learned["held_out"]["saved_weights"]),
+        (&json!("float32"), &json!("float32"))
+    );
     // Labels that say nothing pull every difference to 0, where the loss is ln 2.
     let (_, shuffled) = train("shuffled.jsonl");
     assert!(loss(&shuffled) > 0.35, "{shuffled}");
@@ -253,6 +258,62 @@ fn runs_survive_kills() {
 }
 
 /// Loads the result with transformers or PEFT where Python has them.
+/// Scoring all pairs takes a while; Ctrl-C does not wait for its end, and nothing is chosen then.
+#[test]
+fn ctrl_c_ends_the_choice_of_a_band() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 6000);
+    let line = format!(
+        "reward --model {} --data {{pairs.jsonl}} --output-dir {{run}} --max-steps 2 --pair-band 0,1000 --threads 1",
+        tiny_llama().display()
+    );
+    let child = command(folder, &line).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    wait_for(|| folder.join("run/pair_band").exists());
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    interrupt(child.id());
+    let answer = Answer::of(&child.wait_with_output().unwrap());
+    assert_eq!(answer.code, 130, "{}", answer.stderr);
+    assert_eq!(fs::read_dir(folder.join("run/pair_band")).unwrap().count(), 0, "{}", answer.stderr);
+}
+
+/// What is measured are the weights before they are rounded for saving.
+#[test]
+fn held_out_figures_say_which_weights_they_are_of() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    reward_model(folder, "rm");
+    write_pairs(folder, "pairs.jsonl", 4);
+    let line =
+        "reward --model {rm} --data {pairs.jsonl} --eval-data {pairs.jsonl} --output-dir {run} --max-steps 1";
+    let answer = align(folder, line).ok();
+    let found = &summary(folder)["held_out"];
+    let weights = (&found["measured_weights"], &found["saved_weights"]);
+    assert_eq!(weights, (&json!("float32"), &json!("bfloat16")));
+    assert!(
+        answer.stderr.contains("with the float32 weights, which are saved in bfloat16"),
+        "{}",
+        answer.stderr
+    );
+}
+
+/// Labels with weight 0 are counted; a run that would learn from nothing does not begin.
+#[test]
+fn rows_without_weight_are_said() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 4);
+    write_thumbs(folder, "thumbs.jsonl", 4);
+    let flags = "--data {thumbs.jsonl} --binary-weight 0 --max-steps 1";
+    let answer = reward(folder, &format!("--data {{pairs.jsonl}} {flags}")).ok();
+    assert!(
+        answer.stderr.contains("4 labelled answers teach nothing: --binary-weight is 0"),
+        "{}",
+        answer.stderr
+    );
+    reward(folder, flags).refused(2, &["4 labelled answers teach nothing", "hint: "]);
+}
+
 fn check(folder: &Path, program: &str, arguments: &[&Path], modules: &str) {
     let python = std::env::var("ALIGN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let there = std::process::Command::new(&python).args(["-c", &format!("import {modules}")]).output();

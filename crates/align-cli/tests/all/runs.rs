@@ -282,12 +282,12 @@ fn a_second_ctrl_c_ends_at_once() {
     assert!((0..5).any(|_| saved() == 0), "the second Ctrl-C waits for the step and its checkpoint");
 }
 
-fn interrupt(process: u32) {
+pub fn interrupt(process: u32) {
     // SAFETY: sends a signal to a child that was not waited for.
     unsafe { libc::kill(process as libc::pid_t, libc::SIGINT) };
 }
 
-fn wait_for(there: impl Fn() -> bool) {
+pub fn wait_for(there: impl Fn() -> bool) {
     let begun = Instant::now();
     while !there() {
         assert!(begun.elapsed() < Duration::from_secs(60), "nothing happened for a minute");

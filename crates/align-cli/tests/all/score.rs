@@ -231,6 +231,8 @@ fn rows_that_do_not_fit_are_errors_unless_they_may_be_cut() {
         .refused(4, &["long.jsonl:2", "the limit is", "hint: --max-length"]);
     let told = summary(folder.path(), "--data {long.jsonl} --output {out} --max-length 20");
     assert_eq!((&told["rows"], &told["cut"]), (&json!(2), &json!(1)));
+    let lines = json_lines(&folder.path().join("out"));
+    assert_eq!((lines[0].get("cut"), &lines[1]["cut"]), (None, &json!(true)));
     align(
         folder.path(),
         "score --model {rm} --data {long.jsonl} --max-length 20 --fit-normalization samples",
@@ -256,6 +258,53 @@ fn rows_that_do_not_fit_are_errors_unless_they_may_be_cut() {
         write_rows(folder.path(), "bad.jsonl", [rows]);
         align(folder.path(), "score --model {rm} --data {bad.jsonl} --output {bad}").refused(4, texts);
     }
+}
+
+/// Of the pairs one is cut: it has a margin and a mark, and the accuracy is that of the others.
+#[test]
+fn rows_that_are_cut_are_marked_and_in_no_figure() {
+    let folder = folder();
+    write_pairs(folder.path(), "pairs.jsonl", 6);
+    let mut rows = json_lines(&folder.path().join("pairs.jsonl"));
+    write_rows(
+        folder.path(),
+        "whole.jsonl",
+        rows.iter().enumerate().filter(|(row, _)| *row != 2).map(|(_, row)| row.clone()),
+    );
+    rows[2]["chosen"] = json!(" word".repeat(400));
+    write_rows(folder.path(), "pairs.jsonl", rows);
+    let told = summary(folder.path(), "--data {pairs.jsonl} --margins --max-length 300 --output {out}");
+    let marked = |line: &Value| line.get("cut").is_some();
+    let found: Vec<bool> = json_lines(&folder.path().join("out")).iter().map(marked).collect();
+    assert_eq!((told["cut"].as_u64(), found), (Some(1), vec![false, false, true, false, false, false]));
+    assert!(json_lines(&folder.path().join("out"))[2]["margin"].is_number());
+    let whole = summary(folder.path(), "--data {whole.jsonl} --margins --output {other}");
+    assert_eq!(told["agreement"]["comparisons"], 5);
+    for figure in ["accuracy", "ties", "chosen_longer"] {
+        assert_eq!(told["agreement"][figure], whole["agreement"][figure], "{figure}");
+    }
+    let long = json!({"prompt": "x", "chosen": " word".repeat(50), "rejected": " no".repeat(50)});
+    write_rows(folder.path(), "long.jsonl", [long.clone(), long]);
+    let line = "score --model {rm} --data {long.jsonl} --margins --max-length 20 --output {no}";
+    align(folder.path(), line).refused(2, &["--margins: --max-length cuts 2 rows", "hint: "]);
+}
+
+/// The end-of-sequence token, which every answer gets, is made the one that pads: transformers reads before it.
+#[test]
+fn answers_that_end_with_the_padding_are_counted() {
+    let folder = folder();
+    write_pairs(folder.path(), "pairs.jsonl", 3);
+    let told = summary(folder.path(), "--data {pairs.jsonl} --output {out}");
+    assert_eq!(told["padded"], 0);
+    let config: Value =
+        serde_json::from_slice(&fs::read(folder.path().join("rm/config.json")).unwrap()).unwrap();
+    let end = config["eos_token_id"].clone();
+    edit_json(&folder.path().join("rm/config.json"), &[("pad_token_id", end)]);
+    let line = format!("score --model {{rm}} --data {{pairs.jsonl}} --output {{out}} --json {SMALL}");
+    let answer = align(folder.path(), &line).ok();
+    let told: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!(told["padded"], 6);
+    assert!(answer.stderr.contains("6 answers end with the model's pad_token_id"), "{}", answer.stderr);
 }
 
 #[test]
@@ -328,6 +377,14 @@ fn rewards_are_brought_to_the_scale_of_reference_answers() {
     // Rows of another scale are rows of another command.
     align(folder.path(), "score --model {rm} --data {pairs.jsonl} --output {out.jsonl} --resume")
         .refused(2, &["normalize (true there, false now)"]);
+    // Other weights have another scale.
+    let weights = fs::read(folder.path().join("rm/model.safetensors")).unwrap();
+    negate_head(&folder.path().join("rm"));
+    align(folder.path(), "score --model {rm} --data {pairs.jsonl} --normalize --output {out}").refused(
+        4,
+        &["reward_normalization.json", "measured on other weights", "hint: ", "--fit-normalization"],
+    );
+    fs::write(folder.path().join("rm/model.safetensors"), weights).unwrap();
     fs::write(folder.path().join("rm/reward_normalization.json"), "{\"mean\": 0.0}").unwrap();
     align(folder.path(), "score --model {rm} --data {pairs.jsonl} --normalize --output {out}")
         .refused(4, &["reward_normalization.json", "missing field"]);

@@ -2,6 +2,8 @@
 
 use crate::support;
 
+use std::sync::Mutex;
+
 use align_data::ShuffledRows;
 use align_testkit::fixture;
 use align_types::PromptGroup;
@@ -174,8 +176,7 @@ fn three_full_batch_steps_follow_trl() {
     let settings = &fixture_of_trl["settings"];
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
-    let mut found = Vec::new();
-    for (index, case) in CASES.iter().enumerate() {
+    let run = |(index, case): (usize, &Case)| {
         let (command, rest) = case.line.split_once(' ').unwrap();
         let (rows, flags) = rest.split_once(' ').unwrap_or((rest, ""));
         let rows = fixture(&format!("trl/{rows}.jsonl"));
@@ -193,8 +194,23 @@ fn three_full_batch_steps_follow_trl() {
         );
         align(folder, &line).ok();
         let run = json_lines(&folder.join(index.to_string()).join("metrics.jsonl"));
-        found.extend(differences(case, &run.into(), &fixture_of_trl));
-    }
+        differences(case, &run.into(), &fixture_of_trl)
+    };
+    let waiting = Mutex::new(CASES.iter().enumerate());
+    let found = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(case) = { waiting.lock().unwrap().next() } {
+            let differences = run(case);
+            found.lock().unwrap().extend(differences);
+        }
+    };
+    // This is among the last tests, when nothing else is left for the other core.
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(work);
+        }
+    });
+    let found = found.into_inner().unwrap();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 

@@ -8,7 +8,16 @@ use align_core::{
 };
 
 use super::{Ppo, Result, take::EVALUATION_STREAMS};
-use crate::{IterationError, objective_metrics, sample, score};
+use crate::{IterationError, objective_metrics, rollout::score_any, sample};
+
+/// What is said of held-out samples.
+const FIGURES: [&str; 5] = [
+    "objective/scores",
+    "val/num_eos_tokens",
+    "completions/mean_length",
+    "completions/most_frequent_share",
+    "completions/abstained",
+];
 
 impl Ppo<'_> {
     /// Names what [`Self::evaluate_prompts`] gives; `None` where nothing is held out.
@@ -16,9 +25,14 @@ impl Ppo<'_> {
         if self.eval.is_empty() && self.figures.is_empty() {
             return Ok(None);
         }
-        let first = self.eval.iter().take(1).cloned().collect();
-        let metrics = self.figures_of(first)?;
-        Ok(Some(metrics.into_iter().map(|(name, _)| name).collect()))
+        let mut names: Vec<String> = Vec::new();
+        if !self.eval.is_empty() {
+            names.extend(FIGURES.map(str::to_owned));
+        }
+        for figures in &mut self.figures {
+            names.extend(figures().map_err(IterationError::Seam)?.into_iter().map(|(name, _)| name));
+        }
+        Ok(Some(names))
     }
 
     /// Samples and scores answers to held-out prompts, and asks for the further figures.
@@ -29,8 +43,8 @@ impl Ppo<'_> {
         let groups = self.eval.len();
         let metrics = self.figures_of(self.eval.clone())?;
         let score = metrics.iter().find(|(name, _)| name == "objective/scores").map(|(_, score)| *score);
-        // What is minimised has no value on held-out prompts; the negative score stands for it.
-        let loss = -score.unwrap_or(0.0);
+        // What is minimised has no value on held-out prompts; the negative score stands for it, where there is one.
+        let loss = -score.unwrap_or(f64::NAN);
         let report = BatchReport { loss, metrics, groups, ..BatchReport::default() };
         Ok(Some(Evaluation { report, warning: None }))
     }
@@ -42,15 +56,9 @@ impl Ppo<'_> {
             let generator = self.collector.generator.here();
             // The same streams every time: two evaluations differ by the policy alone.
             let mut groups = sample(generator, prompts, &config, EVALUATION_STREAMS)?;
-            score(self.collector.scorer, &mut groups)?;
-            let known = [
-                "objective/scores",
-                "val/num_eos_tokens",
-                "completions/mean_length",
-                "completions/most_frequent_share",
-            ];
+            score_any(self.collector.scorer, &mut groups)?;
             let all: BTreeMap<String, f64> = objective_metrics(&groups).into_iter().collect();
-            metrics.extend(known.iter().filter_map(|name| Some(((*name).to_owned(), *all.get(*name)?))));
+            metrics.extend(FIGURES.iter().filter_map(|name| Some(((*name).to_owned(), *all.get(*name)?))));
         }
         for figures in &mut self.figures {
             metrics.extend(figures().map_err(IterationError::Seam)?);

@@ -8,13 +8,16 @@ use align_core::{
 use super::off_policy::{OffPolicy, reweight};
 use super::take::Taken;
 use super::{Observer, Result, Settings, timed};
-use crate::minibatches::{deal, pack, unpack};
+use crate::minibatches::{deal, deal_with_rows, is_sampled, pack, unpack};
 use crate::update::{Learners, Pace, Updated};
 use crate::{
     AdvantageKind, IterationError, KlController, MeasureLayout, MeasureReport, PpoConfig, RunningNormalizer,
     RunningScale, ShapingInputs, estimate_advantages, objective_metrics, pair_samples, read_measures,
     shape_rewards,
 };
+
+/// Iterations in a row without anything to learn from before a run is given up. One may be bad luck.
+const MOST_IDLE: u64 = 8;
 
 /// The side of an iteration that trains.
 pub(super) struct Trainer<'a> {
@@ -27,6 +30,8 @@ pub(super) struct Trainer<'a> {
     pub controller: KlController,
     pub values: Option<RunningNormalizer>,
     pub scores: RunningScale,
+    /// Iterations in a row that had nothing to learn from.
+    pub idle: u64,
     pub clock: TrainerClock,
 }
 
@@ -59,13 +64,15 @@ impl Trainer<'_> {
     ) -> Result<Learned> {
         let config = &settings.config;
         let mut extra = taken.metrics();
-        let cut = |groups: Vec<PromptGroup>| cut(groups, at.step, settings);
         let baselines =
             taken.baselines.map(|all| deal(all, config.num_mini_batches, settings.seed, at.step, 0).concat());
-        let mut packs = self.plan(cut(taken.groups), at.step)?;
+        let mut packs = self.plan(taken.groups, at.step, settings)?;
         let measured = self.measure(&mut packs)?;
         extra.extend(measured.mean_entropy().map(|entropy| ("policy/entropy_avg".to_owned(), entropy)));
         let off = OffPolicy::of(&sampled(&packs));
+        if !self.one_step_off {
+            off.check()?;
+        }
         extra.extend(off.metrics());
         let clock = &mut self.clock.advantages;
         let inputs = (&self.controller, &mut self.scores, &mut self.values);
@@ -89,11 +96,7 @@ impl Trainer<'_> {
             aside = without_ptx(unpack(packs));
             let pairs = pair_samples(&aside, config.mask_truncated);
             metrics.push(("groups/ties".to_owned(), pairs.ties as f64));
-            if pairs.groups.is_empty() {
-                let why = "no prompt has two answers of which one is better: there is nothing to learn from";
-                return Err(IterationError::rows("pairs", why));
-            }
-            packs = self.plan(cut(pairs.groups), at.step)?;
+            packs = self.plan(pairs.groups, at.step, settings)?;
         }
         let pace = Pace {
             seed: settings.seed,
@@ -102,30 +105,48 @@ impl Trainer<'_> {
             critic_rate: config.critic_learning_rate * at.schedule,
             warming_up: at.step <= config.critic_warmup,
         };
-        let critic = match &mut self.critic {
-            Some(critic) => Some(&mut **critic),
-            None => None,
-        };
+        let critic = self.critic.as_deref_mut();
         let mut learners = Learners { policy: &mut *self.policy, critic };
+        metrics.push(("kl_coef".to_owned(), self.controller.coef().max(config.loss_kl_coef())));
         let packs = timed(&mut self.clock.update, || learners.update(packs, config, &pace, updated))?;
-        if let Some(kl) = kl {
-            self.controller.update(kl, episodes)?;
+        self.rest(updated, &mut metrics)?;
+        if updated.begun && !pace.warming_up {
+            self.policy.end_iteration().map_err(IterationError::Seam)?;
+            // While the critic warms up the divergence is 0 because nothing moves.
+            if let Some(kl) = kl {
+                self.controller.update(kl, episodes)?;
+            }
         }
-        metrics.push(("kl_coef".to_owned(), self.controller.coef()));
         let groups = if aside.is_empty() { without_ptx(unpack(packs)) } else { aside };
         Ok(Learned { report: updated.report(&groups, metrics), groups })
     }
 
-    /// Plans how each minibatch is computed; rows of language modelling are dealt out to all of them.
-    fn plan(&mut self, mut minibatches: Vec<Vec<PromptGroup>>, step: u64) -> Result<Vec<Packs>> {
-        if let Some(source) = &mut self.ptx {
-            let count = minibatches.len().max(1);
-            for (index, row) in source.batch(step - 1)?.into_iter().enumerate() {
-                if let Some(minibatch) = minibatches.get_mut(index % count) {
-                    minibatch.push(row);
-                }
-            }
+    /// Counts iterations that had nothing to learn from; too many of them end the run.
+    fn rest(&mut self, updated: &Updated, metrics: &mut Metrics) -> Result<()> {
+        self.idle = if updated.begun || updated.stopped_early { 0 } else { self.idle + 1 };
+        if self.idle == 0 {
+            return Ok(());
         }
+        metrics.push(("val/nothing_to_learn".to_owned(), self.idle as f64));
+        if self.idle < MOST_IDLE {
+            return Ok(());
+        }
+        let why = format!(
+            "{MOST_IDLE} iterations had nothing to learn from: rewards are all the same within every group or batch, or \
+             every answer reaches the token limit without a score (raise max-new-tokens, or let scores of such answers \
+             count with truncated = score)"
+        );
+        Err(IterationError::rows("samples", why))
+    }
+
+    /// Plans how each minibatch of the first epoch is computed.
+    fn plan(&mut self, groups: Vec<PromptGroup>, step: u64, settings: &Settings) -> Result<Vec<Packs>> {
+        let rows = match &mut self.ptx {
+            Some(source) => source.batch(step - 1)?,
+            None => Vec::new(),
+        };
+        let minibatches =
+            deal_with_rows(groups, rows, settings.config.num_mini_batches, (settings.seed, step, 0));
         Ok(pack(self.policy, minibatches))
     }
 
@@ -147,11 +168,6 @@ impl Trainer<'_> {
     }
 }
 
-/// The minibatches of the first epoch.
-fn cut(groups: Vec<PromptGroup>, step: u64, settings: &Settings) -> Vec<Vec<PromptGroup>> {
-    deal(groups, settings.config.num_mini_batches, settings.seed, step, 0)
-}
-
 /// Makes rewards of tokens, advantages and returns over the whole batch; `baselines` are in the order of the packs.
 fn advantages(
     config: &PpoConfig,
@@ -163,19 +179,11 @@ fn advantages(
         packs.iter_mut().flat_map(Packs::groups_mut).filter(|group| is_sampled(group)).collect();
     let inputs = ShapingInputs { kl_coef: controller.coef(), baselines, scale: Some(scores) };
     let shaped = shape_rewards(&mut groups, config, inputs)?;
-    if shaped.scored == 0 || shaped.bootstrapped == shaped.scored {
-        let why = shaped.nothing_to_learn().unwrap_or_default();
-        return Err(IterationError::rows("rewards", why));
-    }
     let mut metrics = shaped.metrics();
     if config.advantage != AdvantageKind::OnlineDpo {
         metrics.extend(estimate_advantages(&mut groups, config, values.as_mut())?.metrics());
     }
     Ok(metrics)
-}
-
-fn is_sampled(group: &PromptGroup) -> bool {
-    group.completions.iter().any(|answer| answer.trajectory.is_some())
 }
 
 /// The groups that were sampled, in the order of the packs.

@@ -68,6 +68,11 @@ impl<'a> Ppo<'a> {
         config.validate()?;
         sampling.validate()?;
         config.check_samples(sampling.num_completions)?;
+        if sampling.greedy {
+            let why =
+                "greedy answers are no samples: all answers to a prompt are the same, and none explores";
+            return Err(IterationError::rows("sampling", why));
+        }
         parts.check(config)?;
         let Parts { source, generator, scorer, policy, layout, critic, .. } = parts;
         let Parts { reference_generator, ptx, eval, observer, figures, .. } = parts;
@@ -75,6 +80,7 @@ impl<'a> Ppo<'a> {
             controller: KlController::new(config),
             values: config.normalize_values.then(RunningNormalizer::default),
             scores: RunningScale::default(),
+            idle: 0,
             clock: TrainerClock::default(),
             one_step_off: matches!(generator, Sampler::OneStepOff(_)),
             policy,
@@ -86,6 +92,7 @@ impl<'a> Ppo<'a> {
             draws: 0,
             sampled: 0,
             ahead: None,
+            source_metrics: Vec::new(),
             clock: CollectorClock::default(),
             source,
             generator,
@@ -103,16 +110,29 @@ impl<'a> Ppo<'a> {
     /// Runs an iteration; what was done when an error comes is in `updated`. `None` where it was stopped before anything
     /// changed.
     fn iterate(&mut self, at: &StepAt<'_>, updated: &mut Updated) -> Result<Option<BatchReport>> {
+        let before = self.state();
+        let done = self.collect_and_learn(at, updated);
+        if !updated.begun && !matches!(done, Ok(Some(_))) {
+            // Samples are drawn again, from the same streams; running moments have seen none of them.
+            if let Err(error) = self.set(before) {
+                updated.begun = true;
+                return Err(done.err().unwrap_or(error));
+            }
+        }
+        done
+    }
+
+    fn collect_and_learn(&mut self, at: &StepAt<'_>, updated: &mut Updated) -> Result<Option<BatchReport>> {
         let Self { settings, collector, trainer, observer, .. } = self;
         let Some(taken) = collector.take(at, settings)? else { return Ok(None) };
+        let (discarded, source_metrics) = (taken.discarded_groups(), collector.source_metrics.clone());
         let learned =
             collector.beside(at, settings, || trainer.learn(at, settings, taken, observer, updated))?;
+        collector.source.learn(&discarded);
         collector.source.learn(&learned.groups);
         let mut report = learned.report;
-        report.metrics.extend(collector.source.metrics());
+        report.metrics.extend(source_metrics);
         report.metrics.push(("episodes".to_owned(), collector.sampled as f64));
-        // Weights have moved: from here on nothing is left as it was.
-        updated.begun = true;
         let generator = &mut collector.generator;
         timed(&mut collector.clock.sample, || generator.refresh())?;
         Ok(Some(report))
@@ -127,21 +147,22 @@ impl<'a> Ppo<'a> {
             values: trainer.values.as_ref().map(RunningNormalizer::state).unwrap_or_default(),
             scores: trainer.scores.state(),
             source: collector.source.state(),
+            idle: trainer.idle,
             ahead: collector.ahead.clone(),
         }
     }
 
-    fn restore(&mut self, state: State) -> Result<()> {
+    fn set(&mut self, state: State) -> Result<()> {
         let (collector, trainer) = (&mut self.collector, &mut self.trainer);
         trainer.controller.restore(&state.controller)?;
         if let Some(values) = &mut trainer.values {
             values.restore(&state.values)?;
         }
         trainer.scores.restore(&state.scores)?;
+        trainer.idle = state.idle;
         collector.source.restore(&state.source)?;
         (collector.draws, collector.sampled, collector.ahead) = (state.draws, state.sampled, state.ahead);
-        // The policy may have been given its weights after the generator was made.
-        collector.generator.refresh()
+        Ok(())
     }
 }
 
@@ -171,7 +192,9 @@ impl Steps for Ppo<'_> {
         if let Some(critic) = &mut self.trainer.critic {
             critic.load(&folder.join(CRITIC), true)?;
         }
-        Ok(self.restore(State::load(folder)?)?)
+        self.set(State::load(folder)?)?;
+        // The policy may have been given its weights after the generator was made.
+        Ok(self.collector.generator.refresh()?)
     }
 
     fn evaluation_metrics(&mut self) -> std::result::Result<Option<Vec<String>>, BoxError> {

@@ -32,6 +32,8 @@ pub(crate) struct State {
     /// What the source of prompts remembers.
     #[serde(with = "exact::list")]
     pub source: Vec<f64>,
+    /// Iterations in a row that had nothing to learn from.
+    pub idle: u64,
     /// Samples that wait for their iteration, where sampling runs ahead.
     pub ahead: Option<Ahead>,
 }
@@ -39,28 +41,28 @@ pub(crate) struct State {
 /// Samples of one draw, not scored yet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ahead {
-    pub groups: Vec<PromptGroup>,
+    /// The groups, without the log-probabilities of their completions.
+    groups: Vec<PromptGroup>,
     /// The log-probabilities of each completion under the policy that sampled it, as bits: decimal digits might come back
     /// as a neighbour.
-    pub logprobs: Vec<Vec<u32>>,
+    logprobs: Vec<Option<Vec<u32>>>,
+    /// What the source of prompts said of the draw.
+    pub metrics: Vec<(String, f64)>,
 }
 
 impl Ahead {
-    pub fn new(groups: Vec<PromptGroup>) -> Self {
-        let of = |list: &Vec<f32>| list.iter().map(|number| number.to_bits()).collect();
-        let completions = groups.iter().flat_map(|group| &group.completions);
-        let logprobs =
-            completions.map(|answer| answer.logprobs.as_ref().map(of).unwrap_or_default()).collect();
-        Self { groups, logprobs }
+    pub fn new(mut groups: Vec<PromptGroup>, metrics: Vec<(String, f64)>) -> Self {
+        let bits = |list: Vec<f32>| list.into_iter().map(f32::to_bits).collect();
+        let completions = groups.iter_mut().flat_map(|group| &mut group.completions);
+        let logprobs = completions.map(|answer| answer.logprobs.take().map(bits)).collect();
+        Self { groups, logprobs, metrics }
     }
 
     pub fn into_groups(self) -> Vec<PromptGroup> {
         let mut groups = self.groups;
         let completions = groups.iter_mut().flat_map(|group| &mut group.completions);
         for (answer, bits) in completions.zip(self.logprobs) {
-            if answer.logprobs.is_some() {
-                answer.logprobs = Some(bits.into_iter().map(f32::from_bits).collect());
-            }
+            answer.logprobs = bits.map(|bits| bits.into_iter().map(f32::from_bits).collect());
         }
         groups
     }
@@ -95,7 +97,7 @@ mod tests {
         let state = State {
             draws: 3,
             controller: vec![0.1 + 0.2, f64::MIN_POSITIVE],
-            ahead: Some(Ahead::new(groups.clone())),
+            ahead: Some(Ahead::new(groups.clone(), vec![])),
             ..State::default()
         };
         state.save(folder.path()).unwrap();

@@ -23,20 +23,38 @@ pub(super) struct Taken {
     pub groups: Vec<PromptGroup>,
     /// The scores of the reference's own answers, one per group, where they are subtracted.
     pub baselines: Option<Vec<Option<f64>>>,
-    /// Groups that were sampled and not kept.
-    pub discarded: usize,
-    /// What the scorer says of itself.
-    metrics: Vec<(String, f64)>,
+    /// Groups that were sampled, scored and not kept.
+    discarded: Vec<PromptGroup>,
+    /// What the scorer says of itself: sums over draws, weighted by their completions, and the completions.
+    metrics: Vec<(String, f64, f64)>,
 }
 
 impl Taken {
     /// Returns what is to be said of the samples.
     pub fn metrics(&self) -> Vec<(String, f64)> {
-        let mut metrics = self.metrics.clone();
-        if self.discarded > 0 {
-            metrics.push(("groups/discarded".to_owned(), self.discarded as f64));
+        let means = self.metrics.iter().map(|(name, sum, weight)| (name.clone(), sum / weight));
+        let mut metrics: Vec<(String, f64)> = means.collect();
+        if !self.discarded.is_empty() {
+            metrics.push(("groups/discarded".to_owned(), self.discarded.len() as f64));
         }
         metrics
+    }
+
+    /// Returns the groups that were scored and not kept; the source of prompts hears of them, too.
+    pub fn discarded_groups(&self) -> Vec<PromptGroup> {
+        self.discarded.clone()
+    }
+
+    fn add_metrics(&mut self, metrics: Vec<(String, f64)>, completions: f64) {
+        for (name, value) in metrics {
+            match self.metrics.iter_mut().find(|(known, ..)| *known == name) {
+                Some((_, sum, weight)) => {
+                    *sum += value * completions;
+                    *weight += completions;
+                }
+                None => self.metrics.push((name, value * completions, completions)),
+            }
+        }
     }
 }
 
@@ -65,6 +83,8 @@ pub(super) struct Collector<'a> {
     pub sampled: u64,
     /// Samples that wait for their iteration.
     pub ahead: Option<Ahead>,
+    /// What the source of prompts said of the prompts at hand.
+    pub source_metrics: Vec<(String, f64)>,
     pub clock: CollectorClock,
 }
 
@@ -77,17 +97,8 @@ pub(super) struct CollectorClock {
 }
 
 impl Collector<'_> {
-    /// Takes the samples of an iteration; `None` where it was stopped meanwhile, and they are drawn again.
+    /// Takes the samples of an iteration; `None` where it was stopped meanwhile.
     pub fn take(&mut self, at: &StepAt<'_>, settings: &Settings) -> Result<Option<Taken>> {
-        let (draws, sampled, ahead) = (self.draws, self.sampled, self.ahead.clone());
-        let taken = self.collect(at, settings)?;
-        if taken.is_none() {
-            (self.draws, self.sampled, self.ahead) = (draws, sampled, ahead);
-        }
-        Ok(taken)
-    }
-
-    fn collect(&mut self, at: &StepAt<'_>, settings: &Settings) -> Result<Option<Taken>> {
         let dynamic = settings.config.dynamic_sampling;
         let mut taken = Taken::default();
         let (mut wanted, mut rounds) = (0, 0);
@@ -95,18 +106,20 @@ impl Collector<'_> {
             if at.stopped() {
                 return Ok(None);
             }
-            let groups = self.draw(settings, &mut taken)?;
+            let groups = match self.draw(settings, &mut taken) {
+                // A source or a reward may give up with any error once the run is to end.
+                Err(_) if at.stopped() => return Ok(None),
+                drawn => drawn?,
+            };
             rounds += 1;
             wanted = wanted.max(groups.len());
-            let drawn = groups.len();
-            let kept: Vec<PromptGroup> =
-                groups.into_iter().filter(|group| !dynamic || has_signal(group)).collect();
-            taken.discarded += drawn - kept.len();
+            let (kept, dropped): (Vec<_>, Vec<_>) =
+                groups.into_iter().partition(|group| !dynamic || has_signal(group));
+            taken.discarded.extend(dropped);
             taken.groups.extend(kept);
         }
         // What was sampled beyond the batch was paid for, too.
-        taken.discarded += taken.groups.len().saturating_sub(wanted);
-        taken.groups.truncate(wanted);
+        taken.discarded.extend(taken.groups.split_off(wanted.min(taken.groups.len())));
         self.add_baselines(settings, &mut taken)?;
         Ok(if at.stopped() { None } else { Some(taken) })
     }
@@ -114,17 +127,22 @@ impl Collector<'_> {
     /// Takes one batch of prompts, samples and scores.
     fn draw(&mut self, settings: &Settings, taken: &mut Taken) -> Result<Vec<PromptGroup>> {
         let mut groups = match self.ahead.take() {
-            Some(ahead) => ahead.into_groups(),
+            Some(mut ahead) => {
+                self.source_metrics = std::mem::take(&mut ahead.metrics);
+                ahead.into_groups()
+            }
             None => {
                 let (prompts, draw) = self.prompts()?;
+                self.source_metrics = self.source.metrics();
                 let generator = self.generator.here();
                 timed(&mut self.clock.sample, || sample(generator, prompts, &settings.sampling, draw))?
             }
         };
-        self.sampled += groups.iter().map(|group| group.completions.len() as u64).sum::<u64>();
+        let completions: usize = groups.iter().map(|group| group.completions.len()).sum();
+        self.sampled += completions as u64;
         let scorer = &mut *self.scorer;
         timed(&mut self.clock.score, || score(scorer, &mut groups))?;
-        taken.metrics = self.scorer.metrics();
+        taken.add_metrics(self.scorer.metrics(), completions as f64);
         Ok(groups)
     }
 
@@ -172,8 +190,15 @@ impl Collector<'_> {
             let done = work();
             (done, timed(&mut self.clock.sample, || ahead.join()))
         });
-        let sampled = sampled.map_err(|_| IterationError::Thread)??;
-        self.ahead = Some(Ahead::new(sampled));
-        done
+        let done = done?;
+        self.ahead = match sampled.map_err(|_| IterationError::Thread)? {
+            Ok(groups) => Some(Ahead::new(groups, self.source.metrics())),
+            // The iteration is done; the next one draws these itself, and says what is wrong with them.
+            Err(_) => {
+                self.draws = draw;
+                None
+            }
+        };
+        Ok(done)
     }
 }

@@ -77,9 +77,9 @@ impl Objective<dyn ActorCritic> for ActorCriticObjective {
         by_group(groups, &columns)
     }
 
-    fn after_update(&mut self, updates: u64, parameters: &[Parameter]) -> Result<()> {
+    fn after_iteration(&mut self, parameters: &[Parameter]) -> Result<()> {
         let policy = parameters.get(..self.core.references.weights().len()).unwrap_or(parameters);
-        self.core.references.after_update(updates, policy)
+        self.core.references.after_iteration(policy)
     }
 
     fn weights(&self) -> Vec<Parameter> {

@@ -27,6 +27,7 @@ impl OnlineDpoObjective {
     pub fn new(config: &PpoConfig, temperature: f64, references: References) -> Result<Self> {
         config.validate()?;
         check_temperature(temperature)?;
+        references.check(config)?;
         if references.model().is_none() {
             return Err(Error::input("reference", "online-dpo compares the policy with one"));
         }
@@ -105,8 +106,8 @@ impl Objective for OnlineDpoObjective {
         by_group(groups, &self.references.measure(batch, log_probs, &logits, self.temperature)?)
     }
 
-    fn after_update(&mut self, updates: u64, policy: &[Parameter]) -> Result<()> {
-        self.references.after_update(updates, policy)
+    fn after_iteration(&mut self, policy: &[Parameter]) -> Result<()> {
+        self.references.after_iteration(policy)
     }
 
     fn weights(&self) -> Vec<Parameter> {

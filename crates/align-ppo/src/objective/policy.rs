@@ -60,8 +60,8 @@ impl Objective for PolicyObjective {
         by_group(groups, &self.core.measure(&model.logits(batch)?, batch)?)
     }
 
-    fn after_update(&mut self, updates: u64, policy: &[Parameter]) -> Result<()> {
-        self.core.references.after_update(updates, policy)
+    fn after_iteration(&mut self, policy: &[Parameter]) -> Result<()> {
+        self.core.references.after_iteration(policy)
     }
 
     fn weights(&self) -> Vec<Parameter> {
@@ -91,6 +91,7 @@ impl PolicyCore {
     ) -> Result<Self> {
         config.validate()?;
         check_temperature(temperature)?;
+        references.check(config)?;
         if config.kl_coef > 0.0 && references.model().is_none() {
             return Err(Error::input(
                 "reference",

@@ -1,12 +1,12 @@
 use align_core::{CausalLm, PackedBatch, Parameter, TokenLogProbs, align_types::PromptGroup, tch::Tensor};
 use align_losses::Reference;
 
-use crate::{Error, MeasureLayout, Result, entropies};
+use crate::{Error, MeasureLayout, PpoConfig, Result, entropies};
 
 /// The reference policies of an on-policy method.
 ///
 /// Log-probabilities of samples are computed once per iteration, before its first update: the losses read them from the
-/// trajectories, and a reference that moves in between changes nothing.
+/// trajectories. One that moves does so between iterations.
 #[derive(Default)]
 pub struct References {
     /// The reference that training is held to; a model, frozen or moving.
@@ -60,8 +60,20 @@ impl References {
         Ok(Self { reference, first })
     }
 
-    pub(super) fn after_update(&self, updates: u64, policy: &[Parameter]) -> Result<()> {
-        self.reference.as_ref().map_or(Ok(()), |reference| reference.after_update(updates, policy))
+    /// Lets a moving reference follow: it does so at every call, once per iteration.
+    pub(super) fn after_iteration(&self, policy: &[Parameter]) -> Result<()> {
+        self.reference.as_ref().map_or(Ok(()), |reference| reference.after_update(1, policy))
+    }
+
+    /// Checks that a reference moves where the configuration says so, and only there.
+    pub(super) fn check(&self, config: &PpoConfig) -> Result<()> {
+        let moves = matches!(self.reference, Some(Reference::Moving(_)));
+        if moves == config.ref_ema.is_some() {
+            return Ok(());
+        }
+        let why =
+            if moves { "it moves, but there is no ref-ema" } else { "it is frozen, but ref-ema moves it" };
+        Err(Error::input("reference", why))
     }
 
     pub(super) fn weights(&self) -> Vec<Parameter> {
@@ -78,7 +90,12 @@ impl References {
     ) -> Result<Vec<Vec<Vec<f32>>>> {
         let mut columns = vec![log_probs.to_vecs()?];
         let models = self.model().into_iter().chain(self.first.as_deref());
+        let vocabulary = logits.size().last().copied().unwrap_or(0);
         for model in models {
+            if model.vocab_size() as i64 != vocabulary {
+                let why = format!("{} tokens, and the policy has {vocabulary}", model.vocab_size());
+                return Err(Error::input("vocabulary of the reference", why));
+            }
             columns.push(model.token_log_probs(batch, temperature)?.to_vecs()?);
         }
         let entropies =

@@ -88,6 +88,7 @@ fn g4_what_the_kl_divergence_does_by_its_place() {
 /// in the loss it ends elsewhere, as that is another divergence.
 #[test]
 fn training_ends_at_the_optimum_under_kl() {
+    align_core::threads::prepare_compute_thread();
     let rewards = [1.0, 0.0, -0.5, 0.3, 0.8];
     let beta = 0.5;
     let tilted: Vec<f64> = doubles(&reference()).iter().zip(rewards).map(|(l, r)| l + r / beta).collect();
@@ -100,7 +101,7 @@ fn training_ends_at_the_optimum_under_kl() {
             let advantages: Vec<f64> = rewards.iter().zip(d).map(|(r, d)| r - in_reward * d).collect();
             let mut loss = expected(&logits, &Tensor::from_slice(&advantages), kl, 0);
             if kl.is_some() {
-                loss = loss + expected(&logits, &Tensor::from_slice(&advantages), kl, 1) * beta;
+                loss += expected(&logits, &Tensor::from_slice(&advantages), kl, 1) * beta;
             }
             let step = &Tensor::run_backward(&[&loss], &[&logits], false, false)[0];
             let _ = logits.detach().subtract_(&(step * 4.0));

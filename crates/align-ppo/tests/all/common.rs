@@ -73,6 +73,8 @@ pub fn compute<M: Trainable + ?Sized>(
     groups: &[PromptGroup],
     pieces: &[usize],
 ) -> Computed {
+    // Tests run beside each other: one thread each, or they wait for one another.
+    align_core::threads::prepare_compute_thread();
     for parameter in model.parameters() {
         let mut gradient = parameter.tensor.grad();
         if gradient.defined() {

@@ -82,7 +82,7 @@ fn frozen() -> References {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn nothing_depends_on_the_cut(groups in batch(), pieces in prop::collection::vec(1usize..4, 0..4), mode in 0usize..4) {

@@ -88,17 +88,17 @@ pub fn read_texts(
 }
 
 /// Puts a fresh head on the language model of a folder; equal seeds give equal heads.
-pub(super) fn with_head(folder: &Path, seed: u64) -> Result<SequenceClassifier> {
+pub(crate) fn with_head(folder: &Path, seed: u64) -> Result<SequenceClassifier> {
     Ok(SequenceClassifier::from_causal_lm(folder, seed, &LoadOptions::default())?.with_pad_token_id(PAD)?)
 }
 
 /// Reads a reward model back.
-pub(super) fn load(folder: &Path) -> Result<SequenceClassifier> {
+pub(crate) fn load(folder: &Path) -> Result<SequenceClassifier> {
     Ok(SequenceClassifier::load(folder, &LoadOptions::default())?)
 }
 
 /// Writes a reward model.
-pub(super) fn save(model: &SequenceClassifier, folder: &Path) -> Result<()> {
+pub(crate) fn save(model: &SequenceClassifier, folder: &Path) -> Result<()> {
     Ok(model.save(folder, SaveDtype::F32)?)
 }
 

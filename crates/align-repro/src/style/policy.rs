@@ -22,7 +22,7 @@ use super::gold::{ANSWER_TOKENS, Request, VOCABULARY};
 use crate::{Error, Result, progress::UnitProgress};
 
 /// Flat tokens of one forward pass; it changes memory, not results.
-const MICRO_BATCH_TOKENS: usize = 8192;
+pub(crate) const MICRO_BATCH_TOKENS: usize = 8192;
 /// Groups of one forward pass without gradient.
 const GROUPS_PER_PASS: usize = 64;
 
@@ -224,19 +224,29 @@ pub fn measure(
             answers += 1.0;
         }
     }
+    let kl = divergence(model, reference, &groups)?;
+    Ok(Worth { gold: gold / answers, kl: kl / answers, distinct: distinct / answers })
+}
+
+/// Sums KL(π || π_ref) in nats over completions that the policy has sampled: at each position that of the whole next-token
+/// distributions.
+///
+/// # Errors
+/// [`Error::NonFinite`] for a policy that has diverged.
+pub(crate) fn divergence(policy: &Model, reference: &Model, groups: &[PromptGroup]) -> Result<f64> {
     let _guard = no_grad();
     let mut kl = 0.0;
     for part in groups.chunks(GROUPS_PER_PASS) {
         let batch = PackedBatch::new(part)?;
         let log_probs =
             |model: &Model| Ok::<_, Error>(model.logits(&batch)?.f_log_softmax(-1, Kind::Double)?);
-        let (policy, reference) = (log_probs(model)?, log_probs(reference)?);
+        let (policy, reference) = (log_probs(policy)?, log_probs(reference)?);
         kl += policy.f_exp()?.f_mul(&policy.f_sub(&reference)?)?.f_sum(Kind::Double)?.f_double_value(&[])?;
     }
     if !kl.is_finite() {
         return Err(Error::NonFinite { what: "KL to the reference".into(), value: kl });
     }
-    Ok(Worth { gold: gold / answers, kl: kl / answers, distinct: distinct / answers })
+    Ok(kl)
 }
 
 /// Writes the summed log-probabilities under the reference into every answer.
@@ -255,12 +265,12 @@ pub fn keep_reference(reference: &Model, groups: &mut [PromptGroup]) -> Result<(
 }
 
 /// Writes a model folder.
-pub(super) fn save(model: &Model, folder: &Path) -> Result<()> {
+pub(crate) fn save(model: &Model, folder: &Path) -> Result<()> {
     Ok(model.save(folder, SaveDtype::F32)?)
 }
 
 /// Reads what [`save`] wrote.
-pub(super) fn load(folder: &Path) -> Result<Model> {
+pub(crate) fn load(folder: &Path) -> Result<Model> {
     Ok(Model::load(folder, &LoadOptions::default())?)
 }
 

@@ -3,14 +3,21 @@
 
 use align_core::{Parameter, tch::Tensor};
 use align_rm::{
-    EnsembleMember, EnsembleRule, NormalizedOn, RewardNormalization, WeightedMember, average_weights,
+    EnsembleMember, EnsembleRule, NormalizedOn, RewardNormalization, Spread, WeightedMember, average_weights,
     combine_scores, head_cosine, head_fingerprint,
 };
 use align_testkit::assert_close;
 use proptest::prelude::*;
 
 fn normal(mean: f64, std: f64) -> RewardNormalization {
-    RewardNormalization { mean, std, rows: 10, of: NormalizedOn::Samples }
+    RewardNormalization {
+        mean,
+        std,
+        rows: 10,
+        of: NormalizedOn::Samples,
+        spread: Spread::Unit,
+        weights: None,
+    }
 }
 
 fn member<'a>(name: &'a str, scores: &'a [f64], normal: &'a RewardNormalization) -> EnsembleMember<'a> {
@@ -63,7 +70,7 @@ fn members_must_have_a_zero_and_a_scale_in_common() {
         mean,
         "model raw: its scores are not",
     );
-    let shifted = normal(1.0, 1.0);
+    let shifted = RewardNormalization { spread: Spread::Kept, ..normal(1.0, 1.0) };
     refused(&[good, member("shifted", &[1.0, 2.0], &shifted)], mean, "model shifted: only its mean");
     let people = RewardNormalization { of: NormalizedOn::Demonstrations, ..two.clone() };
     refused(

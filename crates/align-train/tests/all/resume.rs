@@ -63,6 +63,39 @@ fn interrupted_runs_end_with_the_same_bits_and_the_same_lines() {
     }
 }
 
+/// A source that gives up because the run is to end, and an end of the run that does: what was done is kept.
+#[test]
+fn what_gives_up_when_the_run_is_to_end_is_no_failure() {
+    let setup = with_threads(1);
+    let straight = tempfile::tempdir().unwrap();
+    run_with_stops(&setup, straight.path(), &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let stopped_after = |setup: &Setup, step: u64, change: &dyn Fn(&mut align_train::Hooks<'_>)| {
+        let outcome = setup.run(folder.path(), change).unwrap().0;
+        let checkpoint = folder.path().join(format!("checkpoints/step-{step}"));
+        assert_eq!(outcome, Outcome::Interrupted { step, checkpoint: Some(checkpoint) });
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let giving_up = Setup { gives_up: Some((7, Arc::clone(&stop))), ..setup.clone() };
+    stopped_after(&giving_up, 7, &|hooks| hooks.stop = Arc::clone(&stop));
+    // Without the flag the same error ends the run.
+    let error = giving_up.run(folder.path(), |_| {}).unwrap_err();
+    assert!(error.to_string().contains("given up"), "{error}");
+    let stop = Arc::new(AtomicBool::new(false));
+    let end = |_: u64| -> Result<_, align_core::BoxError> {
+        stop.store(true, Ordering::SeqCst);
+        Err("given up".into())
+    };
+    let outcome = setup.run(folder.path(), |hooks| {
+        hooks.stop = Arc::clone(&stop);
+        hooks.before_finish = Some(&end);
+    });
+    assert!(matches!(outcome.unwrap().0, Outcome::Interrupted { step: 20, .. }));
+    setup.run(folder.path(), |_| {}).unwrap();
+    assert_eq!(final_weights(folder.path()), final_weights(straight.path()));
+    assert_eq!(timeless_metrics(folder.path()), timeless_metrics(straight.path()));
+}
+
 #[test]
 fn the_lines_have_the_keys_of_the_contract_in_order() {
     let setup = with_threads(1);

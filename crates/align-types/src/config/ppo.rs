@@ -204,12 +204,9 @@ impl PpoConfig {
             || self.reward_baseline == RewardBaseline::Reference
     }
 
-    /// Returns how the reference follows the policy: by `ref_ema` once per iteration of all updates.
+    /// Returns how the reference follows the policy: by `ref_ema`, once per iteration.
     pub fn reference_sync(&self) -> Option<ReferenceSync> {
-        self.ref_ema.map(|share| ReferenceSync {
-            ref_model_mixup_alpha: share,
-            ref_model_sync_steps: (self.num_ppo_epochs * self.num_mini_batches) as u64,
-        })
+        self.ref_ema.map(|share| ReferenceSync { ref_model_mixup_alpha: share, ref_model_sync_steps: 1 })
     }
 }
 

@@ -114,7 +114,7 @@ pub fn row_number(group: &PromptGroup) -> usize {
 }
 
 /// Computes the log-probability of every answer of some rows and the number of its tokens, `go_on` being asked before
-/// each round of passes.
+/// each pass.
 ///
 /// # Errors
 /// A model that fails; what `go_on` refuses.
@@ -123,7 +123,7 @@ pub fn sums(
     rows: &[PromptGroup],
     micro_batch_tokens: usize,
     progress: &mut Progress,
-    go_on: impl Fn() -> Result<()>,
+    go_on: impl Fn() -> Result<()> + Sync,
 ) -> Result<Vec<(f64, usize)>> {
     let mut sums = Vec::with_capacity(rows.len());
     passes::over_rows(

@@ -8,7 +8,7 @@ use std::{
 use align_cli::{Error, Result, args::ModelArgs, talk};
 use align_core::{
     PackedBatch, ScoreModel,
-    align_types::{self, PromptGroup, Reward, RewardItem},
+    align_types::{self, PromptGroup, Reward, RewardItem, TokenId},
     no_grad,
     tch::{Device, Kind},
 };
@@ -62,6 +62,11 @@ impl Scorer {
         &self.folder
     }
 
+    /// Returns the token that is skipped at the end of answers, where there is one.
+    pub fn pad_token_id(&self) -> Option<TokenId> {
+        self.replicas.first().and_then(SequenceClassifier::pad_token_id)
+    }
+
     /// Returns the longest prompt with an answer that the model takes, in tokens.
     pub fn context(&self) -> usize {
         self.folder.config.context_length()
@@ -76,7 +81,7 @@ impl Scorer {
         &mut self,
         rows: &[PromptGroup],
         kept: usize,
-        go_on: impl Fn() -> Result<()>,
+        go_on: impl Fn() -> Result<()> + Sync,
         done: impl FnMut(Range<usize>, Vec<Vec<f64>>) -> Result<()>,
     ) -> Result<()> {
         let Self { path, replicas, micro_batch_tokens, .. } = self;
@@ -90,7 +95,11 @@ impl Scorer {
     ///
     /// # Errors
     /// As [`Self::each`].
-    pub fn all(&mut self, rows: &[PromptGroup], go_on: impl Fn() -> Result<()>) -> Result<Vec<Vec<f64>>> {
+    pub fn all(
+        &mut self,
+        rows: &[PromptGroup],
+        go_on: impl Fn() -> Result<()> + Sync,
+    ) -> Result<Vec<Vec<f64>>> {
         let mut all = Vec::with_capacity(rows.len());
         self.each(rows, 0, go_on, |_, scores| {
             all.extend(scores);
@@ -195,7 +204,7 @@ impl RewardModel {
     /// # Errors
     /// As [`scale::read`].
     pub fn normalized(mut self) -> Result<Self> {
-        self.scale = Some(scale::read(self.scorer.path())?);
+        self.scale = Some(scale::read(self.scorer.path(), None)?);
         self.name.push_str(", normalized");
         Ok(self)
     }

@@ -5,7 +5,7 @@ use align_report::{
 };
 
 use super::{
-    definition,
+    costs, definition,
     run::{HELD_OUT, Run},
 };
 
@@ -24,7 +24,18 @@ const MACHINE: [&str; 7] =
 /// What has no noise that a mean would take away, and adds up or is planned: its ordinate is never logarithmic.
 const EXACT: [&str; 4] = ["learning_rate", "peak_rss_mb", "tokens", "time"];
 /// What is looked at first, in this order.
-const FIRST: [&str; 5] = ["loss", "margins", "accuracies", "rewards/", "logps/"];
+const FIRST: [&str; 10] = [
+    "loss",
+    "margins",
+    "accuracies",
+    "rewards/",
+    "logps/",
+    "objective/",
+    "completions/",
+    "policy/",
+    "val/",
+    "curriculum/",
+];
 /// Ends of the names of metrics that come in pairs and share their axes.
 const PAIR: [&str; 2] = ["chosen", "rejected"];
 
@@ -36,8 +47,10 @@ struct Group {
 
 /// Writes the sections with curves.
 pub(super) fn html(runs: &[Run]) -> String {
+    let elsewhere = costs::shown(runs);
+    let here = |group: &Group| !group.names.iter().any(|name| elsewhere.contains(&name.as_str()));
     let (machine, learning): (Vec<Group>, Vec<Group>) =
-        groups(runs).into_iter().partition(Group::is_of_the_machine);
+        groups(runs).into_iter().filter(here).partition(Group::is_of_the_machine);
     let mut text = String::new();
     for (title, groups) in [("What was learned", learning), ("How it ran", machine)] {
         let cards: String = groups.iter().map(|group| cards(runs, group)).collect();
@@ -56,8 +69,13 @@ pub(super) fn html(runs: &[Run]) -> String {
     }
 }
 
+/// Draws one metric of all runs.
+pub(super) fn single(runs: &[Run], name: &str) -> String {
+    card(runs, &[name.to_owned()], name, Rows::Both, None)
+}
+
 /// Says how curves are to be read.
-fn key(runs: &[Run]) -> String {
+pub(super) fn key(runs: &[Run]) -> String {
     let mut windows: Vec<usize> = runs.iter().map(window).collect();
     windows.sort_unstable();
     windows.dedup();

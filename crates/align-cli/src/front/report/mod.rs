@@ -1,11 +1,13 @@
 //! `align report`: run folders as one page that needs nothing else.
 
+mod costs;
 mod curves;
 mod definition;
 mod histograms;
 mod lines;
 mod numbers;
 mod overview;
+mod phases;
 mod run;
 mod samples;
 mod settings;
@@ -32,8 +34,15 @@ pub(super) fn run(report: &ReportArgs) -> Result<()> {
 }
 
 fn page(runs: &[Run]) -> String {
-    let parts: [fn(&[Run]) -> String; 5] =
-        [overview::html, curves::html, histograms::html, samples::html, settings::html];
+    let parts: [fn(&[Run]) -> String; 7] = [
+        overview::html,
+        costs::html,
+        curves::html,
+        phases::html,
+        histograms::html,
+        samples::html,
+        settings::html,
+    ];
     let body: String = parts.iter().map(|part| part(runs)).collect();
     align_report::page(&overview::title(runs), STYLE, &body)
 }

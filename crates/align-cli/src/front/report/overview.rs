@@ -6,13 +6,16 @@ use serde_json::Value;
 use super::run::{HELD_OUT, Run, State};
 
 /// Metrics of the table, by falling interest, each with its heading.
-const FIGURES: [(&str, &str); 10] = [
+const FIGURES: [(&str, &str); 13] = [
     ("eval/loss", "held-out loss"),
     ("eval/rewards/accuracies", "held-out accuracy"),
     ("eval/rewards/margins", "held-out margin"),
     ("eval/reference_free/accuracies", "held-out accuracy"),
     ("eval/reference_free/margins", "held-out margin"),
     ("eval/logps/completion", "held-out log-probability"),
+    ("objective/scores", "score"),
+    ("objective/kl", "KL to the reference"),
+    ("completions/mean_length", "answer length"),
     ("loss", "loss"),
     ("rewards/accuracies", "accuracy"),
     ("rewards/margins", "margin"),

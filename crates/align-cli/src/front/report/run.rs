@@ -71,7 +71,7 @@ impl Metrics {
 }
 
 /// A sampled answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sample {
     pub step: u64,
     pub place: String,
@@ -79,6 +79,8 @@ pub(super) struct Sample {
     pub answer: String,
     /// Whether the answer was still going on where sampling ended.
     pub cut: bool,
+    /// What it was given.
+    pub reward: Option<f64>,
 }
 
 /// A held-out row at the end of the run.
@@ -243,6 +245,7 @@ fn samples(path: &Path) -> Result<Vec<Sample>> {
             prompt: line.text("prompt").to_owned(),
             answer: line.text("completion").to_owned(),
             cut: line.text("finish_reason") == "length",
+            reward: line.object().get("reward").and_then(Value::as_f64),
         });
         Ok(())
     })?;
@@ -315,6 +318,24 @@ pub(super) mod tests {
             total: None,
             notes: Vec::new(),
         }
+    }
+
+    /// A run with these metrics, a line for each step.
+    pub fn with_metrics<const N: usize>(
+        name: &str,
+        lines: impl IntoIterator<Item = [(&'static str, f64); N]>,
+    ) -> Run {
+        let mut run = empty(name);
+        for (step, line) in (1_u32..).zip(lines) {
+            for (name, value) in line {
+                if step == 1 {
+                    run.metrics.names.push(name.to_owned());
+                }
+                run.metrics.points.entry(name.to_owned()).or_default().push((f64::from(step), value));
+            }
+            (run.metrics.step, run.metrics.lines) = (step.into(), step as usize);
+        }
+        run
     }
 
     #[test]

@@ -1,11 +1,13 @@
-//! What the model answered before and after.
+//! What the model answered before, on the way, and after.
 
-use align_report::escape;
+use align_report::{escape, number};
 
 use super::run::{Run, Sample};
 
 /// Prompts that are shown.
 const PROMPTS: usize = 8;
+/// Answers of one run to a prompt that are shown.
+const MOMENTS: usize = 4;
 
 /// Writes the section; empty without samples.
 pub(super) fn html(runs: &[Run]) -> String {
@@ -30,10 +32,15 @@ pub(super) fn html(runs: &[Run]) -> String {
         );
         let mut shown: Vec<(String, &Sample)> = Vec::new();
         for run in runs {
-            ends(run, prompt).into_iter().for_each(|(when, sample)| add(&mut shown, runs, run, when, sample));
+            moments(run, prompt)
+                .into_iter()
+                .for_each(|(when, sample)| add(&mut shown, runs, run, when, sample));
         }
         for (who, sample) in &shown {
-            let cut = if sample.cut { " <small>[…]</small>" } else { "" };
+            let mut cut = if sample.cut { " <small>[…]</small>".to_owned() } else { String::new() };
+            if let Some(reward) = sample.reward {
+                cut += &format!(" <small>reward {}</small>", number(reward));
+            }
             text += &format!(
                 "<div><h3>{who}</h3><pre dir=\"auto\">{}{cut}</pre></div>\n",
                 escape(&sample.answer)
@@ -48,18 +55,21 @@ fn is_same(a: &Sample, b: &Sample) -> bool {
     a.place == b.place && a.prompt == b.prompt
 }
 
-/// The first and the last answer of a run to a prompt.
-fn ends<'a>(run: &'a Run, prompt: &Sample) -> Vec<(String, &'a Sample)> {
-    let own: Vec<&Sample> = run.samples.iter().filter(|sample| is_same(sample, prompt)).collect();
-    let first = own.iter().min_by_key(|sample| sample.step);
-    let last = own.iter().max_by_key(|sample| sample.step);
+/// Answers of a run to a prompt, evenly over its steps: the first and the last of them, and some between.
+fn moments<'a>(run: &'a Run, prompt: &Sample) -> Vec<(String, &'a Sample)> {
+    let mut own: Vec<&Sample> = run.samples.iter().filter(|sample| is_same(sample, prompt)).collect();
+    own.sort_by_key(|sample| sample.step);
+    // Of several samples at one step the first stands for all.
+    own.dedup_by_key(|sample| sample.step);
     let name = |sample: &Sample| match sample.step {
         0 => "before".to_owned(),
+        1 => "after 1 step".to_owned(),
         step => format!("after {step} steps"),
     };
-    let mut ends: Vec<(String, &Sample)> = first.map(|sample| (name(sample), *sample)).into_iter().collect();
-    ends.extend(last.filter(|last| first.is_some_and(|first| first.step < last.step)).map(|l| (name(l), *l)));
-    ends
+    let last = own.len().saturating_sub(1);
+    let shown = own.len().min(MOMENTS);
+    let places = (0..shown).map(|index| index * last / shown.saturating_sub(1).max(1));
+    places.filter_map(|place| own.get(place).map(|sample| (name(sample), *sample))).collect()
 }
 
 /// Adds an answer; of runs that begin with the same model the first answer is shown once.
@@ -73,4 +83,30 @@ fn add<'a>(shown: &mut Vec<(String, &'a Sample)>, runs: &[Run], run: &Run, when:
         _ => format!("<bdi>{}</bdi>, {}", escape(&run.name), escape(&when)),
     };
     shown.push((who, sample));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::report::run::tests::empty;
+
+    #[test]
+    fn answers_are_shown_over_the_steps_with_their_rewards() {
+        let sample = |step: u64| Sample {
+            step,
+            place: "p.jsonl:1".into(),
+            prompt: "Q".into(),
+            answer: format!("answer {step}"),
+            cut: false,
+            reward: (step > 0).then_some(step as f64 / 4.0),
+        };
+        let mut run = empty("a");
+        run.samples = [0, 10, 10, 20, 30, 40, 50, 60].map(sample).into();
+        let shown: Vec<u64> = moments(&run, &sample(0)).iter().map(|(_, sample)| sample.step).collect();
+        assert_eq!(shown, [0, 20, 40, 60]);
+        let page = html(std::slice::from_ref(&run));
+        assert!(page.contains("after 60 steps") && page.contains("reward 15<"), "{page}");
+        run.samples.truncate(1);
+        assert_eq!(moments(&run, &sample(0)).len(), 1);
+    }
 }

@@ -28,10 +28,47 @@ fn rewards_that_cannot_be_used_are_named_before_any_weight_changes() {
     let silent = &mut ByTokens(|_: &Completion| None);
     let error = failure(config(AdvantageKind::Ppo), 1, silent);
     assert!(error.source.to_string().contains("abstained for all 16 completions"), "{}", error.source);
+}
 
-    let constant = &mut ByTokens(|_: &Completion| Some(1.0));
-    let error = failure(config(AdvantageKind::OnlineDpo), 2, constant);
-    assert!(error.source.to_string().contains("nothing to learn"), "{}", error.source);
+#[test]
+fn a_run_without_anything_to_learn_ends_after_some_iterations_and_says_why() {
+    for kind in [AdvantageKind::OnlineDpo, AdvantageKind::Dapo] {
+        let mut world = World::new(config(kind), 2);
+        let before = world.model.table().copy();
+        let stop = AtomicBool::new(false);
+        let step = |ppo: &mut align_ppo::Ppo<'_>, step| {
+            ppo.step(&StepAt { step, total: 20, schedule: 1.0, stop: &stop })
+        };
+        let (error, ..) = world.run(&mut ByTokens(|_: &Completion| Some(1.0)), |ppo| {
+            for done in 1..8 {
+                let Ok(align_core::Stepped::Done(report)) = step(ppo, done) else {
+                    panic!("step {done} failed")
+                };
+                assert_eq!(report.metric("val/nothing_to_learn"), Some(done as f64));
+            }
+            step(ppo, 8).unwrap_err()
+        });
+        assert!(
+            error.source.to_string().contains("8 iterations had nothing to learn from"),
+            "{}",
+            error.source
+        );
+        assert_eq!(world.model.table(), &before);
+    }
+}
+
+#[test]
+fn a_sampler_of_another_temperature_is_found() {
+    let mut world = World::new(config(AdvantageKind::Rloo), 4);
+    // Logits that a temperature changes.
+    let logits = align_core::tch::Tensor::from_slice(&[0.0f32, 0.0, 0.0, 1.0, 2.0, 3.0]);
+    world.model.table().detach().copy_(&logits);
+    world.sampler_temperature = Some(0.5);
+    let stop = AtomicBool::new(false);
+    let at = StepAt { step: 1, total: 1, schedule: 1.0, stop: &stop };
+    let (error, ..) =
+        world.run(&mut ByTokens(|answer: &Completion| Some(share(answer))), |ppo| ppo.step(&at).unwrap_err());
+    assert!(error.intact && error.source.to_string().contains("another temperature"), "{}", error.source);
 }
 
 /// A scorer that gives too few scores.

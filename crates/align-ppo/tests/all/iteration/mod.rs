@@ -5,8 +5,15 @@ mod practices;
 mod resume;
 mod world;
 
-use align_core::align_types::Completion;
-use align_ppo::{AdvantageKind, PpoConfig};
+use align_core::Learn;
+use align_core::align_types::{Completion, PromptGroup, config::SamplingConfig};
+use align_lm::{LlamaConfig, Model, ModelConfig};
+use align_ppo::{
+    AdvantageKind, PolicyObjective, PpoConfig, References, ShapingInputs, estimate_advantages, read_measures,
+    sample, shape_rewards,
+};
+use align_rollout::auto_generator;
+use align_train::{Compute, Engine};
 
 use world::{ByTokens, GOOD, VOCAB, World, mean, series, share, steps};
 
@@ -74,6 +81,56 @@ fn the_ratio_before_the_first_update_of_every_iteration_is_exactly_1() {
             assert_eq!(first.metric("policy/clipfrac_avg"), Some(0.0));
         }
         assert!(policy.reports[1..6].iter().all(|report| report.metric("policy/approxkl_avg") > Some(0.0)));
+    }
+}
+
+/// Attention, norms and threads may not change a bit between measuring and training.
+#[test]
+fn the_first_ratio_of_a_transformer_is_exactly_1_and_sampling_agrees() {
+    let config = LlamaConfig {
+        vocab_size: 48,
+        hidden_size: 32,
+        intermediate_size: 64,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 8,
+        ..LlamaConfig::default()
+    };
+    let model = Model::init(&ModelConfig::llama(config).unwrap(), 0).unwrap();
+    let prompts =
+        (1..7).map(|n| PromptGroup::new((0..n * 3).map(|t| t as u32 % 48).collect(), vec![])).collect();
+    let sampling =
+        SamplingConfig { num_completions: 3, max_new_tokens: 9, temperature: 0.8, ..Default::default() };
+    let mut groups = sample(&mut auto_generator(&model, vec![2]).unwrap(), prompts, &sampling, 0).unwrap();
+    groups
+        .iter_mut()
+        .flat_map(|g| &mut g.completions)
+        .enumerate()
+        .for_each(|(i, a)| a.reward = Some((i % 4) as f64));
+    for threads in [1, 2] {
+        let config = PpoConfig::for_advantage(AdvantageKind::Rloo);
+        let references = References::frozen(Box::new(model.frozen_copy().unwrap()));
+        let objective = PolicyObjective::new(&config, 0.8, 9, references).unwrap();
+        let layout = objective.layout();
+        let compute = Compute { threads, micro_batch_tokens: 64 };
+        let replica = Box::new(model.replica().unwrap());
+        let mut engine = Engine::new(replica, Box::new(objective), &world::optimizer(1e-3), compute).unwrap();
+        let mut packs = engine.pack(groups.clone());
+        let numbers = engine.measure(&packs).unwrap();
+        read_measures(&mut packs.groups_mut(), &numbers, layout).unwrap();
+        for answer in packs.groups().into_iter().flat_map(|group| &group.completions) {
+            let trajectory = answer.trajectory.as_ref().unwrap();
+            assert_eq!(trajectory.old, trajectory.reference, "the same weights");
+            let pairs = trajectory.old.iter().zip(answer.logprobs.as_ref().unwrap());
+            assert!(pairs.into_iter().all(|(old, sampled)| (old - sampled).abs() < 1e-5));
+        }
+        shape_rewards(&mut packs.groups_mut(), &config, ShapingInputs::default()).unwrap();
+        estimate_advantages(&mut packs.groups_mut(), &config, None).unwrap();
+        let report = Learn::compute(&mut engine, &packs).unwrap();
+        assert_eq!(report.metric("val/ratio"), Some(1.0), "{threads} threads");
+        assert_eq!(report.metric("policy/approxkl_avg"), Some(0.0), "{threads} threads");
+        assert!(report.grad_norm > 0.0);
     }
 }
 

@@ -88,6 +88,33 @@ fn a_stop_before_the_updates_changes_nothing() {
 }
 
 #[test]
+fn a_failure_before_the_updates_leaves_everything_as_it_was() {
+    for one_step_off in [false, true] {
+        let run = |fails: bool| {
+            let mut world = World::new(laden(AdvantageKind::Ppo), 2);
+            world.one_step_off = one_step_off;
+            let failing = std::cell::Cell::new(false);
+            let mut reward =
+                ByTokens(|answer: &Completion| Some(if failing.get() { f64::NAN } else { share(answer) }));
+            let (reports, ..) = world.run(&mut reward, |ppo| {
+                let mut reports = steps_of(ppo, 1..=3, 6);
+                if fails {
+                    failing.set(true);
+                    let stop = AtomicBool::new(false);
+                    let at = StepAt { step: 4, total: 6, schedule: 1.0, stop: &stop };
+                    assert!(ppo.step(&at).unwrap_err().intact);
+                    failing.set(false);
+                }
+                reports.extend(steps_of(ppo, 4..=6, 6));
+                reports
+            });
+            (reports, table(&world))
+        };
+        assert_eq!(run(true), run(false));
+    }
+}
+
+#[test]
 fn the_result_does_not_depend_on_threads_or_the_cut() {
     let run = |threads| {
         let mut world = World::new(PpoConfig { num_mini_batches: 2, ..config(AdvantageKind::Ppo) }, 3);

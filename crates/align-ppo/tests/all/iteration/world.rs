@@ -28,11 +28,12 @@ pub const GOOD: TokenId = 3;
 pub struct TableSampler {
     model: BigramLm,
     table: Vec<f32>,
+    temperature: Option<f64>,
 }
 
 impl TableSampler {
     pub fn new(model: &BigramLm) -> Self {
-        let mut sampler = Self { model: alias(model), table: Vec::new() };
+        let mut sampler = Self { model: alias(model), table: Vec::new(), temperature: None };
         sampler.refresh().unwrap();
         sampler
     }
@@ -50,7 +51,7 @@ impl TableSampler {
         let mut token = *prompt.last().unwrap();
         answer.finish_reason = Some(FinishReason::Length);
         while answer.token_ids.len() < config.max_new_tokens {
-            let log_probs = self.log_probs(token, config.temperature);
+            let log_probs = self.log_probs(token, self.temperature.unwrap_or(config.temperature));
             let mut left = random.uniform();
             let drawn = log_probs.iter().position(|lp| {
                 left -= lp.exp();
@@ -169,6 +170,9 @@ impl<L: Learn> Learn for Recorded<L> {
     fn apply(&mut self, learning_rate: f64) -> Result<(), BoxError> {
         Learn::apply(&mut self.learner, learning_rate)
     }
+    fn end_iteration(&mut self) -> Result<(), BoxError> {
+        self.learner.end_iteration()
+    }
     fn save(&self, folder: &std::path::Path, weights: bool) -> Result<(), BoxError> {
         self.learner.save(folder, weights)
     }
@@ -196,6 +200,8 @@ pub struct World {
     pub prompts: Prompts,
     pub threads: usize,
     pub one_step_off: bool,
+    /// A temperature of the sampler that nobody is told of.
+    pub sampler_temperature: Option<f64>,
 }
 
 impl World {
@@ -215,6 +221,7 @@ impl World {
             prompts: Prompts { size: 16, told: 0.0 },
             threads: 1,
             one_step_off: false,
+            sampler_temperature: None,
         }
     }
 
@@ -261,6 +268,7 @@ impl World {
             Recorded { learner, reports: vec![] }
         });
         let mut sampler = TableSampler::new(&self.model);
+        sampler.temperature = self.sampler_temperature;
         let mut reference_sampler = TableSampler::new(&BigramLm::new(self.model.table()));
         let relative = config.reward_baseline == align_ppo::RewardBaseline::Reference;
         let done = {

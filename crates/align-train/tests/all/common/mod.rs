@@ -238,6 +238,28 @@ impl PromptSource for Pairs {
     }
 }
 
+/// Pairs that are refused at one batch: the source sets the flag there, as one that is asked to stop meanwhile, and fails.
+struct GivingUp {
+    pairs: Pairs,
+    at: Option<(u64, Arc<AtomicBool>)>,
+}
+
+impl PromptSource for GivingUp {
+    fn batch(&mut self, step: u64) -> align_types::Result<Vec<PromptGroup>> {
+        match &self.at {
+            Some((at, stop)) if *at == step => {
+                stop.store(true, Ordering::SeqCst);
+                Err(align_types::Error::Seam { what: "rows".into(), why: "given up".into(), source: None })
+            }
+            _ => self.pairs.batch(step),
+        }
+    }
+
+    fn steps(&self) -> Option<u64> {
+        None
+    }
+}
+
 /// A run of the tests: everything that can be varied.
 #[derive(Clone)]
 pub struct Setup {
@@ -246,6 +268,8 @@ pub struct Setup {
     pub steps: u64,
     pub objective: PairLoss,
     pub poisoned_step: Option<u64>,
+    /// The batch (from 0) at which the source sets the flag and fails.
+    pub gives_up: Option<(u64, Arc<AtomicBool>)>,
     /// Whether the first held-out group begins with token 0.
     pub poisoned_held_out: bool,
     pub keep_best: Option<String>,
@@ -275,6 +299,7 @@ impl Default for Setup {
             steps: 20,
             objective: PairLoss::default(),
             poisoned_step: None,
+            gives_up: None,
             poisoned_held_out: false,
             keep_best: None,
             inputs: "rows and weights".into(),
@@ -323,7 +348,8 @@ impl Setup {
                 Some(*checkpoint)
             }
         };
-        let mut source = Pairs { batch_size: self.config.batch_size, poisoned_step: self.poisoned_step };
+        let pairs = Pairs { batch_size: self.config.batch_size, poisoned_step: self.poisoned_step };
+        let mut source = GivingUp { pairs, at: self.gives_up.clone() };
         let job = TrainJob {
             folder: &opened.folder,
             start,

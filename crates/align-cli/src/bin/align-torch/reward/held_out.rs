@@ -20,16 +20,23 @@ pub struct HeldOut {
     comparisons: usize,
     prompts: usize,
     agreement: PairAgreement,
+    /// The data type in which the weights are saved, where it is less than the float32 that was measured.
+    saved: Option<&'static str>,
 }
 
 /// Measures a model on the comparisons of some rows; `None` where rows compare nothing.
 ///
 /// Every two answers of a ranking with different ranks are a comparison; intervals are over prompts, because those of
-/// one prompt depend on each other.
+/// one prompt depend on each other. `saved` names the data type of the weights that are written, where it is not float32.
 ///
 /// # Errors
 /// A model that fails, a reward that is not finite, rows on a disk that fails.
-pub fn measure(rows: &Rows, scorer: &mut Scorer, seed: u64) -> Result<Option<HeldOut>> {
+pub fn measure(
+    rows: &Rows,
+    scorer: &mut Scorer,
+    seed: u64,
+    saved: Option<&'static str>,
+) -> Result<Option<HeldOut>> {
     let rows = rows.clone().into_vec()?;
     let rewards = scorer.rewards(&rows)?;
     let margins: Vec<PairMargin> = rows
@@ -43,7 +50,7 @@ pub fn measure(rows: &Rows, scorer: &mut Scorer, seed: u64) -> Result<Option<Hel
     }
     let prompts = Prompts::of(&rows);
     let agreement = PairAgreement::of(&margins, &prompts, seed).map_err(failure::of)?;
-    Ok(Some(HeldOut { comparisons: margins.len(), prompts: prompts.count, agreement }))
+    Ok(Some(HeldOut { comparisons: margins.len(), prompts: prompts.count, agreement, saved }))
 }
 
 /// Lists the comparisons of a row: better less worse.
@@ -77,8 +84,12 @@ impl HeldOut {
     /// Says in one line how good the model is and how good length alone is.
     pub fn text(&self) -> String {
         let PairAgreement { accuracy, chosen_longer, above_length, .. } = &self.agreement;
+        let rounded = match self.saved {
+            Some(dtype) => format!("; with the float32 weights, which are saved in {dtype}"),
+            None => String::new(),
+        };
         format!(
-            "held out: accuracy {} of {} comparisons; preferring the longer answer has {}, the difference is {}",
+            "held out: accuracy {} of {} comparisons; preferring the longer answer has {}, the difference is {}{rounded}",
             percent(accuracy),
             self.comparisons,
             percent(chosen_longer),
@@ -91,7 +102,13 @@ impl HeldOut {
     /// # Errors
     /// Figures that are no numbers.
     pub fn summary(&self) -> Result<Value> {
-        Ok(json!({ "comparisons": self.comparisons, "prompts": self.prompts, "agreement": self.agreement }))
+        Ok(json!({
+            "comparisons": self.comparisons,
+            "prompts": self.prompts,
+            "agreement": self.agreement,
+            "measured_weights": "float32",
+            "saved_weights": self.saved.unwrap_or("float32"),
+        }))
     }
 }
 

@@ -110,7 +110,10 @@ impl Training for RewardModel<'_> {
         }
         if !rows.eval.is_empty() {
             let mut scorer = Scorer::over(setup.policy, setup.threads, setup.micro_batch_tokens)?;
-            let report = held_out::measure(&rows.eval, &mut scorer, setup.train.seed)?;
+            // An adapter is saved in float32, and so is what is trained.
+            let saved = Some(setup.policy.source_dtype()).filter(|dtype| *dtype != "float32");
+            let saved = saved.filter(|_| setup.policy.lora().is_none());
+            let report = held_out::measure(&rows.eval, &mut scorer, setup.train.seed, saved)?;
             if let Some(report) = report {
                 talk::say(&report.text());
                 found.insert("held_out".into(), report.summary()?);

@@ -23,14 +23,61 @@ pub fn check(config: RewardConfig, rows: &Rows) -> Result<()> {
             config.check_range(smallest, largest).map_err(feedback::out_of_range)?;
         }
     }
-    let objective = RewardModelObjective::new(config).map_err(failure::of)?;
+    let objective = RewardModelObjective::new(config.clone()).map_err(failure::of)?;
     let objective: &dyn Objective<dyn ScoreModel> = &objective;
-    for set in [&rows.train, &rows.eval] {
-        for group in set.iter() {
-            objective.denominators(&[group?.into_owned()]).map_err(failure::of)?;
+    let mut kinds = Kinds::default();
+    for group in rows.train.iter() {
+        kinds.add(&objective.denominators(&[group?.into_owned()]).map_err(failure::of)?);
+    }
+    for group in rows.eval.iter() {
+        objective.denominators(&[group?.into_owned()]).map_err(failure::of)?;
+    }
+    kinds.without_weight(&config)?.iter().for_each(|text| talk::warn(text));
+    feedback::differs(rows)
+}
+
+/// How many items of each kind there are to train on.
+#[derive(Debug, Default)]
+struct Kinds {
+    compared: f64,
+    labelled: f64,
+    scored: f64,
+}
+
+impl Kinds {
+    /// Adds the denominators of a group: prompts with comparisons first, labelled and scored answers last.
+    fn add(&mut self, denominators: &[f64]) {
+        if let [compared, .., labelled, scored] = denominators {
+            self.compared += compared;
+            self.labelled += labelled;
+            self.scored += scored;
         }
     }
-    feedback::differs(rows)
+
+    /// Says of which kinds nothing is learned because their loss has weight 0.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where that is all of them.
+    fn without_weight(&self, config: &RewardConfig) -> Result<Vec<String>> {
+        let kinds = [
+            (self.compared, config.pair_weight, "comparisons", "--pair-weight"),
+            (self.labelled, config.binary_weight, "labelled answers", "--binary-weight"),
+            (self.scored, config.score_weight, "scored answers", "--score-weight"),
+        ];
+        let there = || kinds.iter().filter(|(count, ..)| *count > 0.0);
+        let silent: Vec<_> = there().filter(|(_, weight, ..)| *weight == 0.0).collect();
+        let said = |(count, _, what, flag): &&(f64, f64, &str, &str)| {
+            format!("{count} {what} teach nothing: {flag} is 0")
+        };
+        let texts: Vec<String> = silent.iter().map(said).collect();
+        match !texts.is_empty() && silent.len() == there().count() {
+            true => Err(Error::usage(
+                texts.join("; "),
+                ["give the kind of rows that is there a weight".to_owned()],
+            )),
+            false => Ok(texts),
+        }
+    }
 }
 
 /// Says whether a row is a chosen and a rejected answer.
@@ -118,4 +165,26 @@ fn last_tokens(rows: &DataRows) -> Result<HashSet<TokenId>> {
         ends.extend(row?.completions.iter().filter_map(|answer| answer.token_ids.last().copied()));
     }
     Ok(ends)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_weight_are_counted_and_all_of_them_are_refused() {
+        let mut kinds = Kinds::default();
+        // With centering there is one denominator more.
+        kinds.add(&[1.0, 1.0, 0.0, 0.0]);
+        kinds.add(&[0.0, 2.0, 0.0]);
+        let config = RewardConfig::default();
+        assert!(kinds.without_weight(&config).unwrap().is_empty());
+        let no_labels = RewardConfig { binary_weight: 0.0, ..config };
+        let said = kinds.without_weight(&no_labels).unwrap();
+        assert_eq!(said, ["2 labelled answers teach nothing: --binary-weight is 0"]);
+        // Scores have a weight, but there are none.
+        let nothing = RewardConfig { pair_weight: 0.0, ..no_labels };
+        let error = kinds.without_weight(&nothing).unwrap_err().to_string();
+        assert!(error.contains("1 comparisons") && error.contains("--binary-weight"), "{error}");
+    }
 }

@@ -58,7 +58,8 @@ impl Members {
                 None => first = Some(reading),
                 Some(known) if known.numbers == reading.numbers && known.answers == reading.answers => {
                     // A reward of several models is that of a cut answer where one of them saw it cut.
-                    known.cut = known.cut.max(reading.cut);
+                    known.cut.extend(reading.cut);
+                    known.padded = known.padded.max(reading.padded);
                 }
                 Some(known) => {
                     let (path, rows) = (member.scorer.path().display(), reading.numbers.len());
@@ -86,7 +87,7 @@ impl Members {
         &mut self,
         window: Range<usize>,
         kept: usize,
-        go_on: impl Fn() -> Result<()>,
+        go_on: impl Fn() -> Result<()> + Sync,
         mut done: impl FnMut(&[PromptGroup], Vec<Vec<f64>>) -> Result<()>,
     ) -> Result<()> {
         let Self { list, scales } = self;
@@ -119,10 +120,10 @@ struct Scales {
 
 impl Scales {
     fn of(flags: &ScoreArgs) -> Result<Self> {
-        let adapter = flags.machine.adapter.as_ref();
+        let adapter = flags.machine.adapter.as_deref();
         let read = |folder: &PathBuf| {
-            let scale =
-                if flags.scale.normalize { Some(scale::read(adapter.unwrap_or(folder))?) } else { None };
+            let normalize = flags.scale.normalize;
+            let scale = normalize.then(|| scale::read(folder, adapter)).transpose()?;
             Ok((folder.display().to_string(), scale))
         };
         let k = flags.scale.ensemble_coefficient.unwrap_or(COEFFICIENT);

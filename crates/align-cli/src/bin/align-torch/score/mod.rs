@@ -46,7 +46,7 @@ pub fn run(flags: &ScoreArgs, settings: &toml::Table) -> Result<()> {
     };
     let kept = output.as_ref().map_or(0, Output::kept);
     let progress = Progress::new(reading.numbers.len(), kept, flags.machine.no_progress);
-    let mut sink = Sink::new(flags, output, progress);
+    let mut sink = Sink::new(flags, &reading.cut, output, progress);
     sink.take_kept(&members)?;
     for start in (0..reading.numbers.len()).step_by(WINDOW) {
         let window = start..(start + WINDOW).min(reading.numbers.len());
@@ -68,9 +68,10 @@ fn fit(
     rewards: &[f64],
     answers: AnswersName,
 ) -> Result<Option<(RewardNormalization, PathBuf)>> {
-    let Some(folder) = flags.machine.adapter.as_ref().or(flags.model.first()) else { return Ok(None) };
-    let scale = scale::of(rewards, answers)?;
-    let path = scale::write(folder, &scale)?;
+    let Some(model) = flags.model.first() else { return Ok(None) };
+    let adapter = flags.machine.adapter.as_deref();
+    let scale = scale::bind(scale::of(rewards, answers)?, model, adapter)?;
+    let path = scale::write(adapter.unwrap_or(model), &scale)?;
     Ok(Some((scale, path)))
 }
 
@@ -95,16 +96,17 @@ impl Done<'_> {
 
     /// What was read, made and found.
     fn findings(&self) -> Map<String, Value> {
-        let Reading { numbers, bad, cut, dropped, unfinished, .. } = &self.reading;
+        let Reading { numbers, bad, cut, dropped, unfinished, padded, .. } = &self.reading;
         let mut map = Map::from_iter([
             ("model".to_owned(), json!(self.flags.model)),
             ("data".into(), json!(self.flags.data)),
             ("rewards".into(), json!(if self.flags.scale.normalize { "normalized" } else { "raw" })),
             ("rows".into(), json!(numbers.len())),
             ("bad_rows".into(), json!(bad)),
-            ("cut".into(), json!(cut)),
+            ("cut".into(), json!(cut.len())),
             ("dropped".into(), json!(dropped)),
             ("unfinished".into(), json!(unfinished)),
+            ("padded".into(), json!(padded)),
         ]);
         map.extend(self.report.as_ref().map(|report| ("agreement".to_owned(), json!(report))));
         map

@@ -1,9 +1,9 @@
 //! The rows that are scored.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use align_cli::{Error, Result, args::ScoreArgs, talk};
-use align_core::align_types::{FinishReason, PromptGroup};
+use align_core::align_types::{FinishReason, PromptGroup, TokenId};
 use align_data::{Kind, Rows, store_rows};
 
 use super::sink::check_row;
@@ -31,12 +31,14 @@ pub struct Reading {
     pub answers: Vec<usize>,
     /// Rows that are bad and were skipped.
     pub bad: usize,
-    /// Rows that were cut.
-    pub cut: usize,
+    /// The numbers of the rows that were cut.
+    pub cut: BTreeSet<usize>,
     /// Rows that left no room for an answer.
     pub dropped: usize,
     /// Sampled answers that ended at the limit of tokens.
     pub unfinished: usize,
+    /// Answers that end with the token that pads, so that their rewards are read before it.
+    pub padded: usize,
 }
 
 impl Reading {
@@ -60,16 +62,22 @@ impl Reading {
             numbers: Vec::with_capacity(rows.len()),
             answers: Vec::with_capacity(rows.len()),
             bad: report.bad_count,
-            cut: report.cut,
+            cut: BTreeSet::new(),
             dropped: report.dropped_no_room,
             unfinished: 0,
+            padded: 0,
         };
+        for place in report.cut_rows {
+            reading.cut.insert(row_number(&rows.get(place)?));
+        }
+        let pad = scorer.pad_token_id();
         for row in rows.iter() {
             let row = row?;
             check_row(flags, &row)?;
             reading.numbers.push(row_number(&row));
             reading.answers.push(row.completions.len());
             reading.unfinished += unfinished(&row);
+            reading.padded += pad.map_or(0, |pad| ending_with(pad, &row));
         }
         Ok((rows, reading))
     }
@@ -80,15 +88,17 @@ impl Reading {
     /// [`Error::Usage`] names the flag.
     pub fn refuse_cut(&self, flags: &ScoreArgs) -> Result<()> {
         let flag = match () {
-            () if self.cut == 0 => return Ok(()),
+            () if self.cut.is_empty() => return Ok(()),
             () if flags.scale.fit_normalization.is_some() => "--fit-normalization",
             () if flags.trust.report.is_some() => "--report",
+            // A margin of each row may still be wanted where some are cut; the figures are of the others.
+            () if flags.margins && self.cut.len() == self.numbers.len() => "--margins",
             () => return Ok(()),
         };
         Err(Error::usage(
             format!(
                 "{flag}: --max-length cuts {} rows of {}, and the rewards of cut answers are those of others",
-                self.cut,
+                self.cut.len(),
                 flags.data.display()
             ),
             ["leave --max-length out, and rows over the model's context out of the file".to_owned()],
@@ -101,11 +111,19 @@ impl Reading {
         if self.bad > 0 {
             talk::warn(&format!("{file}: {} rows are bad and were skipped", self.bad));
         }
-        if self.cut + self.dropped > 0 {
+        if self.cut.len() + self.dropped > 0 {
             talk::warn(&format!(
-                "--max-length: {} rows were cut, so that their rewards are those of unfinished answers; {} left no room \
-                 for an answer and were dropped",
-                self.cut, self.dropped
+                "--max-length: {} rows were cut, so that their rewards are those of unfinished answers: they have \
+                 \"cut\": true, and no figure counts them; {} left no room for an answer and were dropped",
+                self.cut.len(),
+                self.dropped
+            ));
+        }
+        if self.padded > 0 {
+            talk::warn(&format!(
+                "{file}: {} answers end with the model's pad_token_id, so that their rewards are read at the token \
+                 before it, as in transformers; config.json of a reward model names a token with which no answer ends",
+                self.padded
             ));
         }
         if self.unfinished > 0 {
@@ -115,6 +133,10 @@ impl Reading {
             ));
         }
     }
+}
+
+fn ending_with(token: TokenId, row: &PromptGroup) -> usize {
+    row.completions.iter().filter(|answer| answer.token_ids.last() == Some(&token)).count()
 }
 
 fn unfinished(row: &PromptGroup) -> usize {

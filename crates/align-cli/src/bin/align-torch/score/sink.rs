@@ -1,5 +1,7 @@
 //! Where rewards go: into the output, and into figures over all rows.
 
+use std::collections::BTreeSet;
+
 use align_cli::{Error, Result, args::ScoreArgs};
 use align_core::align_types::PromptGroup;
 use serde_json::{Value, json};
@@ -13,6 +15,8 @@ use crate::{logprobs::row_number, output::Output, progress::Progress};
 /// Takes rows with their rewards.
 pub struct Sink<'a> {
     flags: &'a ScoreArgs,
+    /// The numbers of the rows that were cut: they are marked, and no figure counts them.
+    cut: &'a BTreeSet<usize>,
     output: Option<Output>,
     progress: Progress,
     /// Where something is to be said of all rows.
@@ -23,10 +27,15 @@ pub struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     /// Begins.
-    pub fn new(flags: &'a ScoreArgs, output: Option<Output>, progress: Progress) -> Self {
+    pub fn new(
+        flags: &'a ScoreArgs,
+        cut: &'a BTreeSet<usize>,
+        output: Option<Output>,
+        progress: Progress,
+    ) -> Self {
         let compares = flags.margins || flags.trust.report.is_some();
         let comparisons = compares.then(|| Comparisons::new(&flags.trust.subset_column));
-        Self { flags, output, progress, comparisons, rewards: Vec::new() }
+        Self { flags, cut, output, progress, comparisons, rewards: Vec::new() }
     }
 
     /// Takes the rows that were there into the figures.
@@ -68,6 +77,9 @@ impl<'a> Sink<'a> {
             {
                 line.insert("margin".into(), json!(chosen - rejected));
             }
+            if let (true, Some(line)) = (self.cut.contains(&row_number(row)), line.as_object_mut()) {
+                line.insert("cut".into(), json!(true));
+            }
             lines.push(line);
             self.count(row, rewards)?;
         }
@@ -79,6 +91,9 @@ impl<'a> Sink<'a> {
     }
 
     fn count(&mut self, row: &PromptGroup, rewards: &[f64]) -> Result<()> {
+        if self.cut.contains(&row_number(row)) {
+            return Ok(());
+        }
         if self.flags.scale.fit_normalization.is_some() {
             self.rewards.extend(rewards);
         }

@@ -1,0 +1,118 @@
+use super::study::{Chart, Difference, Measured};
+use crate::{
+    Result,
+    claim::Evidence,
+    interval::{Estimate, half_width},
+    report::figure::{Figure, LineChart, Point, Series},
+    study::Table,
+};
+
+/// Arms with their results, one per seed.
+type Arms = [(String, Vec<Measured>)];
+
+fn values(arms: &Arms, arm: &str, metric: &str) -> Option<Vec<f64>> {
+    let (_, runs) = arms.iter().find(|(name, _)| name == arm)?;
+    runs.iter().map(|run| run.metrics.get(metric).copied()).collect()
+}
+
+/// Computes the figure of a claim or control; nothing where an arm was not run.
+pub(super) fn evidence(id: &str, figure: &Difference, arms: &Arms) -> Result<Option<Evidence>> {
+    let Some(mut all) = values(arms, &figure.of, &figure.metric) else { return Ok(None) };
+    let other = figure.minus.as_ref().or(figure.minus_metric.as_ref().map(|_| &figure.of));
+    if let Some(arm) = other {
+        let metric = figure.minus_metric.as_ref().unwrap_or(&figure.metric);
+        let Some(less) = values(arms, arm, metric).filter(|less| less.len() == all.len()) else {
+            return Ok(None);
+        };
+        all.iter_mut().zip(less).for_each(|(value, less)| *value -= less);
+    }
+    Ok(Some(Evidence::average(Estimate::over_seeds(id, &all)?)))
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn cell(values: Option<Vec<f64>>) -> String {
+    let Some(values) = values else { return "–".to_owned() };
+    match half_width(&values) {
+        Some(half) => format!("{:.3} ± {half:.3}", mean(&values)),
+        None => format!("{:.3}", mean(&values)),
+    }
+}
+
+/// Shows every number of every arm.
+pub(super) fn table(metrics: &[(&str, &str)], arms: &Arms) -> Table {
+    let seeds = arms.iter().map(|(_, runs)| runs.len()).max().unwrap_or(0);
+    let head = std::iter::once("arm").chain(metrics.iter().map(|(_, about)| *about));
+    let row = |(name, _): &(String, Vec<Measured>)| {
+        let cells = metrics.iter().map(|(metric, _)| cell(values(arms, name, metric)));
+        std::iter::once(name.clone()).chain(cells).collect()
+    };
+    Table {
+        title: "Every arm on held-out prompts".into(),
+        head: head.map(str::to_owned).collect(),
+        rows: arms.iter().map(row).collect(),
+        note: format!("Mean over {seeds} seeds with 95 % Student half-width."),
+    }
+}
+
+/// Draws the curves of a chart; nothing where no arm has one.
+pub(super) fn chart(chart: &Chart, arms: &Arms) -> Option<Figure> {
+    let series: Vec<Series> = arms.iter().filter_map(|(name, runs)| curve(name, chart.title, runs)).collect();
+    (!series.is_empty()).then(|| {
+        Figure::Lines(LineChart {
+            title: chart.title.into(),
+            x_label: chart.x.into(),
+            y_label: chart.y.into(),
+            series,
+            note: "Mean over seeds, band: 95 % interval.".into(),
+        })
+    })
+}
+
+/// Averages a curve over seeds, point by point; all seeds have the same number of points.
+fn curve(name: &str, title: &str, runs: &[Measured]) -> Option<Series> {
+    let curves: Vec<&Vec<(f64, f64)>> = runs.iter().filter_map(|run| run.curves.get(title)).collect();
+    let points = curves.iter().map(|curve| curve.len()).min()?;
+    let at = |index: usize| {
+        let of = |take: fn(&(f64, f64)) -> f64| {
+            curves.iter().filter_map(|curve| curve.get(index).map(take)).collect::<Vec<f64>>()
+        };
+        let (x, all) = (mean(&of(|point| point.0)), of(|point| point.1));
+        let (y, half) = (mean(&all), half_width(&all).unwrap_or(0.0));
+        Point { x, y, low: y - half, high: y + half }
+    };
+    (points > 0).then(|| Series { name: name.to_owned(), points: (0..points).map(at).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arm(name: &str, values: &[f64]) -> (String, Vec<Measured>) {
+        let run = |value: &f64| Measured::default().with([("gold", *value), ("start", 0.5)]);
+        (name.to_owned(), values.iter().map(run).collect())
+    }
+
+    fn figure(of: &str, minus: Option<&str>, minus_metric: Option<&str>) -> Difference {
+        Difference {
+            metric: "gold".into(),
+            of: of.into(),
+            minus: minus.map(str::to_owned),
+            minus_metric: minus_metric.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn figures_are_differences_paired_by_seed() {
+        let arms = [arm("a", &[1.0, 5.0]), arm("b", &[0.0, 3.0]), arm("short", &[0.0])];
+        let mean = |figure| evidence("x", &figure, &arms).unwrap().map(|e| e.estimate.mean);
+        assert_eq!(mean(figure("a", Some("b"), None)), Some(1.5));
+        assert_eq!(mean(figure("a", None, None)), Some(3.0));
+        assert_eq!(mean(figure("a", Some("b"), Some("start"))), Some(2.5));
+        assert_eq!(mean(figure("a", None, Some("start"))), Some(2.5));
+        assert_eq!(mean(figure("a", Some("short"), None)), None);
+        assert_eq!(mean(figure("none", None, None)), None);
+    }
+}
