@@ -204,7 +204,7 @@ const FLAGS: &[(&str, &str)] = &[
 ];
 
 /// Writes settings in a message of another crate as flags.
-pub(crate) fn as_flags(text: &str) -> String {
+pub fn as_flags(text: &str) -> String {
     FLAGS.iter().fold(text.to_owned(), |text, (setting, flag)| text.replace(setting, flag))
 }
 

@@ -17,5 +17,5 @@ pub mod settings;
 pub mod talk;
 pub mod usage;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, as_flags};
 pub use launch::THREAD_ENVIRONMENT;

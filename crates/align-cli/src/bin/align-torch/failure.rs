@@ -130,7 +130,7 @@ impl Failure for align_train::Error {
             }
             Train::Step { source, saved, .. } => {
                 let of_method = matches!(*source, Train::Method(_));
-                let failed = source.failed().with_message(|_| text);
+                let failed = source.failed().with_message(|_| align_cli::as_flags(&text));
                 let bad_number = failed.hints().iter().any(|hint| hint == BAD_NUMBER);
                 match saved {
                     Some(saved) if bad_number => failed.with_hint(start_from(&saved.folder.join("model"))),
@@ -165,7 +165,7 @@ impl Failure for align_ppo::IterationError {
             Iteration::Data(inner) => inner.failed(),
             Iteration::Seam(inner) => of_method(inner),
             Iteration::State { .. } => Error::environment(self.to_string(), []),
-            other => Error::data(other.to_string(), []),
+            other => Error::data(align_cli::as_flags(&other.to_string()), []),
         }
     }
 }

@@ -167,7 +167,7 @@ impl<'a> Plan<'a> {
     fn phases(&self) -> Result<Vec<(&'static str, f64)>> {
         let (policy, batch) = (Shape::of(self.model)?, &self.batch);
         let trunks = |models: &[&ModelConfig]| -> Result<f64> {
-            models.iter().map(|config| Ok(Shape::of(config)?.trunk(batch))).sum()
+            models.iter().try_fold(0.0, |sum, config| Ok(sum + Shape::of(config)?.trunk(batch)))
         };
         let critics: Vec<&ModelConfig> = self.critic.iter().map(|(config, _)| config).collect();
         let reward_models: Vec<&ModelConfig> = self.reward_models.iter().map(|(config, _)| config).collect();
