@@ -23,8 +23,8 @@ const DEVIATIONS: &[&str] = &[
      writers of all skills, as the demonstrations were; those that are measured are of held-out requests.",
     "The reward model begins with the transformer of the fine-tuned policy and is as large as it; its scores are shifted and scaled \
      to mean 0 and variance 1 over the answers that were ranked.",
-    "The gold reward is read by the rankings alone, and by the test. The settings were written down before the first run and have not \
-     been tuned.",
+    "The gold reward is read by the rankings alone, and by the test. The settings were written down before the first \
+     run that counts; one pilot run, with seed 1000, is not reported, and nothing was tuned.",
     "No correction for the number of comparisons was made.",
 ];
 
