@@ -202,6 +202,13 @@ pub fn ppo() -> Vec<HealthCheck> {
              off; give --missing-eos-penalty, or raise --max-new-tokens",
         ),
         HealthCheck {
+            name: "scores-do-not-count",
+            rule: Rule::Stuck { metric: "completions/bootstrapped", value: 1.0, steps: 2 },
+            meaning: "every answer reached --max-new-tokens without an end, so that none of their scores is learned from: \
+                      the critic's value goes on in their place; raise --max-new-tokens, or let such scores count with \
+                      --truncated score",
+        },
+        HealthCheck {
             name: "equal-rewards",
             rule: Rule::Stuck { metric: "objective/scores_std", value: 0.0, steps: 3 },
             meaning: "all answers are given the same, and nothing can be learned of it but to stay near the reference; \

@@ -879,22 +879,6 @@ pub const METRICS: &[Metric] = &[
         "8 end the run: the reward does not tell answers apart",
     ),
     metric(
-        Place::Ppo,
-        "answers/alone",
-        "samples that were left out, as no other sample of their prompt has a reward to be compared with",
-        "answers",
-        "absent",
-        "present: the reward abstains often, or `--num-completions` is small",
-    ),
-    metric(
-        Place::Ppo,
-        "answers/masked",
-        "samples that were left out of the loss because they reached the token limit, with overlong filtering",
-        "answers",
-        "absent or few",
-        "most: raise `--max-new-tokens`",
-    ),
-    metric(
         Place::Summary,
         "steps",
         "optimiser steps done",
