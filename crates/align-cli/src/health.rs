@@ -24,7 +24,7 @@ const ROUNDING: f64 = 0.1;
 const ITERATIONS: usize = 10;
 /// By which share of itself the length of answers grows where it is a sign beside others. Alone it takes a half, because
 /// longer answers may be better ones.
-const LONGER: f64 = 0.25;
+const LONGER: f64 = 0.4;
 /// How many times itself the KL grows where it is a sign beside others: in runs that go well it grows too.
 const FARTHER: f64 = 2.0;
 /// By which share of itself the entropy falls when little is left to explore: to a tenth.
@@ -210,7 +210,7 @@ pub fn ppo() -> Vec<HealthCheck> {
         },
         HealthCheck {
             name: "equal-rewards",
-            rule: Rule::Stuck { metric: "objective/scores_std", value: 0.0, steps: 3 },
+            rule: Rule::Stuck { metric: "objective/scores_std", value: 0.0, steps: 2 },
             meaning: "all answers are given the same, and nothing can be learned of it but to stay near the reference; \
                       usually the reward looks for something that no answer has, or that all have: read some samples \
                       with their rewards",

@@ -5,7 +5,9 @@ use crate::support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Answer, align, command, json_lines, tiny_llama, write, write_demonstrations, write_pairs};
+use support::{
+    Answer, align, command, json_lines, tiny_llama, write, write_demonstrations, write_pairs, write_prompts,
+};
 
 /// The commands below `words`, as its own help lists them.
 fn subcommands(words: &str) -> Vec<String> {
@@ -40,15 +42,24 @@ struct Method {
     name: &'static str,
     rows: &'static str,
     rate: f64,
+    /// What it needs beside its rows.
+    flags: &'static str,
 }
 
-/// Rates of TRL 1.16's configurations: SFTConfig 2e-5, RewardConfig 1e-4, DPOConfig and KTOConfig 1e-6; UNA takes that of KTO.
+/// Rates of TRL 1.16's configurations: SFTConfig 2e-5, RewardConfig 1e-4, DPOConfig and KTOConfig 1e-6, PPOConfig 3e-6
+/// while TRL had it; UNA takes that of KTO.
 const METHODS: &[Method] = &[
-    Method { name: "sft", rows: "demonstrations.jsonl", rate: 2e-5 },
-    Method { name: "reward", rows: "pairs.jsonl", rate: 1e-4 },
-    Method { name: "dpo", rows: "pairs.jsonl", rate: 1e-6 },
-    Method { name: "kto", rows: "pairs.jsonl", rate: 1e-6 },
-    Method { name: "una", rows: "pairs.jsonl", rate: 1e-6 },
+    Method { name: "sft", rows: "demonstrations.jsonl", rate: 2e-5, flags: "" },
+    Method { name: "reward", rows: "pairs.jsonl", rate: 1e-4, flags: "" },
+    Method { name: "dpo", rows: "pairs.jsonl", rate: 1e-6, flags: "" },
+    Method { name: "kto", rows: "pairs.jsonl", rate: 1e-6, flags: "" },
+    Method { name: "una", rows: "pairs.jsonl", rate: 1e-6, flags: "" },
+    Method {
+        name: "ppo",
+        rows: "prompts.jsonl",
+        rate: 3e-6,
+        flags: "--reward rule:length --truncated score --batch-size 2 --max-new-tokens 4",
+    },
 ];
 
 fn train(folder: &Path, method: &str, rows: &str, run: &str, more: &str) -> String {
@@ -73,8 +84,10 @@ fn default_learning_rates_are_those_of_the_manual() {
     let folder = temporary.path();
     write_pairs(folder, "pairs.jsonl", 4);
     write_demonstrations(folder, "demonstrations.jsonl", 4);
-    for Method { name, rows, rate } in METHODS {
-        align(folder, &train(folder, name, rows, name, "--max-steps 1 --lr-scheduler constant")).ok();
+    write_prompts(folder, "prompts.jsonl", 4);
+    for Method { name, rows, rate, flags } in METHODS {
+        let flags = format!("--max-steps 1 --lr-scheduler constant {flags}");
+        align(folder, &train(folder, name, rows, name, &flags)).ok();
         let used = json_lines(&folder.join(name).join("metrics.jsonl"))[0]["learning_rate"].as_f64().unwrap();
         assert_eq!((used, documented(name)), (*rate, *rate), "{name}");
     }

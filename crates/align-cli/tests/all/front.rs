@@ -163,7 +163,8 @@ fn wrong_configuration_files_need_no_libtorch() {
         ("batch_size 8\n", &["run.toml:1:"]),
         ("model = \"m\"\n", &["--data FILE is missing", "data = "]),
         ("config = \"x\"\n", &["run.toml:1: config cannot be a key", "hint: leave this line out"]),
-        ("lam = 1\n", &["run.toml:1: lam is not in this version yet"]),
+        ("lam = 1\n", &["run.toml:1: unknown key lam of align dpo", "hint: lam is a key of align ppo"]),
+        ("reward_url = \"u\"\n", &["run.toml:1: reward_url is not in this version yet"]),
     ] {
         write(&folder, "run.toml", text);
         align.run("dpo --config run.toml").refused(2, texts);
