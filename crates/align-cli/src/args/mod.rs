@@ -99,7 +99,7 @@ pub enum Command {
     /// Train on pairs, thumbs and scores together with one implicit reward
     Una(UnaArgs),
     /// Train on samples of the model itself, scored by rewards: PPO and its relatives
-    Ppo(PpoArgs),
+    Ppo(Box<PpoArgs>),
     /// Measure a model: held-out loss, rewards, win rate, divergence from a reference
     Eval(EvalArgs),
     /// Add an adapter to the weights of its base, or average reward models

@@ -184,7 +184,8 @@ mod tests {
     fn what_is_missed_is_named() {
         good().verdict().unwrap();
         assert!(!good().text().contains("MISSED"), "{}", good().text());
-        let cases: [(fn(&mut Found), &str, &str); 4] = [
+        type Spoil = fn(&mut Found);
+        let cases: [(Spoil, &str, &str); 4] = [
             (
                 |found| found.runs.rounds[0].0.pairs_per_wall_second = 0.25,
                 "seconds per iteration",
