@@ -167,7 +167,10 @@ fn has_advantages(packs: &Packs) -> bool {
 impl Updated {
     /// Makes the report of the iteration; `metrics` come first.
     pub fn report(&self, groups: &[PromptGroup], mut metrics: Vec<(String, f64)>) -> BatchReport {
-        let of = |name: &str| self.means.get(name).unwrap_or(0.0);
+        // While the critic warms up, what it minimises is all there is.
+        let of = |name: &str, critics: &str| {
+            self.means.get(name).or_else(|| self.means.get(critics)).unwrap_or(0.0)
+        };
         let means = self.means.0.iter().filter(|(name, ..)| !["loss", "grad_norm"].contains(&name.as_str()));
         metrics.extend(means.map(|(name, sum, count)| (name.clone(), sum / count)));
         for (name, count) in [
@@ -179,7 +182,7 @@ impl Updated {
                 metrics.push((name.to_owned(), count as f64));
             }
         }
-        let (loss, grad_norm) = (of("loss"), of("grad_norm"));
+        let (loss, grad_norm) = (of("loss", "loss/value"), of("grad_norm", "critic/grad_norm"));
         BatchReport { loss, grad_norm, metrics, groups: groups.len(), tokens: self.tokens }
     }
 

@@ -20,13 +20,14 @@ const MODEL: &str = "model";
 const CHECKPOINTS: &str = "checkpoints";
 /// What a run folder may hold, in the order in which overwriting removes it: the summary first, because with
 /// it the folder would still look finished.
-const CONTENT: [&str; 10] = [
+const CONTENT: [&str; 11] = [
     SUMMARY,
     MODEL,
     CHECKPOINTS,
     METRICS,
     "completions.jsonl",
     "pair_band",
+    "critic",
     eval_rows::FILE,
     "report.html",
     ENVIRONMENT,

@@ -7,7 +7,7 @@ use align_cli::metrics::{METRICS, Place, is_named};
 use serde_json::Value;
 
 use crate::support::{
-    Answer, align, command, copy_of_adapter, copy_of_tiny_llama, edit_json, json_lines,
+    Answer, align, command, copy_of_tiny_llama, edit_json, json_lines,
     kills::{self, finish, nudge_weights, weights_of},
     poison_token, reward_model, tiny_llama, tree, write, write_demonstrations, write_prompts,
 };
@@ -94,6 +94,8 @@ fn a_run_leaves_what_it_promises() {
     // config.toml is enough to run again, and what it trained can be gone on with.
     align(folder.path(), "ppo --config {run/config.toml} --output-dir {again} --no-progress").ok();
     assert_eq!(learned(folder.path(), "run"), learned(folder.path(), "again"));
+    align(folder.path(), "ppo --config {run/config.toml} --output-dir {again} --overwrite --no-progress")
+        .ok();
     let model = |run: &str| weights_of(&folder.path().join(run).join("model"));
     assert!(model("run") == model("again"));
     let on = format!(
@@ -334,7 +336,6 @@ fn changed_inputs_are_refused() {
     let folder = folder();
     let here = folder.path();
     reward_model(here, "rm");
-    copy_of_adapter(here, "adapter");
     let line = format!("{} --resume", line("run", "--reward-model {rm} --truncated score --save-every 1"));
     finish(here, &line);
     fs::remove_file(here.join("run/summary.json")).unwrap();
@@ -343,6 +344,9 @@ fn changed_inputs_are_refused() {
     nudge_weights(&here.join("rm"));
     align(here, &line).refused(2, &["was started with other inputs"]);
     nudge_weights(&here.join("rm"));
+    write(here, "rm/chat_template.jinja", "{{ messages }}");
+    align(here, &line).refused(2, &["was started with other inputs"]);
+    fs::remove_file(here.join("rm/chat_template.jinja")).unwrap();
     write(
         here,
         "prompts.jsonl",

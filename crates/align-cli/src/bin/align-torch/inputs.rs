@@ -82,6 +82,14 @@ pub fn weights(folder: &Path) -> Result<String> {
     origin::digest(&files)
 }
 
+/// Computes a digest of everything in a model's folder that decides what it makes of a text.
+///
+/// # Errors
+/// [`Error::Data`] for a folder that cannot be read.
+pub fn everything(folder: &Path) -> Result<String> {
+    origin::digest(&origin::model_files(folder)?)
+}
+
 /// Only numbers matter: the tokenizer of a reference is not read.
 fn decides(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "safetensors" || extension == "bin")

@@ -1,7 +1,7 @@
 //! Ctrl-C: the first one asks, the second one ends.
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -16,8 +16,10 @@ const INTERRUPTED: i32 = 130;
 /// # Errors
 /// The system refuses the handler.
 pub fn flag() -> Result<Arc<AtomicBool>> {
-    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    if let Some(flag) = FLAG.get() {
+    static FLAG: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
+    // Held until the handler is there: two threads may ask for the first time at once, and the system takes one.
+    let mut known = FLAG.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(flag) = &*known {
         return Ok(Arc::clone(flag));
     }
     let flag = Arc::new(AtomicBool::new(false));
@@ -35,7 +37,8 @@ pub fn flag() -> Result<Arc<AtomicBool>> {
         // SAFETY: sets the disposition that the process was started with.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    Ok(Arc::clone(FLAG.get_or_init(|| flag)))
+    *known = Some(Arc::clone(&flag));
+    Ok(flag)
 }
 
 /// The signals that the handler takes over.
@@ -48,5 +51,17 @@ fn is_ignored(signal: libc::c_int) -> bool {
         let mut present: libc::sigaction = std::mem::zeroed();
         libc::sigaction(signal, std::ptr::null(), &raw mut present) == 0
             && present.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn threads_may_ask_for_the_first_time_at_once() {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(super::flag)).collect();
+            let flags: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect();
+            assert!(flags.iter().all(|flag| std::sync::Arc::ptr_eq(flag, &flags[0])));
+        });
     }
 }

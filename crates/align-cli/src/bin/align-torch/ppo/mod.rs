@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     command::{Command, Run},
-    failure, generate,
+    failure, generate, inputs,
     model::{self, Folder},
     reference, rewards,
     train::{Method, Setup},
@@ -131,8 +131,12 @@ impl<'a> Read<'a> {
         let mut folders = self.tuning.folders(command.base);
         let reference = command.method.reference(command.base).filter(|path| !folders.contains(path));
         folders.extend(reference);
-        folders.extend(self.flags.rewards.reward_model.iter().map(std::path::PathBuf::as_path));
-        self.prompts.fingerprint(&folders)
+        let mut inputs = self.prompts.fingerprint(&folders)?;
+        // A reward model reads texts, with a tokenizer, a template and a scale of its own.
+        for folder in &self.flags.rewards.reward_model {
+            inputs += &inputs::everything(folder)?;
+        }
+        Ok(inputs)
     }
 
     fn train(&self, command: &Command<'_>, opened: Option<Run>) -> Result<()> {
@@ -178,6 +182,7 @@ impl<'a> Read<'a> {
         let mut generator = self.generator(policy.model())?;
         let mut reference_generator = answering.as_ref().map(|model| self.generator(model)).transpose()?;
         let mut scorer = Summands::new(sum, prompts);
+        let sampler = sampler(flags, &mut generator)?;
         let (run, start) = command.begin(opened)?;
         command.write_environment(&run)?;
         let span = (done.unwrap_or(0), total_steps);
@@ -185,7 +190,7 @@ impl<'a> Read<'a> {
 
         let parts = Parts {
             source: source.as_mut(),
-            generator: sampler(flags, &mut generator)?,
+            generator: sampler,
             scorer: &mut scorer,
             policy: engine.as_mut(),
             layout,
