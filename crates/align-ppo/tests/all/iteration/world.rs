@@ -150,6 +150,7 @@ pub fn share(answer: &Completion) -> f64 {
 pub struct Recorded<L> {
     pub learner: L,
     pub reports: Vec<BatchReport>,
+    pub keeps: bool,
 }
 
 impl<L: Learn> Learn for Recorded<L> {
@@ -164,7 +165,9 @@ impl<L: Learn> Learn for Recorded<L> {
     }
     fn compute(&mut self, packs: &Packs) -> Result<BatchReport, BoxError> {
         let report = self.learner.compute(packs)?;
-        self.reports.push(report.clone());
+        if self.keeps {
+            self.reports.push(report.clone());
+        }
         Ok(report)
     }
     fn apply(&mut self, learning_rate: f64) -> Result<(), BoxError> {
@@ -200,6 +203,8 @@ pub struct World {
     pub prompts: Prompts,
     pub threads: usize,
     pub one_step_off: bool,
+    /// Whether reports of gradients are kept.
+    pub keeps: bool,
     /// A temperature of the sampler that nobody is told of.
     pub sampler_temperature: Option<f64>,
 }
@@ -221,6 +226,7 @@ impl World {
             prompts: Prompts { size: 16, told: 0.0 },
             threads: 1,
             one_step_off: false,
+            keeps: true,
             sampler_temperature: None,
         }
     }
@@ -259,13 +265,13 @@ impl World {
                 (Box::new(objective), layout)
             };
         let engine = Engine::new(model, objective, &optimizer_config, compute(self.threads)).unwrap();
-        let mut policy = Recorded { learner: engine, reports: vec![] };
+        let mut policy = Recorded { learner: engine, reports: vec![], keeps: self.keeps };
         let mut critic = config.advantage.uses_critic().then(|| {
             let values: Box<dyn ValueModel> = Box::new(TabularValues::new(&self.values));
             let objective = Box::new(CriticObjective::new(&config).unwrap());
             let rate = optimizer(config.critic_learning_rate);
             let learner = Engine::over(values, objective, &rate, compute(self.threads)).unwrap();
-            Recorded { learner, reports: vec![] }
+            Recorded { learner, reports: vec![], keeps: self.keeps }
         });
         let mut sampler = TableSampler::new(&self.model);
         sampler.temperature = self.sampler_temperature;
