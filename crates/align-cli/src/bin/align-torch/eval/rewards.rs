@@ -39,7 +39,7 @@ impl Rewards {
     /// Scores the answers to prompts, one list of answers per prompt. Lengths are tokens of the model that sampled.
     ///
     /// # Errors
-    /// A reward that fails; [`Error::Interrupted`].
+    /// A reward that fails; [`align_cli::Error::Interrupted`].
     pub fn score(
         &mut self,
         prompts: &[TextPrompt],
