@@ -47,7 +47,7 @@ fn killed_runs_end_with_the_bits_of_an_uninterrupted_one(threads: usize) {
     let straight = tempfile::tempdir().unwrap();
     let began = Instant::now();
     assert!(start(straight.path(), threads).wait().unwrap().success());
-    let whole = began.elapsed();
+    let mut whole = began.elapsed();
 
     let mut moments = RngStream::new(threads as u64, Purpose::Bootstrap, 0, 0);
     let mut kills = 0;
@@ -61,6 +61,8 @@ fn killed_runs_end_with_the_bits_of_an_uninterrupted_one(threads: usize) {
             let mut child = start(folder.path(), threads);
             std::thread::sleep(whole.mul_f64(0.9 * moments.uniform()));
             if child.try_wait().unwrap().is_some() {
+                // It took less than the straight one, which was measured beside other programs.
+                whole = whole.mul_f64(0.7);
                 break;
             }
             child.kill().unwrap();
