@@ -13,7 +13,8 @@
 //!
 //! [`Ppo`] is the iteration that puts them together, over seams: [`sample`] and [`score`] are its first phases.
 //!
-//! An answer whose reward abstains is left out of everything; it is never taken for a reward of 0.
+//! An answer whose reward abstains has no advantage, and losses leave it out; it is never taken for a reward of 0. It still
+//! counts in the divergence, entropy and lengths that are reported, because the policy wrote it.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

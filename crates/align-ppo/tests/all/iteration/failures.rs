@@ -108,8 +108,7 @@ fn an_abstention_is_not_a_reward_of_0() {
 }
 
 #[test]
-fn parts_that_do_not_fit_the_configuration_are_refused() {
-    // Nothing but the number of samples is wrong here.
+fn advantages_by_group_need_two_samples_per_prompt() {
     let world = World::new(config(AdvantageKind::Grpo), 1);
     assert!(world.settings.config.check_samples(1).is_err());
     assert!(world.settings.config.check_samples(2).is_ok());

@@ -115,7 +115,7 @@ fn a_failure_before_the_updates_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn the_result_does_not_depend_on_threads_or_the_cut() {
+fn the_result_does_not_depend_on_threads() {
     let run = |threads| {
         let mut world = World::new(PpoConfig { num_mini_batches: 2, ..config(AdvantageKind::Ppo) }, 3);
         world.threads = threads;
