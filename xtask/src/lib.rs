@@ -7,6 +7,7 @@ pub mod conformance;
 mod error;
 mod process;
 pub mod reproduce;
+pub mod rustc;
 pub mod setup;
 pub mod test;
 mod workspace;

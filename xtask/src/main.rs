@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{Result, Workspace, bench, reproduce, setup, test};
+use xtask::{Result, Workspace, bench, reproduce, rustc, setup, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about, arg_required_else_help = true)]
@@ -29,6 +29,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = rustc::wrapped() {
+        return code;
+    }
     let cli = Cli::parse();
     match run(&cli.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -42,7 +42,7 @@ pub(crate) fn check(program: String, status: ExitStatus) -> Result<()> {
 }
 
 /// The exit code to pass through: the program's own, or 128 + the signal that ended it, as shells do.
-fn exit_code(status: ExitStatus) -> u8 {
+pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
         return u8::try_from(128 + signal).unwrap_or(u8::MAX);

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use crate::process;
-use crate::{ALL_CRATES, ALL_PROGRAMS, Error, Metadata, Result, Workspace, conformance, setup};
+use crate::{ALL_CRATES, ALL_PROGRAMS, Error, Metadata, Result, Workspace, conformance, rustc, setup};
 
 /// The flags of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -84,7 +84,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// The rules of the workspace that need no libtorch, and all about this program itself.
 fn tidy(workspace: &Workspace, _: &Metadata) -> Result<()> {
     let this = ["--release", "--package", "xtask"];
-    process::run(workspace.cargo("test").args(this).arg("--quiet"))?;
+    process::run(tests(workspace).args(this).arg("--quiet"))?;
     process::run(workspace.cargo("clippy").args(this).args(["--all-targets", "--", "--deny", "warnings"]))?;
     doc(workspace, &["--package", "xtask"])
 }
@@ -117,9 +117,11 @@ fn select(all: Vec<Stage>, metadata: &Metadata, names: &[String]) -> Result<Vec<
     Ok(chosen)
 }
 
-/// `cargo test` with as many test threads as help: each of them runs libtorch, which has threads of its own.
-fn tests(workspace: &Workspace) -> Command {
+/// `cargo test` of quickly compiled test programs, with as many test threads as help: each of them runs libtorch, which
+/// has threads of its own.
+pub(crate) fn tests(workspace: &Workspace) -> Command {
     let mut command = workspace.cargo("test");
+    rustc::quick_tests(&mut command);
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         command.env("RUST_TEST_THREADS", threads());
     }

@@ -216,7 +216,7 @@ struct Program {
 fn build(workspace: &Workspace) -> Result<Vec<Program>> {
     let mut programs = Vec::new();
     for packages in [ALL_CRATES.as_slice(), &["--package", "xtask"]] {
-        let mut command = workspace.cargo("test");
+        let mut command = crate::test::tests(workspace);
         command.args(["--release", "--no-run", "--tests", "--message-format", "json-render-diagnostics"]);
         command.args(packages).stderr(Stdio::inherit());
         let shown = process::shown(&command);

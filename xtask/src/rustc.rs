@@ -1,0 +1,67 @@
+//! Compiling test programs quickly: this program stands between cargo and rustc while `cargo xtask test` builds them.
+//!
+//! Tests share the release profile with everything else, because torch-sys would be compiled twice otherwise. Optimising
+//! the tests themselves takes most of the minutes of a first run and makes them hardly faster: they wait for libtorch and
+//! for programs that stay optimised. Cargo has no setting for test programs within a profile, and a wrapper of rustc is
+//! the one thing that reaches them without compiling the crates under them once more.
+
+use std::ffi::{OsStr, OsString};
+use std::process::{Command, ExitCode};
+
+/// The variable that makes this program a wrapper of rustc.
+const AS_RUSTC: &str = "ALIGN_XTASK_AS_RUSTC";
+
+/// Cargo's variable for a wrapper of rustc.
+const WRAPPER: &str = "RUSTC_WRAPPER";
+
+/// Makes a cargo command compile test programs without optimisation; a wrapper of the user's stays.
+pub(crate) fn quick_tests(command: &mut Command) {
+    if let (None, Ok(program)) = (std::env::var_os(WRAPPER), std::env::current_exe()) {
+        command.env(WRAPPER, program).env(AS_RUSTC, "1");
+    }
+}
+
+/// Runs rustc when cargo called this program as its wrapper; `None` when a user called it.
+pub fn wrapped() -> Option<ExitCode> {
+    std::env::var_os(AS_RUSTC)?;
+    let mut arguments = std::env::args_os().skip(1);
+    let rustc = arguments.next()?;
+    let mut command = Command::new(rustc);
+    command.args(with_level(arguments.collect())).env_remove(AS_RUSTC).env_remove(WRAPPER);
+    Some(match command.status() {
+        Ok(status) => ExitCode::from(crate::process::exit_code(status)),
+        Err(error) => {
+            eprintln!("error: {} cannot be started: {error}", command.get_program().to_string_lossy());
+            ExitCode::from(3)
+        }
+    })
+}
+
+/// Adds the level to the arguments of a test program; the last level that rustc reads wins.
+fn with_level(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.iter().any(|argument| argument == OsStr::new("--test")) {
+        arguments.extend(["-C", "opt-level=0"].map(OsString::from));
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(arguments: &[&str]) -> Vec<OsString> {
+        with_level(arguments.iter().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn only_test_programs_are_left_as_they_are() {
+        assert_eq!(level(&["--crate-name", "x", "-C", "opt-level=3"]).len(), 4);
+        let test = level(&["--crate-name", "x", "-C", "opt-level=3", "--test"]);
+        assert_eq!(test.last().unwrap(), "opt-level=0");
+    }
+
+    #[test]
+    fn a_user_is_not_taken_for_cargo() {
+        assert!(wrapped().is_none());
+    }
+}
