@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use align_repro::{
     Environment,
-    dpo_vs_ppo::{DpoVsPpo, Options, PLAN, Settings, Tamper},
+    dpo_vs_ppo::{DpoVsPpo, Options, PLAN, Tamper},
     experiment::Size,
     outcome::Outcome,
     report::{self, Report},
@@ -15,16 +15,33 @@ use align_repro::{
     study::Study,
     verdict::{ControlVerdict, Verdict},
 };
+use toml::{Table, Value};
 
-/// The plan's settings with fewer steps; the claims keep their criteria.
-fn cheap() -> Settings {
-    let mut settings = DpoVsPpo::new(Options::default()).unwrap().settings().clone();
-    settings.toy.policy_steps = 400;
-    let budget = &mut settings.pairs.made.quick;
-    (budget.rows, budget.held_out, budget.sample_prompts) = (64, 16, 2);
-    (budget.hidden, budget.feed_forward, budget.layers) = (16, 32, 1);
-    (budget.sft_steps, budget.dpo_steps, budget.batch_size) = (4, 4, 8);
-    settings
+/// The plan with fewer steps; the claims keep their criteria.
+fn cheap() -> String {
+    let mut plan: Table = PLAN.parse().unwrap();
+    set(&mut plan, &["settings", "toy"], &[("policy_steps", 400)]);
+    let budget = [
+        ("rows", 64),
+        ("held_out", 16),
+        ("sample_prompts", 2),
+        ("hidden", 16),
+        ("feed_forward", 32),
+        ("layers", 1),
+        ("sft_steps", 4),
+        ("dpo_steps", 4),
+        ("batch_size", 8),
+    ];
+    set(&mut plan, &["settings", "pairs", "made", "quick"], &budget);
+    plan.to_string()
+}
+
+/// Replaces numbers that the plan has.
+fn set(plan: &mut Table, place: &[&str], values: &[(&str, i64)]) {
+    let table = place.iter().fold(plan, |table, key| table[*key].as_table_mut().unwrap());
+    for (key, value) in values {
+        assert!(table.insert((*key).to_owned(), Value::Integer(*value)).is_some(), "{key}");
+    }
 }
 
 fn options(arms: &[&str], tamper: Tamper) -> Options {
@@ -33,9 +50,10 @@ fn options(arms: &[&str], tamper: Tamper) -> Options {
         seeds: Some(12),
         arms: arms.iter().map(ToString::to_string).collect(),
         tamper,
+        plan: Some(cheap()),
         ..Default::default()
     };
-    Options { common, settings: Some(cheap()), ..Default::default() }
+    Options { common, ..Default::default() }
 }
 
 fn with_seeds(seeds: u64, mut options: Options) -> Options {
@@ -49,7 +67,7 @@ fn run_in(folder: &std::path::Path, options: Options, resume: bool, workers: usi
     let stop = AtomicBool::new(false);
     let run = RunOptions { workers, stop: &stop, talk: false };
     let results = run_units(&study, &study.units().unwrap(), &store, run).unwrap();
-    Outcome::judge(&study, Size::Quick, &results).unwrap()
+    Outcome::judge(&study, &results).unwrap()
 }
 
 fn run(options: Options) -> Outcome {

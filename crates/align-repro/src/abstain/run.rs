@@ -377,12 +377,13 @@ fn reward(
         seed: place.seed,
         progress: &place.context.progress,
     };
-    run.train(|now| {
+    let (model, _) = run.train(|now| {
         if now.iteration == 1 || now.iteration.is_multiple_of(settings.every) {
-            curve.extend(now.report.metric(CURVE).map(|wrong| (now.sampled as f64, wrong)));
+            curve.extend(now.report.metric(CURVE).map(|wrong| (now.cost.sampled as f64, wrong)));
         }
         Ok(())
-    })
+    })?;
+    Ok(model)
 }
 
 /// Asks about the facts that no policy was aligned on, in every phrasing.

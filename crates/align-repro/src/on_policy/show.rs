@@ -24,7 +24,8 @@ pub(super) fn evidence(id: &str, figure: &Difference, arms: &Arms) -> Result<Opt
         let Some(less) = values(arms, arm, metric).filter(|less| less.len() == all.len()) else {
             return Ok(None);
         };
-        all.iter_mut().zip(less).for_each(|(value, less)| *value -= less);
+        let times = figure.times.unwrap_or(1.0);
+        all.iter_mut().zip(less).for_each(|(value, less)| *value -= times * less);
     }
     Ok(Some(Evidence::average(Estimate::over_seeds(id, &all)?)))
 }
@@ -42,7 +43,7 @@ fn cell(values: Option<Vec<f64>>) -> String {
 }
 
 /// Shows every number of every arm.
-pub(super) fn table(metrics: &[(&str, &str)], arms: &Arms) -> Table {
+pub(super) fn table(title: &str, metrics: &[(&str, &str)], arms: &Arms) -> Table {
     let seeds = arms.iter().map(|(_, runs)| runs.len()).max().unwrap_or(0);
     let head = std::iter::once("arm").chain(metrics.iter().map(|(_, about)| *about));
     let row = |(name, _): &(String, Vec<Measured>)| {
@@ -50,25 +51,29 @@ pub(super) fn table(metrics: &[(&str, &str)], arms: &Arms) -> Table {
         std::iter::once(name.clone()).chain(cells).collect()
     };
     Table {
-        title: "Every arm on held-out prompts".into(),
+        title: title.into(),
         head: head.map(str::to_owned).collect(),
         rows: arms.iter().map(row).collect(),
         note: format!("Mean over {seeds} seeds with 95 % Student half-width."),
     }
 }
 
-/// Draws the curves of a chart; nothing where no arm has one.
-pub(super) fn chart(chart: &Chart, arms: &Arms) -> Option<Figure> {
+/// Curves that can be told apart in one drawing.
+const CURVES: usize = 6;
+
+/// Draws the curves of a chart, a few to each drawing; nothing where no arm has one.
+pub(super) fn charts(chart: &Chart, arms: &Arms) -> Vec<Figure> {
     let series: Vec<Series> = arms.iter().filter_map(|(name, runs)| curve(name, chart.title, runs)).collect();
-    (!series.is_empty()).then(|| {
+    let draw = |part: &[Series]| {
         Figure::Lines(LineChart {
             title: chart.title.into(),
             x_label: chart.x.into(),
             y_label: chart.y.into(),
-            series,
+            series: part.to_vec(),
             note: "Mean over seeds, band: 95 % interval.".into(),
         })
-    })
+    };
+    series.chunks(CURVES).map(draw).collect()
 }
 
 /// Averages a curve over seeds, point by point; all seeds have the same number of points.
@@ -101,6 +106,7 @@ mod tests {
             of: of.into(),
             minus: minus.map(str::to_owned),
             minus_metric: minus_metric.map(str::to_owned),
+            times: None,
         }
     }
 
@@ -114,5 +120,7 @@ mod tests {
         assert_eq!(mean(figure("a", None, Some("start"))), Some(2.5));
         assert_eq!(mean(figure("a", Some("short"), None)), None);
         assert_eq!(mean(figure("none", None, None)), None);
+        let twice = Difference { times: Some(2.0), ..figure("a", Some("b"), None) };
+        assert_eq!(mean(twice), Some(0.0));
     }
 }

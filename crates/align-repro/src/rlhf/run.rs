@@ -307,14 +307,15 @@ fn optimise(
         seed,
         progress: &place.context.progress,
     };
-    run.train(|now| {
+    let (model, _) = run.train(|now| {
         if now.iteration == 1 || now.iteration.is_multiple_of(settings.every) {
-            let at = now.sampled as f64;
+            let at = now.cost.sampled as f64;
             score.extend(now.report.metric("objective/scores").map(|value| (at, value)));
             kl.extend(now.report.metric("objective/kl").map(|value| (at, value)));
         }
         Ok(())
-    })
+    })?;
+    Ok(model)
 }
 
 /// Reads what a policy is worth on held-out requests, and what earlier texts cost it.

@@ -118,10 +118,7 @@ impl PairsStudy {
     /// Files that cannot be read.
     pub fn new(settings: &PairsSettings, size: Size, options: &Options) -> Result<Self> {
         let per_size = if options.data.is_empty() { &settings.made } else { &settings.real };
-        let budget = match size {
-            Size::Quick => per_size.quick.clone(),
-            Size::Full => per_size.full.clone(),
-        };
+        let budget = size.choose(&per_size.quick, None, &per_size.full).clone();
         let rates = if options.model.is_some() { settings.given_model } else { settings.new_model };
         let source = PairSource { data: options.data.clone(), model: options.model.clone(), budget };
         source.inputs()?;
