@@ -19,7 +19,7 @@ use crate::{
         train::{OnPolicySettings, Run},
     },
     progress::UnitProgress,
-    style::policy::{Job, divergence, keep_reference, load, save},
+    style::policy::{Descent, Job, divergence, keep_reference, load, save},
 };
 
 /// The arm that every other one starts from.
@@ -214,7 +214,7 @@ fn job(
     seed: u64,
 ) -> Job {
     let StepSettings { batch, steps, rate } = *settings;
-    Job { objective: Box::new(objective), rows, batch, steps, rate, seed }
+    Job { objective: Box::new(objective), rows, batch, steps, descent: Descent::usual(rate, steps), seed }
 }
 
 fn train(

@@ -4,6 +4,7 @@
 mod answer;
 pub mod exact;
 pub mod pairs;
+pub mod sequence;
 pub mod theorem;
 pub mod toy;
 

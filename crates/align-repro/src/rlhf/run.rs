@@ -26,7 +26,7 @@ use crate::{
     store::{read, write},
     style::{
         gold::{ANSWER_TOKENS, Request},
-        policy::{Job, Requests, divergence, load, save},
+        policy::{Descent, Job, Requests, divergence, load, save},
     },
 };
 
@@ -212,12 +212,13 @@ fn reward_model(
     let model = with_head(start, place.seed)?;
     let objective: Box<dyn Objective<dyn ScoreModel>> =
         Box::new(RewardModelObjective::new(RewardConfig::default())?);
+    let steps = size.epochs * rows.len().div_ceil(batch) as u64;
     let job = Job::<dyn ScoreModel> {
         objective,
         batch,
-        steps: size.epochs * rows.len().div_ceil(batch) as u64,
+        steps,
         rows,
-        rate: size.train.rate,
+        descent: Descent::usual(size.train.rate, steps),
         seed: place.seed,
     };
     job.run(ScoreModel::replicate(&model)?, &place.context.progress, |_| Ok(()))?;
