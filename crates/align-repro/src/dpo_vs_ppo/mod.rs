@@ -1,5 +1,5 @@
-//! "Is DPO Superior to PPO for LLM Alignment?" (2404.10719), first version: the theorem, the 8 × 8 study, and
-//! SFT and DPO of a small Llama as an illustration.
+//! "Is DPO Superior to PPO for LLM Alignment?" (2404.10719): the theorem, the 8 × 8 study, every method on a sequence task
+//! with an exact reward, and SFT and DPO of a small Llama as an illustration.
 
 mod answer;
 pub mod exact;
@@ -17,17 +17,25 @@ use crate::{
     Error, Result,
     claim::Evidence,
     experiment::Arm,
+    on_policy::{
+        self,
+        part::{MethodPart, PartSettings},
+    },
     outcome::Outcome,
     planned::Planned,
     report::figure::{Figure, LineChart, Point, Series},
     study::{Findings, Results, Study, Unit, UnitContext},
 };
 use pairs::{PairsSettings, PairsStudy};
+use sequence::{Sequence, SequenceArm, SequenceSize};
 use theorem::TheoremResult;
 use toy::{ToyResult, ToySettings};
 
 /// The plan, fixed before the run.
 pub const PLAN: &str = include_str!("../../plans/dpo-vs-ppo.toml");
+
+/// The part of the plan whose arms are those of [`sequence`].
+const SEQUENCE: &str = "sequence";
 
 /// The name on the command line.
 pub const NAME: &str = "dpo-vs-ppo";
@@ -42,6 +50,19 @@ pub enum Tamper {
     FlipMargin,
     /// The labels of the preference data are fair coins.
     ShuffleLabels,
+    /// Rewards of sampled answers are drawn by lot.
+    RandomReward,
+}
+
+impl Tamper {
+    /// Returns what the fault is where answers are graded: pairs follow from grades.
+    fn of_grades(self) -> on_policy::study::Tamper {
+        match self {
+            Self::None => on_policy::study::Tamper::None,
+            Self::FlipMargin => on_policy::study::Tamper::Reverse,
+            Self::ShuffleLabels | Self::RandomReward => on_policy::study::Tamper::Random,
+        }
+    }
 }
 
 /// What the user asked for.
@@ -56,11 +77,13 @@ pub struct Options {
 }
 
 /// The settings of the parts, as the plan has them.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The 8 × 8 study.
     pub toy: ToySettings,
+    /// The sequence task.
+    pub sequence: PartSettings<SequenceSize, SequenceArm>,
     /// The illustration.
     pub pairs: PairsSettings,
 }
@@ -71,6 +94,7 @@ pub struct DpoVsPpo {
     planned: Planned,
     toy: ToySettings,
     tamper: Tamper,
+    sequence: MethodPart<Sequence>,
     pairs: PairsStudy,
 }
 
@@ -83,7 +107,10 @@ impl DpoVsPpo {
         let planned = Planned::new(NAME, PLAN, &options.common)?;
         let settings: Settings = planned.settings()?;
         let pairs = PairsStudy::new(&settings.pairs, planned.size(), &options)?;
-        Ok(Self { planned, toy: settings.toy, tamper: options.common.tamper, pairs })
+        let tamper = options.common.tamper;
+        let belongs = |arm: &Arm| arm.part == SEQUENCE;
+        let sequence = MethodPart::new(settings.sequence, &planned, belongs, tamper.of_grades())?;
+        Ok(Self { planned, toy: settings.toy, tamper, sequence, pairs })
     }
 }
 
@@ -96,6 +123,7 @@ impl Study for DpoVsPpo {
         match arm.part.as_str() {
             "theorem" => 2.0,
             "toy" => 8.0,
+            SEQUENCE => self.sequence.cost(&arm.name),
             _ => self.pairs.cost(&arm.name),
         }
     }
@@ -132,6 +160,7 @@ impl Study for DpoVsPpo {
                 let seeds = self.seeds(arm);
                 serde_json::to_value(toy::run(settings, &self.toy, seeds, self.tamper, &context.progress)?)
             }
+            Some((_, SEQUENCE)) => return self.sequence.run(unit, context),
             _ => serde_json::to_value(self.pairs.run(unit, context)?),
         };
         value.map_err(|e| Error::input(unit.id(), e))
@@ -150,6 +179,7 @@ impl Study for DpoVsPpo {
                 rows.push((arm.name.clone(), result));
             }
         }
+        self.sequence.show(results, &mut findings)?;
         toy::show(&rows, &self.toy, &mut findings)?;
         self.pairs.show(results, &mut findings)?;
         findings.deviations.extend(answer::deviations());

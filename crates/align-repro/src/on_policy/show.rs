@@ -24,8 +24,7 @@ pub(super) fn evidence(id: &str, figure: &Difference, arms: &Arms) -> Result<Opt
         let Some(less) = values(arms, arm, metric).filter(|less| less.len() == all.len()) else {
             return Ok(None);
         };
-        let times = figure.times.unwrap_or(1.0);
-        all.iter_mut().zip(less).for_each(|(value, less)| *value -= times * less);
+        all.iter_mut().zip(less).for_each(|(value, less)| *value -= less);
     }
     Ok(Some(Evidence::average(Estimate::over_seeds(id, &all)?)))
 }
@@ -106,7 +105,6 @@ mod tests {
             of: of.into(),
             minus: minus.map(str::to_owned),
             minus_metric: minus_metric.map(str::to_owned),
-            times: None,
         }
     }
 
@@ -120,7 +118,5 @@ mod tests {
         assert_eq!(mean(figure("a", None, Some("start"))), Some(2.5));
         assert_eq!(mean(figure("a", Some("short"), None)), None);
         assert_eq!(mean(figure("none", None, None)), None);
-        let twice = Difference { times: Some(2.0), ..figure("a", Some("b"), None) };
-        assert_eq!(mean(twice), Some(0.0));
     }
 }

@@ -59,9 +59,6 @@ pub struct Difference {
     /// The other arm; the number itself without one.
     #[serde(default)]
     pub minus: Option<String>,
-    /// What the number of the other arm is multiplied with; 1 without.
-    #[serde(default)]
-    pub times: Option<f64>,
     /// The number of the other arm, where it is another one.
     #[serde(default)]
     pub minus_metric: Option<String>,

@@ -7,14 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     curves::CHARTS,
+    on_policy::{Change, Shared, train},
     policy::{PolicySettings, Use, fine_tune, measure},
     rounds::{Learn, Rounds, UpdateSettings},
+    show,
     task::{Stream, Task},
 };
 use crate::{
     Result,
     on_policy::study::{Chart, Measured, Method, Place},
     store::{read, write},
+    study::Findings,
     style::policy::{load, save},
 };
 
@@ -45,6 +48,8 @@ pub struct SequenceSize {
     pub online_rounds: u64,
     /// Pairs of each of these, whoever samples.
     pub online_pairs: usize,
+    /// The arms that train on their own samples.
+    pub on_policy: Shared,
     /// Validation prompts of a point of the curves.
     pub curve_prompts: usize,
     /// Answers to each test prompt at temperature 1.
@@ -80,6 +85,8 @@ pub enum SequenceArm {
         #[serde(default)]
         frozen: bool,
     },
+    /// Trains on its own samples in turn: PPO and its relatives.
+    OnPolicy(Change),
 }
 
 /// Part 3 of the experiment.
@@ -90,6 +97,7 @@ impl Method for Sequence {
     type Size = SequenceSize;
     type Arm = SequenceArm;
 
+    const TITLE: &'static str = "Every arm on test prompts";
     const METRICS: &'static [(&'static str, &'static str)] = &[
         ("greedy", "greedy pass@1"),
         ("sampled", "sampled pass@1"),
@@ -150,6 +158,11 @@ impl Method for Sequence {
                 rounds.online(&model, &reference, learn, answers)?;
                 finish(&model, rounds, &task, place)
             }
+            SequenceArm::OnPolicy(change) => {
+                let (model, cost) = train(change, &task, &mut rounds.curves, place)?;
+                rounds.spent.spend(cost);
+                finish(&model, rounds, &task, place)
+            }
         }
     }
 
@@ -159,8 +172,22 @@ impl Method for Sequence {
             SequenceArm::Sft => size.policy.steps.first().map_or(0.0, |steps| *steps as f64 * 0.06),
             SequenceArm::Samples => answers * 5e-4,
             SequenceArm::Offline { .. } => answers * 1.5e-3,
-            SequenceArm::Iterative { .. } | SequenceArm::Online { .. } => answers * 3e-3,
+            SequenceArm::Iterative { .. } | SequenceArm::Online { .. } | SequenceArm::OnPolicy(_) => {
+                answers * 3e-3
+            }
         }
+    }
+
+    fn check(arm: &SequenceArm, size: &SequenceSize) -> Result<()> {
+        match arm {
+            SequenceArm::OnPolicy(change) => change.settings(size).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    fn show(arms: &[(String, Vec<Measured>)], findings: &mut Findings) -> Result<()> {
+        show::show(arms, findings);
+        Ok(())
     }
 }
 

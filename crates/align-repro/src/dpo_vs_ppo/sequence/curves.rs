@@ -14,6 +14,9 @@ use crate::{Result, on_policy::study::Chart};
 const GREEDY: &str = "Greedy pass@1 on validation prompts";
 const SAMPLED: &str = "Sampled pass@1 on validation prompts";
 
+/// Points of a curve.
+pub(super) const POINTS: u64 = 6;
+
 /// The charts of all arms that sample while they learn.
 pub const CHARTS: &[Chart] = &[
     Chart { title: GREEDY, x: "answers sampled", y: "share of prompts" },

@@ -7,8 +7,10 @@ pub mod arms;
 pub mod curves;
 pub mod feedback;
 pub mod machine;
+pub mod on_policy;
 pub mod policy;
 pub mod rounds;
+mod show;
 pub mod task;
 pub mod vocabulary;
 

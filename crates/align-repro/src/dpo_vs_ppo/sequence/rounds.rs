@@ -15,20 +15,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     arms::SequenceSize,
-    curves::Curves,
+    curves::{Curves, POINTS},
     feedback::{mixed, pairs, positives, reward, shuffle_labels},
     policy::{Use, at_random, sample},
     task::{Stream, Task},
 };
 use crate::{
     Result,
-    on_policy::study::Place,
+    on_policy::{study::Place, train::Cost},
     store::read,
     style::policy::{Descent, Job, Trainer, Work, keep_reference},
 };
-
-/// Points of a curve.
-const POINTS: u64 = 6;
 
 /// How updates are made in all arms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,6 +110,14 @@ impl Spent {
     pub fn add(&mut self, work: Work) {
         self.updates += work.updates;
         self.tokens += work.tokens;
+    }
+
+    /// Counts a run that samples and trains in turn; every answer is a row.
+    pub fn spend(&mut self, cost: Cost) {
+        self.answers += cost.sampled as usize;
+        self.rows += cost.sampled as usize;
+        self.updates += cost.updates;
+        self.tokens += cost.tokens as usize;
     }
 
     /// Returns the numbers by the names that they have among the metrics.
