@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::{
     machine::Grade,
     task::{ANSWER_TOKENS, PROMPT_TOKENS, Stream, Task},
-    vocabulary::{BLANK, END, TOKENS},
+    vocabulary::{BLANK, END, TOKENS, text},
 };
 use crate::{
     Error, Result,
@@ -252,13 +252,17 @@ pub fn measure(
         .collect();
     let surprise: f64 = tokens.iter().map(|log_prob| -f64::from(*log_prob)).sum();
     let kl = divergence(model, reference, &groups)?;
-    let measured = Measured::default().with([
+    let mut measured = Measured::default().with([
         ("greedy", greedy(model, task, prompts)?),
         ("sampled", share(grades.iter().map(|group| passed(group)).sum(), answers)),
         ("pass_at_n", share(any, prompts.len())),
         ("kl", kl / answers.max(1) as f64),
         ("entropy", surprise / tokens.len().max(1) as f64),
     ]);
+    measured.sample = groups.first().and_then(|group| {
+        let answer = group.completions.first()?;
+        Some((text(&group.prompt), text(&answer.token_ids)))
+    });
     let why = |(grade, name): (Grade, &'static str)| {
         let count = grades.iter().flatten().filter(|given| **given == grade).count();
         (grade != Grade::Pass).then(|| (name, share(count, answers)))
