@@ -170,13 +170,15 @@ impl Method for Sequence {
 
     fn cost(arm: &SequenceArm, size: &SequenceSize) -> f64 {
         let answers = (size.prompts * size.samples) as f64;
+        let training = |learn: &Learn| learn.epochs as f64 * if learn.beta.is_some() { 6e-4 } else { 2e-4 };
         match arm {
-            SequenceArm::Sft => size.policy.steps.first().map_or(0.0, |steps| *steps as f64 * 0.06),
+            SequenceArm::Sft => size.policy.steps.first().map_or(0.0, |steps| 4.0 + *steps as f64 * 0.12),
             SequenceArm::Samples => answers * 5e-4,
-            SequenceArm::Offline { .. } => answers * 1.5e-3,
-            SequenceArm::Iterative { .. } | SequenceArm::Online { .. } | SequenceArm::OnPolicy(_) => {
-                answers * 3e-3
+            SequenceArm::Offline { learn, .. } => answers * (6e-4 + training(learn)),
+            SequenceArm::Iterative { learn } | SequenceArm::Online { learn, .. } => {
+                answers * (1.1e-3 + training(learn))
             }
+            SequenceArm::OnPolicy(_) => answers * 3e-3,
         }
     }
 
