@@ -123,14 +123,14 @@ fn pairs(outcome: &Outcome) -> Option<String> {
 /// Says how the controls came out that decide.
 fn controls(outcome: &Outcome) -> Option<String> {
     let decided = || outcome.controls.iter().filter(|c| c.decides);
-    let failed: Vec<&str> = decided()
-        .filter(|c| c.verdict != ControlVerdict::Holds)
-        .map(|c| c.control.id.as_str())
-        .collect();
+    let failed: Vec<&str> =
+        decided().filter(|c| c.verdict != ControlVerdict::Holds).map(|c| c.control.id.as_str()).collect();
     match (decided().count(), failed.is_empty()) {
         (0, _) => None,
         (_, true) => Some("every control that was run holds".to_owned()),
-        (_, false) => Some(format!("not every control holds ({}), so the result does not count", failed.join(", "))),
+        (_, false) => {
+            Some(format!("not every control holds ({}), so the result does not count", failed.join(", ")))
+        }
     }
 }
 
