@@ -36,6 +36,28 @@ fn cheap() -> String {
     plan.to_string()
 }
 
+/// The sequence task with a narrow policy, few demonstrations and a small budget of answers.
+fn short_sequence() -> String {
+    let mut plan: Table = cheap().parse().unwrap();
+    let quick = ["settings", "sequence", "quick"];
+    let size = [("prompts", 128), ("curve_prompts", 8), ("test_samples", 4), ("rounds", 2)];
+    set(&mut plan, &quick, &size);
+    set(&mut plan, &[quick.as_slice(), &["on_policy"]].concat(), &[("prompts", 128)]);
+    let policy = [("hidden", 64), ("demonstrations", 6400), ("warmup", 20)];
+    set(&mut plan, &[quick.as_slice(), &["policy"]].concat(), &policy);
+    plan.to_string().replace("steps = [220]", "steps = [100]")
+}
+
+fn sequence(arms: &[&str], tamper: Tamper, seeds: u64) -> Options {
+    let mut options = with_seeds(seeds, options(arms, tamper));
+    options.common.plan = Some(short_sequence());
+    options
+}
+
+fn mean(outcome: &Outcome, id: &str) -> f64 {
+    outcome.findings.evidence.get(id).unwrap().estimate.mean
+}
+
 /// Replaces numbers that the plan has.
 fn set(plan: &mut Table, place: &[&str], values: &[(&str, i64)]) {
     let table = place.iter().fold(plan, |table, key| table[*key].as_table_mut().unwrap());
@@ -193,5 +215,47 @@ fn reports_hold_every_claim_and_no_text_of_others_as_markup() {
     for tag in ["table", "tr", "td", "figure", "svg", "pre", "dl", "div", "p", "ul", "li", "section"] {
         let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
         assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+}
+
+/// The sequence task: PPO and DPO learn, and do not where grades are turned or drawn by lot.
+#[test]
+fn turned_grades_and_grades_by_lot_break_the_sequence_task() {
+    let run_with = |tamper| run(sequence(&["dpo", "ppo"], tamper, 3));
+    let sound = run_with(Tamper::None);
+    for id in ["dpo-over-sft", "ppo-over-sft"] {
+        assert_eq!(sound.verdict(id), Verdict::Reproduced, "{id}: {}", mean(&sound, id));
+    }
+    for tamper in [Tamper::FlipMargin, Tamper::ShuffleLabels, Tamper::RandomReward] {
+        let broken = run_with(tamper);
+        for id in ["dpo-over-sft", "ppo-over-sft"] {
+            assert_ne!(broken.verdict(id), Verdict::Reproduced, "{tamper:?} {id}: {}", mean(&broken, id));
+            assert!(mean(&broken, id) < mean(&sound, id), "{tamper:?} {id}");
+        }
+    }
+}
+
+#[test]
+fn the_sequence_task_gives_the_same_bytes_again_resumed_and_on_one_worker() {
+    let arms = ["ppo-shared", "grpo", "dpo-iterative", "dpo-shuffled"];
+    let small = || {
+        let mut options = sequence(&arms, Tamper::None, 2);
+        options.common.plan = Some(short_sequence().replace("steps = [100]", "steps = [10]"));
+        options
+    };
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let whole = run_in(first.path(), small(), false, 2).to_json().unwrap();
+    assert_eq!(run_in(second.path(), small(), false, 1).to_json().unwrap(), whole);
+    for lost in ["samples-seed-1", "ppo-shared-seed-0", "dpo-shuffled-seed-1"] {
+        std::fs::remove_file(first.path().join("units").join(format!("{lost}.json"))).unwrap();
+    }
+    assert_eq!(run_in(first.path(), small(), true, 2).to_json().unwrap(), whole);
+    // Every arm has the same number of answers, and says what it took.
+    let outcome = run_in(first.path(), small(), true, 2);
+    let table =
+        outcome.findings.tables.iter().find(|table| table.title == "Every arm on test prompts").unwrap();
+    let place = table.head.iter().position(|head| head == "answers sampled").unwrap();
+    for row in table.rows.iter().filter(|row| arms.contains(&row[0].as_str())) {
+        assert_eq!(row[place], "1024", "{row:?}");
     }
 }

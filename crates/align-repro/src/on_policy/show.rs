@@ -35,9 +35,12 @@ fn mean(values: &[f64]) -> f64 {
 
 fn cell(values: Option<Vec<f64>>) -> String {
     let Some(values) = values else { return "–".to_owned() };
-    match half_width(&values) {
-        Some(half) => format!("{:.3} ± {half:.3}", mean(&values)),
-        None => format!("{:.3}", mean(&values)),
+    // Counts are shown as such.
+    let counts = values.iter().all(|v| v.fract() == 0.0) && values.iter().any(|v| v.abs() > 1.0);
+    let digits = if counts { 0 } else { 3 };
+    match half_width(&values).filter(|half| !counts || *half > 0.0) {
+        Some(half) => format!("{:.digits$} ± {half:.digits$}", mean(&values)),
+        None => format!("{:.digits$}", mean(&values)),
     }
 }
 
@@ -106,6 +109,18 @@ mod tests {
             minus: minus.map(str::to_owned),
             minus_metric: minus_metric.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn shares_have_digits_and_counts_have_none() {
+        let text = |values: &[f64]| cell(Some(values.to_vec()));
+        assert_eq!(
+            [text(&[1024.0, 1024.0]), text(&[3.0]), text(&[0.5]), text(&[1.0])],
+            ["1024", "3", "0.500", "1.000"]
+        );
+        // Student's t of two values is 12.706 standard errors, here of 1.
+        assert_eq!([text(&[9.0, 11.0]), cell(None)], ["10 ± 13", "–"]);
+        assert_eq!(text(&[0.25, 0.25]), "0.250 ± 0.000");
     }
 
     #[test]
