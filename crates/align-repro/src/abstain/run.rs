@@ -16,7 +16,7 @@ use crate::{
     Result,
     on_policy::{
         study::{Chart, Measured, Method, Place, Tamper},
-        train::{OnPolicySettings, Run},
+        train::{OnPolicySettings, Run, SLOTS},
     },
     progress::UnitProgress,
     style::policy::{Descent, Job, divergence, keep_reference, load, save},
@@ -371,6 +371,7 @@ fn reward(
         critic: None,
         stop_tokens: vec![END],
         answer_tokens: ANSWER_TOKENS,
+        slots: SLOTS,
         source: &mut source,
         scorer: &mut judge,
         ptx: None,

@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, progress::UnitProgress, style::policy::MICRO_BATCH_TOKENS};
 
+/// [`Run::slots`] of models that the engine of processors samples.
+pub const SLOTS: usize = 32;
+
 /// What a run of the iteration takes besides its method.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +91,8 @@ pub struct Run<'a> {
     pub stop_tokens: Vec<TokenId>,
     /// Most tokens of an answer.
     pub answer_tokens: usize,
+    /// Sequences that are decoded together; it changes speed and memory, not samples.
+    pub slots: usize,
     /// The prompts.
     pub source: &'a mut dyn PromptSource,
     /// The rewards.
@@ -203,7 +208,8 @@ impl Run<'_> {
         let (mut learner, layout) = policy.learner(&self, sampling.temperature)?;
         let separate = config.advantage.uses_critic() && config.critic == CriticKind::Separate;
         let mut critic = separate.then(|| self.critic()).transpose()?;
-        let mut generator = auto_generator(policy.model(), self.stop_tokens)?.with_threads(1);
+        let mut generator =
+            auto_generator(policy.model(), self.stop_tokens)?.with_threads(1).with_slots(self.slots);
         let parts = Parts {
             source: self.source,
             generator: Sampler::InTurn(&mut generator),

@@ -17,7 +17,7 @@ use crate::{
     on_policy::{
         rated::{Rated, scale},
         study::{Chart, Measured, Method, Place, Tamper},
-        train::{OnPolicySettings, Run},
+        train::{OnPolicySettings, Run, SLOTS},
     },
     reward::{
         model::{TrainSettings, load as load_reward, read_texts, save as save_reward, scores, with_head},
@@ -266,6 +266,7 @@ fn optimise(
         critic: Some(&folder),
         stop_tokens: Vec::new(),
         answer_tokens: ANSWER_TOKENS,
+        slots: SLOTS,
         source: &mut source,
         scorer: &mut scorer,
         ptx: if with_ptx { Some(&mut earlier) } else { None },

@@ -10,6 +10,7 @@ use super::{
     arms::{MODEL, START, SequenceSize},
     curves::{Curves, POINTS},
     feedback::reward,
+    policy::SEQUENCES,
     task::{ANSWER_TOKENS, FreshPrompts, Task},
     vocabulary::END,
 };
@@ -123,6 +124,7 @@ pub(super) fn train(
         critic: None,
         stop_tokens: vec![END],
         answer_tokens: ANSWER_TOKENS,
+        slots: SEQUENCES,
         source: &mut source,
         scorer: &mut scorer,
         ptx: None,

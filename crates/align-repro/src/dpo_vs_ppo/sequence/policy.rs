@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Sequences that are decoded together; it changes speed and memory, not samples.
-const SEQUENCES: usize = 128;
+pub(super) const SEQUENCES: usize = 128;
 
 /// What a sampling seed is for: the streams of one use are those of no other.
 #[derive(Debug, Clone, Copy)]
