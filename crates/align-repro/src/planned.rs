@@ -34,6 +34,15 @@ impl Planned {
         Ok(Self { experiment, text, size, seeds, first_seed, arms })
     }
 
+    /// Runs all arms of a part beside those of the size, unless the user named arms.
+    pub fn with_part(mut self, part: &str) -> Self {
+        if self.arms.is_empty() {
+            let asked = |arm: &&Arm| arm.part == part || arm.belongs_to(self.size);
+            self.arms = self.experiment.arms.iter().filter(asked).map(|arm| arm.name.clone()).collect();
+        }
+        self
+    }
+
     /// Returns the plan.
     pub fn experiment(&self) -> &Experiment {
         &self.experiment

@@ -31,6 +31,10 @@ fn cheap() -> String {
         ("sft_steps", 4),
         ("dpo_steps", 4),
         ("batch_size", 8),
+        ("reward_steps", 4),
+        ("ppo_prompts", 8),
+        ("ppo_iterations", 2),
+        ("gold_samples", 2),
     ];
     set(&mut plan, &["settings", "pairs", "made", "quick"], &budget);
     plan.to_string()
@@ -147,7 +151,7 @@ fn a_flipped_margin_or_labels_without_meaning_break_the_study() {
 
 #[test]
 fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
-    let arms = ["toy-h3-p1", "pairs-sft", "pairs-dpo", "pairs-dpo-shuffled"];
+    let arms = ["toy-h3-p1", "pairs-sft", "pairs-dpo", "pairs-dpo-shuffled", "pairs-ppo"];
     let small = || with_seeds(2, options(&arms, Tamper::None));
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let whole = run_in(first.path(), small(), false, 2).to_json().unwrap();
@@ -164,7 +168,7 @@ fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
 fn one_seed_decides_nothing_about_training() {
     let one = with_seeds(1, options(&["toy-h3-p1", "pairs-dpo"], Tamper::FlipMargin));
     let outcome = run(one);
-    for id in ["h3-p1-end", "pairs-accuracy", "pairs-reward", "pairs-rule"] {
+    for id in ["h3-p1-end", "pairs-accuracy", "pairs-reward", "pairs-dpo-gold"] {
         assert_eq!(outcome.verdict(id), Verdict::Inconclusive, "{id}");
     }
     assert!(outcome.passes(), "{}", outcome.summary());

@@ -134,7 +134,13 @@ fn pairs(outcome: &Outcome) -> Option<String> {
         Verdict::NotReproduced => "lowers its held-out ranking accuracy below SFT",
         Verdict::Inconclusive => "leaves open whether it ranks held-out pairs better than SFT",
     };
-    Some(format!("as an illustration, DPO of a small Llama {trained}"))
+    let gold = match outcome.verdict("pairs-ppo-over-dpo") {
+        Verdict::NotRun => "",
+        Verdict::Reproduced => ", and PPO's answers earn more gold reward than DPO's",
+        Verdict::NotReproduced => ", and PPO's answers earn less gold reward than DPO's",
+        Verdict::Inconclusive => ", and whose answers earn more gold reward, PPO's or DPO's, is not decided",
+    };
+    Some(format!("as an illustration, DPO of a small Llama {trained}{gold}"))
 }
 
 /// Says how the controls came out that decide.

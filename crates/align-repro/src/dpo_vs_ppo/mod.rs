@@ -104,7 +104,11 @@ impl DpoVsPpo {
     /// # Errors
     /// [`Error::Usage`] for arms that do not exist; [`Error::Plan`].
     pub fn new(options: Options) -> Result<Self> {
-        let planned = Planned::new(NAME, PLAN, &options.common)?;
+        let mut planned = Planned::new(NAME, PLAN, &options.common)?;
+        // No size runs the illustration unasked; giving pairs or a model for it asks for it.
+        if !options.data.is_empty() || options.model.is_some() {
+            planned = planned.with_part(pairs::PART);
+        }
         let settings: Settings = planned.settings()?;
         let pairs = PairsStudy::new(&settings.pairs, planned.size(), &options)?;
         let tamper = options.common.tamper;

@@ -4,6 +4,7 @@
 //! these numbers between arms, all of them lines of a plan; [`part`] makes it one part of an experiment among others. [`train`] runs the iteration of `align-ppo` on a small model.
 
 pub mod part;
+pub mod rated;
 mod show;
 pub mod study;
 pub mod train;

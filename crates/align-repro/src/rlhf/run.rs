@@ -1,14 +1,13 @@
 use std::path::{Path, PathBuf};
 
 use align_core::{
-    BoxError, CausalLm, Objective, PackedBatch, ScoreModel,
+    CausalLm, Objective, PackedBatch, ScoreModel,
     align_types::{Completion, Generator, PromptGroup, Purpose, RngStream, config::SamplingConfig},
     no_grad,
     tch::Kind,
 };
 use align_data::ShuffledRows;
-use align_lm::{Model, SequenceClassifier};
-use align_ppo::Scorer;
+use align_lm::Model;
 use align_rm::{RewardConfig, RewardModelObjective};
 use align_rollout::auto_generator;
 use serde::{Deserialize, Serialize};
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, Result,
     on_policy::{
+        rated::{Rated, scale},
         study::{Chart, Measured, Method, Place, Tamper},
         train::{OnPolicySettings, Run, SLOTS},
     },
@@ -234,42 +234,6 @@ fn reward_model(
     Ok(Measured::default().with([("accuracy", right / pairs.len().max(1) as f64), ("ties", ties)]))
 }
 
-/// Mean and standard deviation of scores.
-fn scale(scores: &[Vec<f64>]) -> (f64, f64) {
-    let all: Vec<f64> = scores.iter().flatten().copied().collect();
-    let count = all.len().max(1) as f64;
-    let mean = all.iter().sum::<f64>() / count;
-    let variance = all.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / count;
-    (mean, variance.sqrt().max(f64::MIN_POSITIVE))
-}
-
-/// Scores by a reward model, shifted and scaled.
-struct Rated {
-    model: SequenceClassifier,
-    scale: (f64, f64),
-}
-
-impl Scorer for Rated {
-    fn score(&mut self, groups: &[PromptGroup]) -> std::result::Result<Vec<Vec<Option<f64>>>, BoxError> {
-        let ended =
-            |answer: &Completion| Completion::new(answer.token_ids.iter().copied().chain([END]).collect());
-        let ended: Vec<PromptGroup> = groups
-            .iter()
-            .map(|group| {
-                PromptGroup::new(group.prompt.clone(), group.completions.iter().map(ended).collect())
-            })
-            .collect();
-        let _guard = no_grad();
-        let scores = self.model.scores(&PackedBatch::new(&ended)?)?.f_to_kind(Kind::Double)?;
-        let (mean, deviation) = self.scale;
-        let mut scores = Vec::<f64>::try_from(scores)?.into_iter().map(|score| (score - mean) / deviation);
-        Ok(groups
-            .iter()
-            .map(|group| scores.by_ref().take(group.completions.len()).map(Some).collect())
-            .collect())
-    }
-}
-
 /// Texts of the writers that no other part of the run has seen.
 fn texts(requests: &[Request], count: usize, index: u64, place: &Place<'_, RlhfSize>) -> Vec<PromptGroup> {
     let mut random = Stream::Demonstrations.random(place.seed, 1000 + index);
@@ -295,7 +259,7 @@ fn optimise(
     let rows = texts(&requests.train, size.train.texts, 0, place);
     let mut earlier = ShuffledRows::new(rows, size.ptx_rows.max(1), seed, iterations)?;
     let folder: PathBuf = reward.join(MODEL);
-    let mut scorer = Rated { model: load_reward(&folder)?, scale: read(&reward.join(SCALE))? };
+    let mut scorer = Rated::new(load_reward(&folder)?, read(&reward.join(SCALE))?).with_end(END);
     let run = Run {
         settings: &settings,
         start,
