@@ -40,13 +40,21 @@ fn cheap() -> String {
     plan.to_string()
 }
 
-/// The programs of the short run with other numbers of the sizes' settings and of the policy's.
-fn programs(arms: &[&str], tamper: Tamper, [size, on_policy, policy]: [&[(&str, i64)]; 3]) -> Options {
+/// The programs of the short run with so many steps of fine-tuning, and with other numbers among the settings of the size, of
+/// on-policy training and of the policy.
+fn programs(
+    arms: &[&str],
+    tamper: Tamper,
+    steps: i64,
+    [size, on_policy, policy]: [&[(&str, i64)]; 3],
+) -> Options {
     let mut plan: Table = PLAN.parse().unwrap();
     let quick = ["settings", "sequence", "quick"];
     set(&mut plan, &quick, size);
     set(&mut plan, &[quick.as_slice(), &["on_policy"]].concat(), on_policy);
     set(&mut plan, &[quick.as_slice(), &["policy"]].concat(), policy);
+    let policy = plan["settings"]["sequence"]["quick"]["policy"].as_table_mut().unwrap();
+    policy.insert("steps".into(), vec![Value::Integer(steps)].into());
     let mut options = with_seeds(1, options(arms, tamper));
     options.common.plan = Some(plan.to_string());
     options
@@ -218,7 +226,7 @@ fn a_random_reward_breaks_the_short_run_of_the_programs() {
     let folder = tempfile::tempdir().unwrap();
     let run_with = |tamper, resume| {
         let few = [("curve_prompts", 4), ("test_samples", 4)];
-        run_in(folder.path(), programs(&["ppo-shared"], tamper, [&few, &[], &[]]), resume, 1)
+        run_in(folder.path(), programs(&["ppo-shared"], tamper, 180, [&few, &[], &[]]), resume, 1)
     };
     let sound = run_with(Tamper::None, false);
     assert_eq!(sound.verdict("smoke-ppo"), Verdict::Reproduced, "{:?}", sound.findings.evidence);
@@ -234,9 +242,7 @@ fn the_programs_give_the_same_bytes_again_resumed_and_on_one_worker() {
     let small = || {
         let size = [("prompts", 32), ("test_samples", 1), ("curve_prompts", 4), ("rounds", 2)];
         let policy = [("hidden", 16), ("layers", 1), ("demonstrations", 640), ("warmup", 4)];
-        let mut options = programs(&arms, Tamper::None, [&size, &[("prompts", 64)], &policy]);
-        options.common.plan = options.common.plan.map(|plan| plan.replace("steps = [220]", "steps = [10]"));
-        with_seeds(2, options)
+        with_seeds(2, programs(&arms, Tamper::None, 10, [&size, &[("prompts", 64)], &policy]))
     };
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let whole = run_in(first.path(), small(), false, 2);
