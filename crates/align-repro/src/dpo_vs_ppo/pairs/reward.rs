@@ -18,7 +18,7 @@ use crate::{
     Result,
     on_policy::{
         rated::{Rated, scale},
-        train::{AdamSettings, OnPolicySettings, Run},
+        train::{AdamSettings, OnPolicySettings, Run, SLOTS},
     },
     store::{read, write},
     style::policy::{Descent, Job, divergence},
@@ -126,6 +126,7 @@ impl Training<'_> {
             critic: Some(&critic),
             stop_tokens: tokenizer.eos_ids().to_vec(),
             answer_tokens: max_new_tokens,
+            slots: SLOTS,
             source: &mut source,
             scorer: &mut scorer,
             ptx: None,
