@@ -33,12 +33,11 @@ fn small() -> Table {
         let table = part.iter().fold(&mut *quick, |table, part| table[*part].as_table_mut().unwrap());
         assert!(table.insert(key.into(), Value::Integer(value)).is_some(), "{part:?}.{key}");
     };
-    let budget = [("prompts", 24), ("rounds", 2), ("online_rounds", 2), ("online_pairs", 8)];
+    let budget = [("prompts", 32), ("rounds", 2), ("online_rounds", 2), ("online_pairs", 8)];
     budget.into_iter().for_each(|(key, value)| set(&[], key, value));
     [("curve_prompts", 4), ("test_samples", 1)].into_iter().for_each(|(key, value)| set(&[], key, value));
     let policy = [("hidden", 16), ("layers", 1), ("demonstrations", 1000), ("warmup", 4)];
     policy.into_iter().for_each(|(key, value)| set(&["policy"], key, value));
-    set(&["on_policy"], "prompts", 24);
     let policy = plan["settings"]["sequence"]["quick"]["policy"].as_table_mut().unwrap();
     policy.insert("steps".into(), vec![Value::Integer(12)].into());
     plan
@@ -65,13 +64,13 @@ fn number(folder: &Path, arm: &str, metric: &str) -> f64 {
     unit["metrics"][metric].as_f64().unwrap()
 }
 
-/// 24 prompts with 8 answers each, whoever samples them.
+/// 32 prompts with 8 answers each, whoever samples them.
 #[test]
 fn every_arm_learns_from_the_same_number_of_answers() {
     let folder = tempfile::tempdir().unwrap();
     run_in(folder.path(), &study(&small(), &LEARNERS));
     for arm in LEARNERS {
-        assert_eq!(number(folder.path(), arm, "answers"), 192.0, "{arm}");
+        assert_eq!(number(folder.path(), arm, "answers"), 256.0, "{arm}");
     }
 }
 

@@ -1,4 +1,5 @@
 use crate::{
+    experiment::Size,
     outcome::Outcome,
     report::signed,
     verdict::{ControlVerdict, Verdict},
@@ -17,6 +18,8 @@ const THEOREM: &[&str] = &[
 ];
 const TOY: &[&str] = &["h3-p1-end", "h8-p1-end", "h3-p1-kl", "h3-p1-order", "h8-p1-order"];
 const TOY_CONTROLS: &[&str] = &["h32-p1-end", "h3-p1-uniform-end", "h8-p3-uniform-end", "h32-p3-uniform-end"];
+
+const SMOKE: &[&str] = &["smoke-sft-at-least", "smoke-sft-at-most", "smoke-ppo", "smoke-random"];
 
 /// Whom PPO is compared with on the sequence task, by the claim's id without the metric.
 const RIVALS: [(&str, &str); 6] = [
@@ -51,9 +54,23 @@ fn mean(outcome: &Outcome, id: &str) -> String {
     evidence.map_or_else(|| "–".to_owned(), |e| signed(e.estimate.mean, 3))
 }
 
+/// Says how the thresholds of the short run came out, where PPO's main arm was not run.
+fn smoke(outcome: &Outcome) -> Option<String> {
+    if outcome.size != Size::Quick || !was_run(outcome, &["smoke-ppo"]) {
+        return None;
+    }
+    let kept = SMOKE.iter().all(|id| matches!(outcome.verdict(id), Verdict::Reproduced | Verdict::NotRun));
+    let kept = if kept { "keeps" } else { "does NOT keep" };
+    Some(format!(
+        "On programs for a stack machine with an exact reward the short run {kept} the thresholds of a smoke test, with PPO at \
+         {} times the sampled pass@1 of SFT, and decides nothing about the methods.",
+        mean(outcome, "smoke-ppo").trim_start_matches('+')
+    ))
+}
+
 /// Says where PPO stands in both metrics.
 fn sequence(outcome: &Outcome) -> Option<String> {
-    let sampled = standing(outcome, "")?;
+    let Some(sampled) = standing(outcome, "") else { return smoke(outcome) };
     let greedy = standing(outcome, "-greedy").map(|text| format!("; in greedy pass@1 it ends {text}"));
     Some(format!(
         "On programs for a stack machine with an exact reward, every method with the same number of sampled answers, PPO with \

@@ -187,6 +187,7 @@ impl Study for DpoVsPpo {
         toy::show(&rows, &self.toy, &mut findings)?;
         self.pairs.show(results, &mut findings)?;
         findings.deviations.extend(answer::deviations());
+        findings.deviations.extend(sequence::DEVIATIONS.iter().map(ToString::to_string));
         findings.deviations.extend(self.pairs.deviations());
         Ok(findings)
     }

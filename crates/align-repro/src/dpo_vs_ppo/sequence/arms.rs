@@ -114,6 +114,8 @@ impl Method for Sequence {
         ("updates", "updates"),
         ("trained_tokens", "tokens trained on"),
         ("sft_steps", "steps of SFT"),
+        ("better_ratio", "log-ratio of better answers to the reference"),
+        ("worse_ratio", "log-ratio of worse answers"),
         ("validation", "SFT: greedy pass@1 on validation"),
     ];
 
@@ -132,13 +134,13 @@ impl Method for Sequence {
                 let measured = read_test(&tuned.model, &tuned.model, &task, place)?;
                 write(&own.join(TEST_FILE), &measured.metrics)?;
                 let chosen = [("sft_steps", tuned.steps as f64), ("validation", tuned.validation)];
-                Ok(measured.with(chosen).with(rounds.spent.numbers()))
+                Ok(measured.with(chosen).with(rounds.numbers()))
             }
             SequenceArm::Samples => {
                 let prompts = task.prompts(place.size.prompts, &mut Stream::Offline.random(place.seed, 0));
                 let groups = rounds.sample(&load(&start)?, &prompts, 0)?;
                 write(&own.join(SAMPLES_FILE), &groups)?;
-                Ok(Measured::default().with(rounds.spent.numbers()))
+                Ok(Measured::default().with(rounds.numbers()))
             }
             SequenceArm::Offline { learn, shuffled } => {
                 let model = load(&start)?;
@@ -168,13 +170,15 @@ impl Method for Sequence {
 
     fn cost(arm: &SequenceArm, size: &SequenceSize) -> f64 {
         let answers = (size.prompts * size.samples) as f64;
+        let training = |learn: &Learn| learn.epochs as f64 * if learn.beta.is_some() { 6e-4 } else { 2e-4 };
         match arm {
-            SequenceArm::Sft => size.policy.steps.first().map_or(0.0, |steps| *steps as f64 * 0.06),
+            SequenceArm::Sft => size.policy.steps.first().map_or(0.0, |steps| 4.0 + *steps as f64 * 0.12),
             SequenceArm::Samples => answers * 5e-4,
-            SequenceArm::Offline { .. } => answers * 1.5e-3,
-            SequenceArm::Iterative { .. } | SequenceArm::Online { .. } | SequenceArm::OnPolicy(_) => {
-                answers * 3e-3
+            SequenceArm::Offline { learn, .. } => answers * (6e-4 + training(learn)),
+            SequenceArm::Iterative { learn } | SequenceArm::Online { learn, .. } => {
+                answers * (1.1e-3 + training(learn))
             }
+            SequenceArm::OnPolicy(_) => answers * 3e-3,
         }
     }
 
@@ -197,7 +201,7 @@ fn finish(
     task: &Task,
     place: &Place<'_, SequenceSize>,
 ) -> Result<Measured> {
-    let mut measured = test(model, task, place)?.with(rounds.spent.numbers());
+    let mut measured = test(model, task, place)?.with(rounds.numbers());
     measured.curves = rounds.curves.finish();
     Ok(measured)
 }

@@ -30,9 +30,9 @@ pub enum Halt {
 /// A variable pushes its input; an operation takes y from the top, then x, and pushes x + y, x − y, y − x or x · y.
 ///
 /// ```
-/// use align_repro::dpo_vs_ppo::sequence::{machine::{Halt, SLOTS, run}, vocabulary::{SUB}};
+/// use align_repro::dpo_vs_ppo::sequence::{machine::{Halt, SLOTS, run}, vocabulary::{FIRST_VARIABLE, SUB}};
 /// let inputs = [5, 7, 0, 0, 0];
-/// assert_eq!(run(&[FIRST_VARIABLE + 1, SUB], &inputs, SLOTS), Halt::Value(95));
+/// assert_eq!(run(&[FIRST_VARIABLE, FIRST_VARIABLE + 1, SUB], &inputs, SLOTS), Halt::Value(95));
 /// ```
 pub fn run(program: &[TokenId], inputs: &Inputs, slots: usize) -> Halt {
     let mut stack: Vec<u32> = Vec::with_capacity(SLOTS);

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::{
     machine::Grade,
     task::{ANSWER_TOKENS, PROMPT_TOKENS, Stream, Task},
-    vocabulary::{BLANK, END, TOKENS},
+    vocabulary::{BLANK, END, TOKENS, text},
 };
 use crate::{
     Error, Result,
@@ -252,16 +252,71 @@ pub fn measure(
         .collect();
     let surprise: f64 = tokens.iter().map(|log_prob| -f64::from(*log_prob)).sum();
     let kl = divergence(model, reference, &groups)?;
-    let measured = Measured::default().with([
+    let mut measured = Measured::default().with([
         ("greedy", greedy(model, task, prompts)?),
         ("sampled", share(grades.iter().map(|group| passed(group)).sum(), answers)),
         ("pass_at_n", share(any, prompts.len())),
         ("kl", kl / answers.max(1) as f64),
         ("entropy", surprise / tokens.len().max(1) as f64),
     ]);
+    measured.sample = groups.first().and_then(|group| {
+        let answer = group.completions.first()?;
+        Some((text(&group.prompt), text(&answer.token_ids)))
+    });
     let why = |(grade, name): (Grade, &'static str)| {
         let count = grades.iter().flatten().filter(|given| **given == grade).count();
         (grade != Grade::Pass).then(|| (name, share(count, answers)))
     };
     Ok(measured.with(Grade::ALL.into_iter().filter_map(why)))
+}
+
+#[cfg(test)]
+mod tests {
+    use align_train::learning_rate;
+
+    use super::*;
+
+    fn settings() -> PolicySettings {
+        PolicySettings {
+            hidden: 16,
+            layers: 1,
+            heads: 2,
+            demonstrations: 1,
+            batch: 1,
+            steps: vec![1],
+            window: (0.2, 0.4),
+            rate: 1e-3,
+            betas: (0.9, 0.98),
+            weight_decay: 0.01,
+            warmup: 50,
+            last_rate: 0.05,
+        }
+    }
+
+    #[test]
+    fn the_rate_rises_and_falls_to_a_twentieth() {
+        let descent = settings().descent(220);
+        let rate = |step| learning_rate(&descent.optimizer, step, descent.horizon);
+        assert_eq!((rate(1), rate(50)), (2e-5, 1e-3));
+        // Half of the way from step 50 to 220, and its end; the horizon is a whole number of steps.
+        assert!((rate(135) / 1e-3 - 0.525).abs() < 1e-3, "{}", rate(135));
+        assert!((rate(220) / 1e-3 - 0.05).abs() < 1e-3, "{}", rate(220));
+    }
+
+    #[test]
+    fn shares_outside_the_window_are_as_far_as_its_nearer_edge() {
+        for (share, distance) in [(0.1, 0.1), (0.2, 0.0), (0.3, 0.0), (0.4, 0.0), (0.55, 0.15)] {
+            assert!((settings().distance(share) - distance).abs() < 1e-12, "{share}");
+        }
+    }
+
+    /// Embeddings of 18 tokens and 27 places; a block of two norms, four matrices and their biases; a norm; 18 outputs.
+    #[test]
+    fn the_policy_has_the_size_of_the_plan() {
+        let size = PolicySettings { hidden: 128, layers: 2, heads: 4, ..settings() };
+        let model = Model::init(&size.model().unwrap(), 0).unwrap();
+        let parameters: usize = CausalLm::parameters(&model).iter().map(|one| one.tensor.numel()).sum();
+        let block = 4 * 128 + (128 * 384 + 384) + (128 * 128 + 128) + (128 * 512 + 512) + (512 * 128 + 128);
+        assert_eq!(parameters, (18 + 27) * 128 + 2 * block + 2 * 128 + 18 * 128);
+    }
 }

@@ -131,6 +131,21 @@ impl Spent {
     }
 }
 
+/// Pairs whose log-ratios are read after training.
+const READ: usize = 256;
+
+/// Averages log π − log π_ref of the first and of the second answers of pairs that hold their reference's.
+fn log_ratios(model: &Model, pairs: &[PromptGroup]) -> Result<[f64; 2]> {
+    let mut now = pairs.to_vec();
+    keep_reference(model, &mut now)?;
+    let side = |side: usize| {
+        let of = |pair: &PromptGroup| pair.completions.get(side).and_then(|answer| answer.ref_logprob);
+        let ratios = pairs.iter().zip(&now).filter_map(|(before, now)| Some(of(now)? - of(before)?));
+        ratios.sum::<f64>() / pairs.len().max(1) as f64
+    };
+    Ok([side(0), side(1)])
+}
+
 /// One arm with a seed while it is run.
 pub(super) struct Rounds<'a> {
     place: &'a Place<'a, SequenceSize>,
@@ -139,12 +154,28 @@ pub(super) struct Rounds<'a> {
     pub spent: Spent,
     /// What it was worth on the way.
     pub curves: Curves<'a>,
+    /// Log-ratios of better and worse answers after the last training on pairs.
+    ratios: Option<[f64; 2]>,
 }
 
 impl<'a> Rounds<'a> {
     pub fn new(place: &'a Place<'a, SequenceSize>, task: &'a Task) -> Self {
         let curves = Curves::new(task, place.size.curve_prompts, place.seed);
-        Self { place, task, spent: Spent::default(), curves }
+        Self { place, task, spent: Spent::default(), curves, ratios: None }
+    }
+
+    /// Returns what it took and where the pairs went, by the names among the metrics.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let ratios = self.ratios.map(|[better, worse]| [("better_ratio", better), ("worse_ratio", worse)]);
+        self.spent.numbers().into_iter().chain(ratios.into_iter().flatten())
+    }
+
+    /// Keeps the log-ratios of pairs after training on them; nothing of rows that are no pairs.
+    fn look(&mut self, model: &Model, pairs: &[PromptGroup], learn: &Learn) -> Result<()> {
+        if learn.beta.is_some() {
+            self.ratios = Some(log_ratios(model, pairs)?);
+        }
+        Ok(())
     }
 
     /// Samples answers and rewards them.
@@ -193,6 +224,7 @@ impl<'a> Rounds<'a> {
             return Ok(());
         }
         self.spent.rows += rows.len();
+        let seen = rows.get(..READ).unwrap_or(&rows).to_vec();
         let job = Job {
             objective: learn.objective()?,
             steps: learn.epochs * rows.len().div_ceil(updates.batch.max(1)) as u64,
@@ -202,7 +234,7 @@ impl<'a> Rounds<'a> {
             seed: seed ^ (round << 32),
         };
         self.spent.add(job.run(CausalLm::replicate(model)?, &self.place.context.progress, |_| Ok(()))?);
-        Ok(())
+        self.look(model, &seen, learn)
     }
 
     /// Samples from the current policy and learns, with a new reference and optimiser in every round.
@@ -245,6 +277,7 @@ impl<'a> Rounds<'a> {
                 for _ in 0..learn.epochs {
                     trainer.update(batch.clone())?;
                 }
+                self.look(model, &batch, learn)?;
             }
             if (round + 1).is_multiple_of((rounds / POINTS).max(1)) {
                 let sampled = size.samples * count * (round as usize + 1);
