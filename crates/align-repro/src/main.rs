@@ -179,6 +179,9 @@ fn reproduce(study: &dyn Study, cli: &Cli) -> Result<bool> {
     store.write("environment.json", pretty(&environment)?.as_bytes())?;
     store.write("report.md", report::markdown(&report).as_bytes())?;
     store.write("report.html", report::html(&report).as_bytes())?;
+    if let Some(plot) = report::plot(&outcome) {
+        store.write("plot.svg", plot.as_bytes())?;
+    }
     print(&report::text_table(&outcome))?;
     let folder = store.folder().display();
     let _ =

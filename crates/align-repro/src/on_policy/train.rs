@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use align_core::{
-    ActorCritic, BatchReport, CausalLm, Learn, StepAt, Stepped, Steps, ValueModel,
+    ActorCritic, BatchReport, CausalLm, Learn, Parameter, StepAt, Stepped, Steps, ValueModel,
     align_types::{
         PromptSource, TokenId,
         config::{OptimizerConfig, SamplingConfig, Schedule},
     },
+    no_grad,
 };
 use align_lm::{LoadOptions, Model, PolicyWithValue, ValueNetwork};
 use align_losses::MovingReference;
@@ -39,6 +40,9 @@ pub struct OnPolicySettings {
     /// Adam of policy and critic.
     #[serde(default)]
     pub adam: AdamSettings,
+    /// Whether the head of a critic that begins with the policy starts at zero, so that every first value is 0.
+    #[serde(default)]
+    pub zero_values: bool,
     /// Iterations between two points of the curves.
     pub every: u64,
     /// The method, with the names of its configuration.
@@ -137,12 +141,17 @@ enum Policy {
 }
 
 impl Policy {
-    fn load(folder: &Path, config: &PpoConfig, seed: u64) -> Result<Self> {
+    fn load(folder: &Path, settings: &OnPolicySettings, seed: u64) -> Result<Self> {
         let model = Model::load(folder, &LoadOptions::default())?;
-        Ok(match config.advantage.uses_critic() && config.critic == CriticKind::Shared {
-            true => Self::WithValue(PolicyWithValue::new(model, seed)?),
-            false => Self::Alone(model),
-        })
+        let config = &settings.ppo;
+        if !config.advantage.uses_critic() || config.critic != CriticKind::Shared {
+            return Ok(Self::Alone(model));
+        }
+        let pair = PolicyWithValue::new(model, seed)?;
+        if settings.zero_values {
+            zero_head(&ActorCritic::parameters(&pair))?;
+        }
+        Ok(Self::WithValue(pair))
     }
 
     fn model(&self) -> &Model {
@@ -172,6 +181,15 @@ impl Policy {
             }
         })
     }
+}
+
+/// Sets the value head of a model to zero.
+fn zero_head(parameters: &[Parameter]) -> Result<()> {
+    let _guard = no_grad();
+    for parameter in parameters.iter().filter(|parameter| parameter.name.starts_with("v_head.")) {
+        let _ = parameter.tensor.shallow_clone().f_zero_()?;
+    }
+    Ok(())
 }
 
 /// What the policy is held to: itself at the start, frozen or following it.
@@ -204,7 +222,7 @@ impl Run<'_> {
             seed: self.seed,
             ..SamplingConfig::default()
         };
-        let policy = Policy::load(self.start, config, self.seed)?;
+        let policy = Policy::load(self.start, self.settings, self.seed)?;
         let (mut learner, layout) = policy.learner(&self, sampling.temperature)?;
         let separate = config.advantage.uses_critic() && config.critic == CriticKind::Separate;
         let mut critic = separate.then(|| self.critic()).transpose()?;
@@ -257,6 +275,9 @@ impl Run<'_> {
             Some(folder) => ValueNetwork::from_classifier(folder, &options)?,
             None => ValueNetwork::on_folder(self.start, self.seed, &options)?,
         });
+        if self.settings.zero_values && self.critic.is_none() {
+            zero_head(&network.parameters())?;
+        }
         let objective = Box::new(CriticObjective::new(config)?);
         let optimizer = self.settings.adam.at(config.critic_learning_rate);
         Ok(Engine::over(network, objective, &optimizer, ONE_THREAD)?)
@@ -270,4 +291,33 @@ fn updates(config: &PpoConfig, report: &BatchReport) -> u64 {
         .filter_map(|name| report.metric(name))
         .sum();
     ((config.num_ppo_epochs * config.num_mini_batches) as u64).saturating_sub(left_out as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use align_core::PackedBatch;
+    use align_core::align_types::{Completion, PromptGroup};
+    use align_lm::{LlamaConfig, ModelConfig};
+
+    use super::*;
+
+    #[test]
+    fn a_head_of_zero_gives_values_of_zero() {
+        let config =
+            LlamaConfig { vocab_size: 8, hidden_size: 8, intermediate_size: 8, ..LlamaConfig::default() };
+        let config =
+            LlamaConfig { num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2, ..config };
+        let config = LlamaConfig { head_dim: 4, max_position_embeddings: 8, ..config };
+        let model = Model::init(&ModelConfig::llama(config).unwrap(), 1).unwrap();
+        let pair = PolicyWithValue::new(model, 1).unwrap();
+        let batch =
+            PackedBatch::new(&[PromptGroup::new(vec![1, 2], vec![Completion::new(vec![3, 4])])]).unwrap();
+        let largest = |pair: &PolicyWithValue| {
+            let values = ActorCritic::logits_and_values(pair, &batch).unwrap().1;
+            values.to_vecs().unwrap().concat().iter().fold(0.0f32, |largest, value| largest.max(value.abs()))
+        };
+        assert!(largest(&pair) > 0.0);
+        zero_head(&ActorCritic::parameters(&pair)).unwrap();
+        assert_eq!(largest(&pair), 0.0);
+    }
 }

@@ -112,6 +112,7 @@ impl Training<'_> {
             iterations,
             rate: from.rates.ppo,
             adam: AdamSettings::default(),
+            zero_values: false,
             every: 1,
             ppo,
         };

@@ -102,6 +102,7 @@ impl Method for Sequence {
         ("greedy", "greedy pass@1"),
         ("sampled", "sampled pass@1"),
         ("pass_at_n", "pass@8"),
+        ("ratio", "sampled pass@1 as a multiple of SFT's"),
         ("kl", "KL to SFT, nats per answer"),
         ("entropy", "entropy, nats per token"),
         ("wrong", "wrong value"),

@@ -34,6 +34,8 @@ pub struct Shared {
     pub rate: f64,
     /// Adam of policy and critic.
     pub adam: AdamSettings,
+    /// Whether the value head starts at zero.
+    pub zero_values: bool,
     /// The method, with the names of its configuration.
     pub ppo: Map<String, Value>,
 }
@@ -78,7 +80,8 @@ impl Change {
         let iterations = (budget / each) as u64;
         let every = (iterations / POINTS).max(1);
         let rate = self.rate.unwrap_or(shared.rate);
-        Ok(OnPolicySettings { prompts, samples, iterations, rate, adam: shared.adam, every, ppo })
+        let (adam, zero_values) = (shared.adam, shared.zero_values);
+        Ok(OnPolicySettings { prompts, samples, iterations, rate, adam, zero_values, every, ppo })
     }
 }
 

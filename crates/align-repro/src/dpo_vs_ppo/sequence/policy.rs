@@ -113,6 +113,11 @@ impl PolicySettings {
         Descent { optimizer, horizon: self.warmup + fall.round() as u64 }
     }
 
+    /// Says whether a share lies nearer to the window than the best so far; of two that are as near the earlier one stays.
+    fn is_better(&self, share: f64, best: Option<f64>) -> bool {
+        best.is_none_or(|best| self.distance(share) < self.distance(best))
+    }
+
     /// Says how far a share lies outside the window.
     fn distance(&self, share: f64) -> f64 {
         (self.window.0 - share).max(share - self.window.1).max(0.0)
@@ -164,11 +169,10 @@ pub fn fine_tune(
         };
         let work = job.run(CausalLm::replicate(&model)?, progress, |_| Ok(()))?;
         let validation = greedy(&model, task, &task.validation)?;
-        let distance = settings.distance(validation);
-        if best.as_ref().is_none_or(|best| distance < settings.distance(best.validation)) {
+        if settings.is_better(validation, best.as_ref().map(|best| best.validation)) {
             best = Some(FineTuned { model, steps: *steps, validation, work });
         }
-        if distance == 0.0 {
+        if settings.distance(validation) == 0.0 {
             break;
         }
     }
@@ -307,6 +311,27 @@ mod tests {
     fn shares_outside_the_window_are_as_far_as_its_nearer_edge() {
         for (share, distance) in [(0.1, 0.1), (0.2, 0.0), (0.3, 0.0), (0.4, 0.0), (0.55, 0.15)] {
             assert!((settings().distance(share) - distance).abs() < 1e-12, "{share}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_share_wins_and_the_first_of_two_that_are_as_near() {
+        let chosen = |shares: &[f64]| {
+            let mut best: Option<f64> = None;
+            for share in shares {
+                if settings().is_better(*share, best) {
+                    best = Some(*share);
+                }
+            }
+            best
+        };
+        for (shares, expected) in [
+            ([0.05, 0.15, 0.1], 0.15),
+            ([0.5, 0.45, 0.55], 0.45),
+            ([0.1, 0.3, 0.35], 0.3),
+            ([0.3, 0.25, 0.35], 0.3),
+        ] {
+            assert_eq!(chosen(&shares), Some(expected));
         }
     }
 
