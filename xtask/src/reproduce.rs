@@ -17,7 +17,7 @@ pub struct Options {
     /// The size that ends within two minutes on two cores
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// The size of the published claims (the default)
+    /// The size of every figure that is quoted; runs without a flag where a study has no default size
     #[arg(long)]
     full: bool,
     /// How many seeds

@@ -61,6 +61,34 @@ pub struct GridFigure {
     pub note: String,
 }
 
+/// A number with its interval.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Dot {
+    /// What it belongs to.
+    pub name: String,
+    /// The number.
+    pub value: f64,
+    /// Lower end of the interval; equal to `value` without one.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+    /// Whether it is set apart, as controls are: drawn hollow.
+    pub apart: bool,
+}
+
+/// Numbers with their intervals, one per line.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Dots {
+    /// What it shows.
+    pub title: String,
+    /// The abscissa, with unit.
+    pub x_label: String,
+    /// The numbers, from the top.
+    pub dots: Vec<Dot>,
+    /// How to read it.
+    pub note: String,
+}
+
 /// A figure of a report.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -69,4 +97,6 @@ pub enum Figure {
     Lines(LineChart),
     /// Grids.
     Grids(GridFigure),
+    /// Numbers with their intervals.
+    Dots(Dots),
 }

@@ -8,6 +8,7 @@
 struct Readme;
 
 mod chart;
+mod dots;
 mod escape;
 pub mod figure;
 mod frame;

@@ -2,7 +2,7 @@
 
 use crate::escape;
 
-const STYLE: &str = include_str!("page.css");
+pub(crate) const STYLE: &str = include_str!("page.css");
 
 /// Writes a page that needs nothing else: no script, no font, no request.
 ///

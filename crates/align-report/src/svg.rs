@@ -3,12 +3,26 @@
 use crate::{
     chart::{Chart, chart},
     escape,
-    figure::{Grid, LineChart},
+    figure::{Dots, Grid, LineChart},
 };
 
 /// Draws curves with their bands and the names below; nothing when there is no finite point.
 pub fn line_chart(lines: &LineChart) -> String {
     chart(&Chart::from(lines))
+}
+
+/// Draws numbers with their intervals, one per line; nothing when there is no finite number.
+pub fn dots(numbers: &Dots) -> String {
+    crate::dots::dots(numbers)
+}
+
+/// Makes a drawing of this module a file that stands alone, with the colours of the page in light and dark.
+pub fn standalone(drawing: &str) -> String {
+    let style = format!("<style>{}</style>", crate::page::STYLE);
+    match drawing.split_once('>') {
+        Some((head, rest)) => format!("{head} xmlns=\"http://www.w3.org/2000/svg\">{style}{rest}\n"),
+        None => String::new(),
+    }
 }
 
 const CELL: f64 = 34.0;
@@ -64,6 +78,15 @@ mod tests {
     #[test]
     fn cells_are_short() {
         assert_eq!([0.234, 1.0, -0.5, 0.004, -1.5].map(cell_text), [".23", "1.00", "-.50", "0", "-1.50"]);
+    }
+
+    #[test]
+    fn a_drawing_stands_alone() {
+        let one = Grid { title: "t".into(), values: vec![vec![1.0]], marked: vec![] };
+        let file = standalone(&grid(&one));
+        assert!(file.starts_with("<svg class=\"cells\"") && file.trim_end().ends_with("</svg>"), "{file}");
+        assert!(file.contains("xmlns=") && file.contains("prefers-color-scheme"));
+        assert_eq!(standalone(""), "");
     }
 
     #[test]

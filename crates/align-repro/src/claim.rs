@@ -6,7 +6,8 @@ use crate::{experiment::Size, interval::Estimate};
 
 /// What a figure must show.
 ///
-/// The first three are for exact figures, the others for averages with an interval.
+/// The first three compare the figure itself: exact ones, and bounds with a margin that was fixed before the run. The others
+/// are for averages with an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Criterion {

@@ -15,6 +15,8 @@ use crate::{
 pub enum Size {
     /// Two minutes on two cores.
     Quick,
+    /// What runs without a flag; a plan without this size runs its full one then.
+    Default,
     /// The size of every figure that is quoted.
     Full,
 }
@@ -24,7 +26,17 @@ impl Size {
     pub fn name(self) -> &'static str {
         match self {
             Self::Quick => "quick",
+            Self::Default => "default",
             Self::Full => "full",
+        }
+    }
+
+    /// Chooses what belongs to this size; the full size's where the default size has none of its own.
+    pub fn choose<'a, T>(self, quick: &'a T, default: Option<&'a T>, full: &'a T) -> &'a T {
+        match self {
+            Self::Quick => quick,
+            Self::Default => default.unwrap_or(full),
+            Self::Full => full,
         }
     }
 }
@@ -68,6 +80,16 @@ pub struct Arm {
     /// Arms that must be run before, with the same seed.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// The sizes that run it unasked; every size without. At the others it runs where it is named or needed.
+    #[serde(default)]
+    pub sizes: Option<Vec<Size>>,
+}
+
+impl Arm {
+    /// Says whether a size runs the arm unasked.
+    pub fn belongs_to(&self, size: Size) -> bool {
+        self.sizes.as_ref().is_none_or(|sizes| sizes.contains(&size))
+    }
 }
 
 /// An experiment as it was planned: data, read from a file that is fixed before the run.
@@ -121,6 +143,7 @@ impl Experiment {
             if !known.insert(arm.name.as_str()) {
                 return Err(format!("arm {} comes twice", arm.name));
             }
+            self.check_sizes(&arm.name, arm.sizes.as_deref().unwrap_or_default())?;
             if let Some((size, _)) = self.sizes.iter().find(|(_, b)| !b.seeds.contains_key(&arm.part)) {
                 return Err(format!("size {} has no seeds for part {}", size.name(), arm.part));
             }
@@ -133,7 +156,29 @@ impl Experiment {
                 return Err(format!("the id {id} comes twice"));
             }
         }
-        Ok(())
+        self.claims.iter().try_for_each(|claim| self.check_sizes(&claim.id, &claim.required))
+    }
+
+    fn check_sizes(&self, who: &str, sizes: &[Size]) -> std::result::Result<(), String> {
+        match sizes.iter().find(|size| !self.sizes.contains_key(size)) {
+            None => Ok(()),
+            Some(size) => Err(format!("{who} names the size {}, which the plan does not have", size.name())),
+        }
+    }
+
+    /// Returns the size that is run: the one that is asked for, else the default one, else the full one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a size that the plan does not have.
+    pub fn size(&self, asked: Option<Size>) -> Result<Size> {
+        let unasked = [Size::Default, Size::Full].into_iter().find(|size| self.sizes.contains_key(size));
+        let size = asked.or(unasked).unwrap_or(Size::Quick);
+        if self.sizes.contains_key(&size) {
+            return Ok(size);
+        }
+        let known: Vec<&str> = self.sizes.keys().map(|size| size.name()).collect();
+        let why = format!("{} has the sizes {}", self.name, known.join(", "));
+        Err(Error::usage(format!("--{}", size.name()), why))
     }
 
     /// Finds an arm.
@@ -141,12 +186,14 @@ impl Experiment {
         self.arms.iter().find(|arm| arm.name == name)
     }
 
-    /// Returns the arms of a selection with all they need, in the order of the plan; all arms for no selection.
+    /// Returns the arms of a selection with all they need, in the order of the plan; those of the size for no selection.
     ///
     /// # Errors
     /// [`Error::Usage`] for a name that is not an arm, with the names that are.
-    pub fn select(&self, names: &[String]) -> Result<Vec<&Arm>> {
-        let mut wanted = BTreeSet::new();
+    pub fn select(&self, names: &[String], size: Size) -> Result<Vec<&Arm>> {
+        let unasked = |arm: &&Arm| names.is_empty() && arm.belongs_to(size);
+        let mut wanted: BTreeSet<&str> =
+            self.arms.iter().filter(unasked).map(|arm| arm.name.as_str()).collect();
         for name in names {
             if self.arm(name).is_none() {
                 let known: Vec<&str> = self.arms.iter().map(|a| a.name.as_str()).collect();
@@ -161,7 +208,7 @@ impl Experiment {
                 wanted.extend(arm.needs.iter().map(String::as_str));
             }
         }
-        Ok(self.arms.iter().filter(|a| names.is_empty() || wanted.contains(a.name.as_str())).collect())
+        Ok(self.arms.iter().filter(|a| wanted.contains(a.name.as_str())).collect())
     }
 }
 
@@ -222,7 +269,7 @@ mod tests {
 
     fn names(plan: &Experiment, selection: &[&str]) -> Vec<String> {
         let selection: Vec<String> = selection.iter().map(ToString::to_string).collect();
-        plan.select(&selection).unwrap().iter().map(|a| a.name.clone()).collect()
+        plan.select(&selection, Size::Quick).unwrap().iter().map(|a| a.name.clone()).collect()
     }
 
     #[test]
@@ -231,9 +278,43 @@ mod tests {
         assert_eq!(names(&plan, &[]), ["a", "b", "c"]);
         assert_eq!(names(&plan, &["b"]), ["a", "b"]);
         assert_eq!(names(&plan, &["c"]), ["c"]);
-        let error = plan.select(&["d".to_owned()]).unwrap_err();
+        let error = plan.select(&["d".to_owned()], Size::Quick).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("a, b, c"), "{error}");
+    }
+
+    /// The plan with three sizes, of which two run only some arms.
+    fn with_sizes() -> String {
+        let size = |name| format!("[sizes.{name}]\nbudget = \"1 s\"\nseeds = {{ p = 1 }}\n");
+        let more = size("default") + &size("full") + "[[arm]]\nname = \"a\"";
+        let plan = PLAN.replacen("[[arm]]\n        name = \"a\"", &more, 1);
+        let plan = plan.replace("about = \"first\"", "about = \"first\"\nsizes = [\"full\"]");
+        plan.replace("about = \"second\"", "about = \"second\"\nsizes = [\"default\", \"full\"]")
+    }
+
+    #[test]
+    fn arms_run_at_their_sizes_and_where_they_are_named_or_needed() {
+        let plan = Experiment::from_plan("x", &with_sizes()).unwrap();
+        let run = |size, names: &[&str]| -> Vec<String> {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            plan.select(&names, size).unwrap().iter().map(|arm| arm.name.clone()).collect()
+        };
+        assert_eq!(run(Size::Quick, &[]), ["c"]);
+        assert_eq!(run(Size::Default, &[]), ["a", "b", "c"], "b needs a");
+        assert_eq!(run(Size::Full, &[]), ["a", "b", "c"]);
+        assert_eq!(run(Size::Quick, &["b"]), ["a", "b"]);
+    }
+
+    #[test]
+    fn without_a_flag_the_default_size_runs_or_else_the_full_one() {
+        let plan = Experiment::from_plan("x", &with_sizes()).unwrap();
+        assert_eq!(plan.size(None).unwrap(), Size::Default);
+        assert_eq!(plan.size(Some(Size::Quick)).unwrap(), Size::Quick);
+        let mut two = plan.clone();
+        two.sizes.remove(&Size::Default);
+        assert_eq!(two.size(None).unwrap(), Size::Full);
+        two.sizes.remove(&Size::Full);
+        assert_eq!(two.size(Some(Size::Full)).unwrap_err().exit_code(), 2);
     }
 
     #[test]
@@ -246,6 +327,8 @@ mod tests {
             ("seeds = { p = 1 }", "seeds = { q = 1 }", "no seeds for part p"),
             ("than = 0.0", "then = 0.0", "then"),
             (r#"metric = "m""#, r#"metrik = "m""#, "metrik"),
+            (r#"required = ["quick"]"#, r#"required = ["full"]"#, "k names the size full"),
+            (r#"about = "third""#, "about = \"third\"\nsizes = [\"default\"]", "c names the size default"),
         ] {
             let error = Experiment::from_plan("x", &PLAN.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

@@ -17,6 +17,7 @@ pub mod interval;
 pub mod kto;
 pub mod on_policy;
 pub mod outcome;
+pub mod planned;
 pub mod progress;
 pub mod report;
 pub mod reward;

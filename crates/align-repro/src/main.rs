@@ -42,7 +42,7 @@ struct Cli {
     /// The size that ends within two minutes on two cores
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// The size of the published claims (the default)
+    /// The size of every figure that is quoted; runs without a flag where an experiment has no default size
     #[arg(long)]
     full: bool,
     /// How many seeds, for every part that has several
@@ -51,7 +51,7 @@ struct Cli {
     /// The first seed of the illustration, for tuning on seeds that are not reported
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     first_seed: u64,
-    /// Another plan, for tuning on seeds that are not reported (not dpo-vs-ppo)
+    /// Another plan, for tuning on seeds that are not reported
     #[arg(long, value_name = "FILE", hide = true)]
     plan: Option<PathBuf>,
     /// Only these arms (and what they need), separated by commas
@@ -107,26 +107,21 @@ fn run(cli: &Cli) -> Result<bool> {
         return list();
     }
     let name = cli.name.as_deref().unwrap_or_default();
-    let size = if cli.quick { Size::Quick } else { Size::Full };
     if let Some(texts) = planned().find(|texts| texts.name == name) {
         let given = [("--data", !cli.data.is_empty()), ("--model", cli.model.is_some())];
         if let Some((flag, _)) = given.into_iter().find(|(_, given)| *given) {
             return Err(Error::usage(flag, format!("{name} makes its own data and model")));
         }
         if STYLE.iter().any(|texts| texts.name == name) {
-            let study = StyleStudy::new(texts, options(cli, size)?)?;
-            return reproduce(&study, size, cli, study.plan());
+            return reproduce(&StyleStudy::new(texts, options(cli)?)?, cli);
         }
         if name == abstain::TEXTS.name {
-            let study = MethodStudy::<Abstain>::new(texts, options(cli, size)?)?;
-            return reproduce(&study, size, cli, study.plan());
+            return reproduce(&MethodStudy::<Abstain>::new(texts, options(cli)?)?, cli);
         }
         if name == rlhf::TEXTS.name {
-            let study = MethodStudy::<Rlhf>::new(texts, options(cli, size)?)?;
-            return reproduce(&study, size, cli, study.plan());
+            return reproduce(&MethodStudy::<Rlhf>::new(texts, options(cli)?)?, cli);
         }
-        let study = RewardStudy::new(texts, options(cli, size)?)?;
-        return reproduce(&study, size, cli, study.plan());
+        return reproduce(&RewardStudy::new(texts, options(cli)?)?, cli);
     }
     if name != dpo_vs_ppo::NAME {
         let known: Vec<&str> = planned().map(|texts| texts.name).collect();
@@ -134,19 +129,23 @@ fn run(cli: &Cli) -> Result<bool> {
         return Err(Error::usage(name, why));
     }
     let study = DpoVsPpo::new(dpo_vs_ppo::Options {
-        common: options(cli, size)?,
+        common: options(cli)?,
         data: cli.data.clone(),
         model: cli.model.clone(),
-        settings: None,
     })?;
-    reproduce(&study, size, cli, dpo_vs_ppo::PLAN)
+    reproduce(&study, cli)
 }
 
 /// What all experiments are told.
-fn options<T: Default>(cli: &Cli, size: Size) -> Result<Options<T>> {
+fn options<T: Default>(cli: &Cli) -> Result<Options<T>> {
+    let size = match (cli.quick, cli.full) {
+        (true, _) => Some(Size::Quick),
+        (_, true) => Some(Size::Full),
+        _ => None,
+    };
     let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e));
     Ok(Options {
-        size: Some(size),
+        size,
         seeds: cli.seeds,
         first_seed: cli.first_seed,
         arms: cli.arms.clone(),
@@ -164,21 +163,25 @@ fn list() -> Result<bool> {
     Ok(true)
 }
 
-fn reproduce(study: &dyn Study, size: Size, cli: &Cli, plan: &str) -> Result<bool> {
-    let name = &study.experiment().name;
+fn reproduce(study: &dyn Study, cli: &Cli) -> Result<bool> {
+    let planned = study.planned();
+    let name = &planned.experiment().name;
     let out = cli.out.clone().unwrap_or_else(|| PathBuf::from("target/reproduce").join(name));
     let store = Store::open(&out, &study.inputs()?, cli.resume)?;
     stop_on_interrupt()?;
     let started = Instant::now();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let results = run_units(study, &study.units()?, &store, RunOptions { workers, stop: &STOP, talk: true })?;
-    let outcome = Outcome::judge(study, size, &results)?;
+    let outcome = Outcome::judge(study, &results)?;
     let environment = Environment::here(command(), workers, started.elapsed().as_secs_f64());
-    let report = Report { outcome: &outcome, environment: &environment, plan };
+    let report = Report { outcome: &outcome, environment: &environment, plan: planned.text() };
     store.write("result.json", outcome.to_json()?.as_bytes())?;
     store.write("environment.json", pretty(&environment)?.as_bytes())?;
     store.write("report.md", report::markdown(&report).as_bytes())?;
     store.write("report.html", report::html(&report).as_bytes())?;
+    if let Some(plot) = report::plot(&outcome) {
+        store.write("plot.svg", plot.as_bytes())?;
+    }
     print(&report::text_table(&outcome))?;
     let folder = store.folder().display();
     let _ =

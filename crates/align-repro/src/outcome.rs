@@ -35,9 +35,9 @@ impl Outcome {
     ///
     /// # Errors
     /// Those of [`Study::findings`].
-    pub fn judge(study: &dyn Study, size: Size, results: &Results) -> Result<Self> {
+    pub fn judge(study: &dyn Study, results: &Results) -> Result<Self> {
         let ran = study.ran();
-        let experiment = study.experiment().clone();
+        let (experiment, size) = (study.planned().experiment().clone(), study.planned().size());
         let findings = study.findings(results)?;
         let evidence = |id: &str| findings.evidence.get(id).copied();
         let claims = experiment.claims.iter().map(|c| JudgedClaim::new(c, evidence(&c.id), size)).collect();

@@ -1,5 +1,5 @@
 //! The folder of a run: `run.json` (what is run), `units/` (results of finished units), `work/` (artefacts),
-//! and at the end `result.json`, `environment.json`, `report.md`, `report.html`.
+//! and at the end `result.json`, `environment.json`, `report.md`, `report.html`, and for some experiments `plot.svg`.
 
 use std::{
     fs, io,
@@ -64,7 +64,7 @@ impl Store {
         for part in ["units", "work"] {
             remove(&self.folder.join(part), |path| fs::remove_dir_all(path))?;
         }
-        for file in ["result.json", "environment.json", "report.md", "report.html"] {
+        for file in ["result.json", "environment.json", "report.md", "report.html", "plot.svg"] {
             remove(&self.folder.join(file), |path| fs::remove_file(path))?;
         }
         Ok(())

@@ -11,8 +11,9 @@ use serde_json::Value;
 use crate::{
     Error, Result,
     claim::Evidence,
-    experiment::{Arm, Experiment, Size},
+    experiment::{Arm, Size},
     outcome::Outcome,
+    planned::Planned,
     progress::UnitProgress,
     report::figure::Figure,
 };
@@ -123,23 +124,56 @@ pub struct Findings {
 
 /// The code of an experiment.
 pub trait Study: Sync {
-    /// Returns the plan.
-    fn experiment(&self) -> &Experiment;
+    /// Returns the plan with what the user asked of it.
+    fn planned(&self) -> &Planned;
+
+    /// Estimates the seconds of a unit of an arm on one core, for the remaining time only.
+    fn cost(&self, arm: &Arm) -> f64;
+
+    /// Counts the seeds of an arm.
+    fn seeds(&self, arm: &Arm) -> u64 {
+        self.planned().seeds(arm)
+    }
+
+    /// Says whether an arm runs all of its seeds in one unit.
+    fn is_batched(&self, arm: &Arm) -> bool {
+        let _ = arm;
+        false
+    }
 
     /// Returns what is to be run, every unit after the units it needs.
     ///
     /// # Errors
-    /// A selection or settings that do not fit the plan.
-    fn units(&self) -> Result<Vec<Unit>>;
+    /// A selection that does not fit the plan.
+    fn units(&self) -> Result<Vec<Unit>> {
+        let mut units: Vec<Unit> = Vec::new();
+        for arm in self.planned().arms()? {
+            let seeds = match self.is_batched(arm) {
+                true => vec![None],
+                false => self.planned().seed_list(self.seeds(arm)),
+            };
+            for seed in seeds {
+                let needed = |(_, unit): &(usize, &Unit)| arm.needs.contains(&unit.arm) && unit.seed == seed;
+                let needs = units.iter().enumerate().filter(needed).map(|(index, _)| index).collect();
+                units.push(Unit { arm: arm.name.clone(), seed, needs, cost: self.cost(arm) });
+            }
+        }
+        Ok(units)
+    }
 
     /// Returns the arms that are run with the number of their seeds.
-    fn ran(&self) -> Vec<(String, u64)>;
+    fn ran(&self) -> Vec<(String, u64)> {
+        let arms = self.planned().arms().unwrap_or_default();
+        arms.into_iter().map(|arm| (arm.name.clone(), self.seeds(arm))).collect()
+    }
 
-    /// Returns what else a unit's result depends on (versions of data and models), for `--resume`.
+    /// Returns what a unit's result depends on (the plan, versions of data and models), for `--resume`.
     ///
     /// # Errors
     /// A file that cannot be read.
-    fn inputs(&self) -> Result<Value>;
+    fn inputs(&self) -> Result<Value> {
+        Ok(self.planned().inputs(&self.ran()))
+    }
 
     /// Runs one unit on one thread.
     ///
@@ -160,13 +194,13 @@ pub trait Study: Sync {
 /// What the user asked for; `T` is the deliberate faults that tests know.
 #[derive(Debug, Clone, Default)]
 pub struct Options<T> {
-    /// The size; full unless told.
+    /// The size; without one that of the plan.
     pub size: Option<Size>,
     /// Replaces the number of seeds of the parts that have several.
     pub seeds: Option<u64>,
     /// The first seed: tuning uses seeds that are not reported.
     pub first_seed: u64,
-    /// Arms to run; all when empty.
+    /// Arms to run; those of the size when empty.
     pub arms: Vec<String>,
     /// A deliberate fault, for tests.
     pub tamper: T,
@@ -185,19 +219,4 @@ pub struct Texts {
     pub answer: fn(&Outcome) -> Vec<String>,
     /// Where the experiment departs from the paper.
     pub deviations: &'static [&'static str],
-}
-
-/// Lists the units of arms, each after those it needs with the same seed; `of` gives an arm's seeds and the cost of one.
-pub fn units(arms: &[&Arm], of: impl Fn(&Arm) -> (Vec<u64>, f64)) -> Vec<Unit> {
-    let mut units: Vec<Unit> = Vec::new();
-    for arm in arms {
-        let (seeds, cost) = of(arm);
-        for seed in seeds {
-            let needed =
-                |(_, unit): &(usize, &Unit)| arm.needs.contains(&unit.arm) && unit.seed == Some(seed);
-            let needs = units.iter().enumerate().filter(needed).map(|(index, _)| index).collect();
-            units.push(Unit { arm: arm.name.clone(), seed: Some(seed), needs, cost });
-        }
-    }
-    units
 }

@@ -157,7 +157,7 @@ pub struct JudgedClaim {
     pub verdict: Verdict,
     /// Whether the claim is required at this size.
     pub required: bool,
-    /// Whether the exit code depends on it: required, run, and more than one seed.
+    /// Whether the exit code depends on it: required, run, and a bound or more than one seed.
     pub decides: bool,
 }
 
@@ -166,7 +166,7 @@ impl JudgedClaim {
     pub fn new(claim: &Claim, evidence: Option<Evidence>, size: Size) -> Self {
         let verdict = evidence.as_ref().map_or(Verdict::NotRun, |e| claim.criterion.judge_claim(e));
         let required = claim.required.contains(&size);
-        let decides = required && can_decide(evidence.as_ref());
+        let decides = required && can_decide(&claim.criterion, evidence.as_ref());
         Self { claim: claim.clone(), evidence, verdict, required, decides }
     }
 }
@@ -180,7 +180,7 @@ pub struct JudgedControl {
     pub evidence: Option<Evidence>,
     /// The verdict.
     pub verdict: ControlVerdict,
-    /// Whether the exit code depends on it: run, and more than one seed.
+    /// Whether the exit code depends on it: run, and a bound or more than one seed.
     pub decides: bool,
 }
 
@@ -189,13 +189,16 @@ impl JudgedControl {
     pub fn new(control: &Control, evidence: Option<Evidence>) -> Self {
         let verdict =
             evidence.as_ref().map_or(ControlVerdict::NotRun, |e| control.criterion.judge_control(e));
-        let decides = can_decide(evidence.as_ref());
+        let decides = can_decide(&control.criterion, evidence.as_ref());
         Self { control: control.clone(), evidence, verdict, decides }
     }
 }
 
-fn can_decide(evidence: Option<&Evidence>) -> bool {
-    evidence.is_some_and(|e| !is_one_seed(&e.estimate))
+/// A bound was fixed with its margin before the run, so that it needs no interval.
+fn can_decide(criterion: &Criterion, evidence: Option<&Evidence>) -> bool {
+    let bound =
+        matches!(criterion, Criterion::Close { .. } | Criterion::AtMost { .. } | Criterion::AtLeast { .. });
+    evidence.is_some_and(|e| bound || !is_one_seed(&e.estimate))
 }
 
 /// Says whether a run passes: every claim that decides is reproduced, every control that decides holds.
@@ -266,6 +269,15 @@ mod tests {
             required,
             arms: vec![],
         }
+    }
+
+    #[test]
+    fn a_bound_is_decided_by_one_run() {
+        let mut smoke = claim(vec![Size::Quick]);
+        smoke.criterion = Criterion::AtLeast { bound: 0.25 };
+        let judge = |mean: f64| JudgedClaim::new(&smoke, Some(one_run(mean, mean)), Size::Quick);
+        assert_eq!((judge(0.3).verdict, judge(0.3).decides), (Verdict::Reproduced, true));
+        assert!(!passes(&[judge(0.2)], &[]));
     }
 
     fn control() -> Control {

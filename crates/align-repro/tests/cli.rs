@@ -54,6 +54,7 @@ fn the_listing_names_arms_claims_and_controls() {
         "pairs-shuffled",
         "--quick",
         "--full",
+        "without a flag",
         "kto-tenth-flat",
         "offset-spares-qrpo",
     ] {

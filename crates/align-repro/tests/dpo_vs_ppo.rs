@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use align_repro::{
     Environment,
-    dpo_vs_ppo::{DpoVsPpo, Options, PLAN, Settings, Tamper},
+    dpo_vs_ppo::{DpoVsPpo, Options, PLAN, Tamper},
     experiment::Size,
     outcome::Outcome,
     report::{self, Report},
@@ -15,16 +15,57 @@ use align_repro::{
     study::Study,
     verdict::{ControlVerdict, Verdict},
 };
+use toml::{Table, Value};
 
-/// The plan's settings with fewer steps; the claims keep their criteria.
-fn cheap() -> Settings {
-    let mut settings = DpoVsPpo::new(Options::default()).unwrap().settings().clone();
-    settings.toy.policy_steps = 400;
-    let budget = &mut settings.pairs.made.quick;
-    (budget.rows, budget.held_out, budget.sample_prompts) = (64, 16, 2);
-    (budget.hidden, budget.feed_forward, budget.layers) = (16, 32, 1);
-    (budget.sft_steps, budget.dpo_steps, budget.batch_size) = (4, 4, 8);
-    settings
+/// The plan with fewer steps; the claims keep their criteria.
+fn cheap() -> String {
+    let mut plan: Table = PLAN.parse().unwrap();
+    set(&mut plan, &["settings", "toy"], &[("policy_steps", 400)]);
+    let budget = [
+        ("rows", 64),
+        ("held_out", 16),
+        ("sample_prompts", 2),
+        ("hidden", 16),
+        ("feed_forward", 32),
+        ("layers", 1),
+        ("sft_steps", 4),
+        ("dpo_steps", 4),
+        ("batch_size", 8),
+        ("reward_steps", 4),
+        ("ppo_prompts", 8),
+        ("ppo_iterations", 2),
+        ("gold_samples", 2),
+    ];
+    set(&mut plan, &["settings", "pairs", "made", "quick"], &budget);
+    plan.to_string()
+}
+
+/// The programs of the short run with so many steps of fine-tuning, and with other numbers among the settings of the size, of
+/// on-policy training and of the policy.
+fn programs(
+    arms: &[&str],
+    tamper: Tamper,
+    steps: i64,
+    [size, on_policy, policy]: [&[(&str, i64)]; 3],
+) -> Options {
+    let mut plan: Table = PLAN.parse().unwrap();
+    let quick = ["settings", "sequence", "quick"];
+    set(&mut plan, &quick, size);
+    set(&mut plan, &[quick.as_slice(), &["on_policy"]].concat(), on_policy);
+    set(&mut plan, &[quick.as_slice(), &["policy"]].concat(), policy);
+    let policy = plan["settings"]["sequence"]["quick"]["policy"].as_table_mut().unwrap();
+    policy.insert("steps".into(), vec![Value::Integer(steps)].into());
+    let mut options = with_seeds(1, options(arms, tamper));
+    options.common.plan = Some(plan.to_string());
+    options
+}
+
+/// Replaces numbers that the plan has.
+fn set(plan: &mut Table, place: &[&str], values: &[(&str, i64)]) {
+    let table = place.iter().fold(plan, |table, key| table[*key].as_table_mut().unwrap());
+    for (key, value) in values {
+        assert!(table.insert((*key).to_owned(), Value::Integer(*value)).is_some(), "{key}");
+    }
 }
 
 fn options(arms: &[&str], tamper: Tamper) -> Options {
@@ -33,9 +74,10 @@ fn options(arms: &[&str], tamper: Tamper) -> Options {
         seeds: Some(12),
         arms: arms.iter().map(ToString::to_string).collect(),
         tamper,
+        plan: Some(cheap()),
         ..Default::default()
     };
-    Options { common, settings: Some(cheap()), ..Default::default() }
+    Options { common, ..Default::default() }
 }
 
 fn with_seeds(seeds: u64, mut options: Options) -> Options {
@@ -49,7 +91,7 @@ fn run_in(folder: &std::path::Path, options: Options, resume: bool, workers: usi
     let stop = AtomicBool::new(false);
     let run = RunOptions { workers, stop: &stop, talk: false };
     let results = run_units(&study, &study.units().unwrap(), &store, run).unwrap();
-    Outcome::judge(&study, Size::Quick, &results).unwrap()
+    Outcome::judge(&study, &results).unwrap()
 }
 
 fn run(options: Options) -> Outcome {
@@ -107,7 +149,7 @@ fn a_flipped_margin_or_labels_without_meaning_break_the_study() {
 
 #[test]
 fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
-    let arms = ["toy-h3-p1", "pairs-sft", "pairs-dpo", "pairs-dpo-shuffled"];
+    let arms = ["toy-h3-p1", "pairs-sft", "pairs-dpo", "pairs-dpo-shuffled", "pairs-ppo"];
     let small = || with_seeds(2, options(&arms, Tamper::None));
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let whole = run_in(first.path(), small(), false, 2).to_json().unwrap();
@@ -124,7 +166,7 @@ fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
 fn one_seed_decides_nothing_about_training() {
     let one = with_seeds(1, options(&["toy-h3-p1", "pairs-dpo"], Tamper::FlipMargin));
     let outcome = run(one);
-    for id in ["h3-p1-end", "pairs-accuracy", "pairs-reward", "pairs-rule"] {
+    for id in ["h3-p1-end", "pairs-accuracy", "pairs-reward", "pairs-dpo-gold"] {
         assert_eq!(outcome.verdict(id), Verdict::Inconclusive, "{id}");
     }
     assert!(outcome.passes(), "{}", outcome.summary());
@@ -175,5 +217,46 @@ fn reports_hold_every_claim_and_no_text_of_others_as_markup() {
     for tag in ["table", "tr", "td", "figure", "svg", "pre", "dl", "div", "p", "ul", "li", "section"] {
         let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
         assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+}
+
+/// PPO of the short run; the fine-tuned policy stays, only what it is rewarded for changes.
+#[test]
+fn a_random_reward_breaks_the_short_run_of_the_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_with = |tamper, resume| {
+        let few = [("curve_prompts", 4), ("test_samples", 4)];
+        run_in(folder.path(), programs(&["ppo-shared"], tamper, 180, [&few, &[], &[]]), resume, 1)
+    };
+    let sound = run_with(Tamper::None, false);
+    assert_eq!(sound.verdict("smoke-ppo"), Verdict::Reproduced, "{:?}", sound.findings.evidence);
+    std::fs::remove_file(folder.path().join("units/ppo-shared-seed-0.json")).unwrap();
+    let broken = run_with(Tamper::RandomReward, true);
+    assert_eq!(broken.verdict("smoke-ppo"), Verdict::NotReproduced, "{:?}", broken.findings.evidence);
+    assert!(!broken.passes());
+}
+
+#[test]
+fn the_programs_give_the_same_bytes_again_resumed_and_on_one_worker() {
+    let arms = ["ppo-shared", "grpo", "dpo-iterative", "dpo-shuffled"];
+    let small = || {
+        let size = [("prompts", 32), ("test_samples", 1), ("curve_prompts", 4), ("rounds", 2)];
+        let policy = [("hidden", 16), ("layers", 1), ("demonstrations", 640), ("warmup", 4)];
+        with_seeds(2, programs(&arms, Tamper::None, 10, [&size, &[("prompts", 64)], &policy]))
+    };
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let whole = run_in(first.path(), small(), false, 2);
+    let bytes = whole.to_json().unwrap();
+    assert_eq!(run_in(second.path(), small(), false, 1).to_json().unwrap(), bytes);
+    for lost in ["samples-seed-1", "ppo-shared-seed-0", "dpo-shuffled-seed-1"] {
+        std::fs::remove_file(first.path().join("units").join(format!("{lost}.json"))).unwrap();
+    }
+    assert_eq!(run_in(first.path(), small(), true, 2).to_json().unwrap(), bytes);
+    // 32 prompts with 8 answers each, or as many iterations as that budget allows.
+    let table =
+        whole.findings.tables.iter().find(|table| table.title == "Every arm on test prompts").unwrap();
+    let place = table.head.iter().position(|head| head == "answers sampled").unwrap();
+    for row in table.rows.iter().filter(|row| arms.contains(&row[0].as_str())) {
+        assert_eq!(row[place], "256", "{row:?}");
     }
 }

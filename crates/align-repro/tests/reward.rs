@@ -52,7 +52,7 @@ fn run_in(folder: &Path, texts: Texts, options: Options, resume: bool, workers: 
     let stop = AtomicBool::new(false);
     let run = RunOptions { workers, stop: &stop, talk: false };
     let results = run_units(&study, &study.units().unwrap(), &store, run).unwrap();
-    Outcome::judge(&study, Size::Quick, &results).unwrap()
+    Outcome::judge(&study, &results).unwrap()
 }
 
 fn run(texts: Texts, options: Options) -> Outcome {

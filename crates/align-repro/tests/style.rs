@@ -50,7 +50,7 @@ fn run_in(folder: &Path, texts: Texts, options: Options, resume: bool, workers: 
     let stop = AtomicBool::new(false);
     let run = RunOptions { workers, stop: &stop, talk: false };
     let results = run_units(&study, &study.units().unwrap(), &store, run).unwrap();
-    Outcome::judge(&study, Size::Quick, &results).unwrap()
+    Outcome::judge(&study, &results).unwrap()
 }
 
 fn run(texts: Texts, options: Options) -> Outcome {
@@ -139,7 +139,7 @@ fn reports_hold_every_claim_and_the_plan_that_was_run() {
         StyleStudy::new(una::TEXTS, options(small(&una::TEXTS, 2, 2), &["kto"], Tamper::None)).unwrap();
     let outcome = run(una::TEXTS, options(small(&una::TEXTS, 2, 2), &["kto"], Tamper::None));
     let environment = Environment::here("cargo xtask reproduce una --quick".into(), 2, 1.0);
-    let report = Report { outcome: &outcome, environment: &environment, plan: study.plan() };
+    let report = Report { outcome: &outcome, environment: &environment, plan: study.planned().text() };
     let (page, text) = (report::html(&report), report::markdown(&report));
     for claim in &outcome.claims {
         assert!(page.contains(&report::escape(&claim.claim.statement)), "{}", claim.claim.id);

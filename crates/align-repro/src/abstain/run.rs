@@ -16,10 +16,10 @@ use crate::{
     Result,
     on_policy::{
         study::{Chart, Measured, Method, Place, Tamper},
-        train::{OnPolicySettings, Run},
+        train::{OnPolicySettings, Run, SLOTS},
     },
     progress::UnitProgress,
-    style::policy::{Job, divergence, keep_reference, load, save},
+    style::policy::{Descent, Job, divergence, keep_reference, load, save},
 };
 
 /// The arm that every other one starts from.
@@ -214,7 +214,7 @@ fn job(
     seed: u64,
 ) -> Job {
     let StepSettings { batch, steps, rate } = *settings;
-    Job { objective: Box::new(objective), rows, batch, steps, rate, seed }
+    Job { objective: Box::new(objective), rows, batch, steps, descent: Descent::usual(rate, steps), seed }
 }
 
 fn train(
@@ -371,18 +371,20 @@ fn reward(
         critic: None,
         stop_tokens: vec![END],
         answer_tokens: ANSWER_TOKENS,
+        slots: SLOTS,
         source: &mut source,
         scorer: &mut judge,
         ptx: None,
         seed: place.seed,
         progress: &place.context.progress,
     };
-    run.train(|now| {
+    let (model, _) = run.train(|now| {
         if now.iteration == 1 || now.iteration.is_multiple_of(settings.every) {
-            curve.extend(now.report.metric(CURVE).map(|wrong| (now.sampled as f64, wrong)));
+            curve.extend(now.report.metric(CURVE).map(|wrong| (now.cost.sampled as f64, wrong)));
         }
         Ok(())
-    })
+    })?;
+    Ok(model)
 }
 
 /// Asks about the facts that no policy was aligned on, in every phrasing.

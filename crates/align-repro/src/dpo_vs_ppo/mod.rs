@@ -1,31 +1,41 @@
-//! "Is DPO Superior to PPO for LLM Alignment?" (2404.10719), first version: the theorem, the 8 × 8 study, and
-//! SFT and DPO of a small Llama as an illustration.
+//! "Is DPO Superior to PPO for LLM Alignment?" (2404.10719): the theorem, the 8 × 8 study, every method on a sequence task
+//! with an exact reward, and SFT and DPO of a small Llama as an illustration.
 
 mod answer;
 pub mod exact;
 pub mod pairs;
+pub mod sequence;
 pub mod theorem;
 pub mod toy;
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     Error, Result,
     claim::Evidence,
-    experiment::{Arm, Experiment, Size},
+    experiment::Arm,
+    on_policy::{
+        self,
+        part::{MethodPart, PartSettings},
+    },
     outcome::Outcome,
+    planned::Planned,
     report::figure::{Figure, LineChart, Point, Series},
     study::{Findings, Results, Study, Unit, UnitContext},
 };
 use pairs::{PairsSettings, PairsStudy};
+use sequence::{Sequence, SequenceArm, SequenceSize};
 use theorem::TheoremResult;
 use toy::{ToyResult, ToySettings};
 
 /// The plan, fixed before the run.
 pub const PLAN: &str = include_str!("../../plans/dpo-vs-ppo.toml");
+
+/// The part of the plan whose arms are those of [`sequence`].
+const SEQUENCE: &str = "sequence";
 
 /// The name on the command line.
 pub const NAME: &str = "dpo-vs-ppo";
@@ -40,27 +50,40 @@ pub enum Tamper {
     FlipMargin,
     /// The labels of the preference data are fair coins.
     ShuffleLabels,
+    /// Rewards of sampled answers are drawn by lot.
+    RandomReward,
+}
+
+impl Tamper {
+    /// Returns what the fault is where answers are graded: pairs follow from grades.
+    fn of_grades(self) -> on_policy::study::Tamper {
+        match self {
+            Self::None => on_policy::study::Tamper::None,
+            Self::FlipMargin => on_policy::study::Tamper::Reverse,
+            Self::ShuffleLabels | Self::RandomReward => on_policy::study::Tamper::Random,
+        }
+    }
 }
 
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// What every experiment is told; another plan is not for this one.
+    /// What every experiment is told.
     pub common: crate::study::Options<Tamper>,
     /// Files of preference pairs; pairs made from a rule when empty.
     pub data: Vec<PathBuf>,
     /// A model folder; a small new model when none.
     pub model: Option<PathBuf>,
-    /// Replaces the plan's settings by cheap ones, for tests.
-    pub settings: Option<Settings>,
 }
 
 /// The settings of the parts, as the plan has them.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The 8 × 8 study.
     pub toy: ToySettings,
+    /// The sequence task.
+    pub sequence: PartSettings<SequenceSize, SequenceArm>,
     /// The illustration.
     pub pairs: PairsSettings,
 }
@@ -68,10 +91,10 @@ pub struct Settings {
 /// The experiment, ready to run.
 #[derive(Debug)]
 pub struct DpoVsPpo {
-    experiment: Experiment,
-    settings: Settings,
-    size: Size,
-    options: Options,
+    planned: Planned,
+    toy: ToySettings,
+    tamper: Tamper,
+    sequence: MethodPart<Sequence>,
     pairs: PairsStudy,
 }
 
@@ -81,103 +104,67 @@ impl DpoVsPpo {
     /// # Errors
     /// [`Error::Usage`] for arms that do not exist; [`Error::Plan`].
     pub fn new(options: Options) -> Result<Self> {
-        if options.common.plan.is_some() {
-            return Err(Error::usage("--plan", format!("{NAME} runs its own plan only")));
+        let mut planned = Planned::new(NAME, PLAN, &options.common)?;
+        // No size runs the illustration unasked; giving pairs or a model for it asks for it.
+        if !options.data.is_empty() || options.model.is_some() {
+            planned = planned.with_part(pairs::PART);
         }
-        let experiment = Experiment::from_plan(NAME, PLAN)?;
-        experiment.select(&options.common.arms)?;
-        let read = || experiment.settings.clone().try_into::<Settings>();
-        let settings = match options.settings.clone() {
-            Some(settings) => settings,
-            None => read().map_err(|e| Error::Plan { experiment: NAME.into(), why: e.to_string() })?,
-        };
-        let size = options.common.size.unwrap_or(Size::Full);
-        let pairs = PairsStudy::new(&settings.pairs, size, &options)?;
-        Ok(Self { experiment, settings, size, options, pairs })
-    }
-
-    /// Returns the settings.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    fn seeds(&self, part: &str) -> u64 {
-        let planned = self.experiment.sizes.get(&self.size).and_then(|b| b.seeds.get(part)).copied();
-        match (part, self.options.common.seeds) {
-            // Exact figures have no seeds.
-            ("theorem", _) => 1,
-            (_, Some(seeds)) => seeds,
-            ("pairs", None) => self.pairs.seeds().or(planned).unwrap_or(1),
-            (_, None) => planned.unwrap_or(1),
-        }
-    }
-
-    fn arms(&self) -> Result<Vec<&Arm>> {
-        self.experiment.select(&self.options.common.arms)
-    }
-}
-
-/// Rough seconds on one core, for the remaining time only.
-fn cost(study: &DpoVsPpo, arm: &Arm) -> f64 {
-    match arm.part.as_str() {
-        "theorem" => 2.0,
-        "toy" => 8.0,
-        _ => study.pairs.cost(&arm.name),
+        let settings: Settings = planned.settings()?;
+        let pairs = PairsStudy::new(&settings.pairs, planned.size(), &options)?;
+        let tamper = options.common.tamper;
+        let belongs = |arm: &Arm| arm.part == SEQUENCE;
+        let sequence = MethodPart::new(settings.sequence, &planned, belongs, tamper.of_grades())?;
+        Ok(Self { planned, toy: settings.toy, tamper, sequence, pairs })
     }
 }
 
 impl Study for DpoVsPpo {
-    fn experiment(&self) -> &Experiment {
-        &self.experiment
+    fn planned(&self) -> &Planned {
+        &self.planned
     }
 
-    fn units(&self) -> Result<Vec<Unit>> {
-        let mut units: Vec<Unit> = Vec::new();
-        for arm in self.arms()? {
-            let seeds: Vec<Option<u64>> = match arm.part.as_str() {
-                "pairs" => {
-                    (0..self.seeds("pairs")).map(|seed| Some(self.options.common.first_seed + seed)).collect()
-                }
-                _ => vec![None],
-            };
-            for seed in seeds {
-                let is_needed =
-                    |(_, unit): &(usize, &Unit)| arm.needs.contains(&unit.arm) && unit.seed == seed;
-                let needs = units.iter().enumerate().filter(is_needed).map(|(index, _)| index).collect();
-                units.push(Unit { arm: arm.name.clone(), seed, needs, cost: cost(self, arm) });
-            }
+    fn cost(&self, arm: &Arm) -> f64 {
+        match arm.part.as_str() {
+            "theorem" => 2.0,
+            "toy" => 8.0,
+            SEQUENCE => self.sequence.cost(&arm.name),
+            _ => self.pairs.cost(&arm.name),
         }
-        Ok(units)
     }
 
-    fn ran(&self) -> Vec<(String, u64)> {
-        let arms = self.arms().unwrap_or_default();
-        arms.into_iter().map(|arm| (arm.name.clone(), self.seeds(&arm.part))).collect()
+    fn seeds(&self, arm: &Arm) -> u64 {
+        match (arm.part.as_str(), self.planned.asked_seeds(), self.pairs.seeds()) {
+            // Exact figures have no seeds.
+            ("theorem", ..) => 1,
+            ("pairs", None, Some(seeds)) => seeds,
+            _ => self.planned.seeds(arm),
+        }
+    }
+
+    fn is_batched(&self, arm: &Arm) -> bool {
+        matches!(arm.part.as_str(), "theorem" | "toy")
     }
 
     fn inputs(&self) -> Result<Value> {
-        Ok(json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "plan": PLAN,
-            "size": self.size,
-            "ran": self.ran(),
-            "first_seed": self.options.common.first_seed,
-            "pairs": self.pairs.inputs()?,
-        }))
+        let mut inputs = self.planned.inputs(&self.ran());
+        if let Some(inputs) = inputs.as_object_mut() {
+            inputs.insert("pairs".into(), self.pairs.inputs()?);
+        }
+        Ok(inputs)
     }
 
     fn run(&self, unit: &Unit, context: &UnitContext<'_>) -> Result<Value> {
-        let tamper = self.options.common.tamper;
-        let value = match self.experiment.arm(&unit.arm).map(|a| a.part.as_str()) {
-            Some("theorem") => serde_json::to_value(theorem::run(tamper, &context.progress)?),
-            Some("toy") => {
-                let arm = self.settings.toy.arms.get(&unit.arm).ok_or_else(|| Error::Plan {
-                    experiment: NAME.into(),
-                    why: format!("settings.toy.arms has no {}", unit.arm),
-                })?;
-                let seeds = self.seeds("toy");
-                serde_json::to_value(toy::run(arm, &self.settings.toy, seeds, tamper, &context.progress)?)
+        let arm = self.planned.experiment().arm(&unit.arm);
+        let value = match arm.map(|arm| (arm, arm.part.as_str())) {
+            Some((_, "theorem")) => serde_json::to_value(theorem::run(self.tamper, &context.progress)?),
+            Some((arm, "toy")) => {
+                let settings = self.toy.arms.get(&unit.arm);
+                let settings = settings
+                    .ok_or_else(|| self.planned.fail(format!("settings.toy.arms has no {}", unit.arm)))?;
+                let seeds = self.seeds(arm);
+                serde_json::to_value(toy::run(settings, &self.toy, seeds, self.tamper, &context.progress)?)
             }
+            Some((_, SEQUENCE)) => return self.sequence.run(unit, context),
             _ => serde_json::to_value(self.pairs.run(unit, context)?),
         };
         value.map_err(|e| Error::input(unit.id(), e))
@@ -191,14 +178,16 @@ impl Study for DpoVsPpo {
             findings.figures.push(Figure::Lines(transient_chart(&result)));
         }
         let mut rows = Vec::new();
-        for arm in self.experiment.arms.iter().filter(|a| a.part == "toy") {
+        for arm in self.planned.experiment().arms.iter().filter(|a| a.part == "toy") {
             for result in results.of::<ToyResult>(&arm.name)? {
                 rows.push((arm.name.clone(), result));
             }
         }
-        toy::show(&rows, &self.settings.toy, &mut findings)?;
+        self.sequence.show(results, &mut findings)?;
+        toy::show(&rows, &self.toy, &mut findings)?;
         self.pairs.show(results, &mut findings)?;
         findings.deviations.extend(answer::deviations());
+        findings.deviations.extend(sequence::DEVIATIONS.iter().map(ToString::to_string));
         findings.deviations.extend(self.pairs.deviations());
         Ok(findings)
     }

@@ -35,14 +35,17 @@ fn mean(values: &[f64]) -> f64 {
 
 fn cell(values: Option<Vec<f64>>) -> String {
     let Some(values) = values else { return "–".to_owned() };
-    match half_width(&values) {
-        Some(half) => format!("{:.3} ± {half:.3}", mean(&values)),
-        None => format!("{:.3}", mean(&values)),
+    // Counts are shown as such.
+    let counts = values.iter().all(|v| v.fract() == 0.0) && values.iter().any(|v| v.abs() > 1.0);
+    let digits = if counts { 0 } else { 3 };
+    match half_width(&values).filter(|half| !counts || *half > 0.0) {
+        Some(half) => format!("{:.digits$} ± {half:.digits$}", mean(&values)),
+        None => format!("{:.digits$}", mean(&values)),
     }
 }
 
 /// Shows every number of every arm.
-pub(super) fn table(metrics: &[(&str, &str)], arms: &Arms) -> Table {
+pub(super) fn table(title: &str, metrics: &[(&str, &str)], arms: &Arms) -> Table {
     let seeds = arms.iter().map(|(_, runs)| runs.len()).max().unwrap_or(0);
     let head = std::iter::once("arm").chain(metrics.iter().map(|(_, about)| *about));
     let row = |(name, _): &(String, Vec<Measured>)| {
@@ -50,25 +53,29 @@ pub(super) fn table(metrics: &[(&str, &str)], arms: &Arms) -> Table {
         std::iter::once(name.clone()).chain(cells).collect()
     };
     Table {
-        title: "Every arm on held-out prompts".into(),
+        title: title.into(),
         head: head.map(str::to_owned).collect(),
         rows: arms.iter().map(row).collect(),
         note: format!("Mean over {seeds} seeds with 95 % Student half-width."),
     }
 }
 
-/// Draws the curves of a chart; nothing where no arm has one.
-pub(super) fn chart(chart: &Chart, arms: &Arms) -> Option<Figure> {
+/// Curves that can be told apart in one drawing.
+const CURVES: usize = 6;
+
+/// Draws the curves of a chart, a few to each drawing; nothing where no arm has one.
+pub(super) fn charts(chart: &Chart, arms: &Arms) -> Vec<Figure> {
     let series: Vec<Series> = arms.iter().filter_map(|(name, runs)| curve(name, chart.title, runs)).collect();
-    (!series.is_empty()).then(|| {
+    let draw = |part: &[Series]| {
         Figure::Lines(LineChart {
             title: chart.title.into(),
             x_label: chart.x.into(),
             y_label: chart.y.into(),
-            series,
+            series: part.to_vec(),
             note: "Mean over seeds, band: 95 % interval.".into(),
         })
-    })
+    };
+    series.chunks(CURVES).map(draw).collect()
 }
 
 /// Averages a curve over seeds, point by point; all seeds have the same number of points.
@@ -102,6 +109,18 @@ mod tests {
             minus: minus.map(str::to_owned),
             minus_metric: minus_metric.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn shares_have_digits_and_counts_have_none() {
+        let text = |values: &[f64]| cell(Some(values.to_vec()));
+        assert_eq!(
+            [text(&[1024.0, 1024.0]), text(&[3.0]), text(&[0.5]), text(&[1.0])],
+            ["1024", "3", "0.500", "1.000"]
+        );
+        // Student's t of two values is 12.706 standard errors, here of 1.
+        assert_eq!([text(&[9.0, 11.0]), cell(None)], ["10 ± 13", "–"]);
+        assert_eq!(text(&[0.25, 0.25]), "0.250 ± 0.000");
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::show;
+use super::part::MethodPart;
 use crate::{
     Error, Result,
-    experiment::{Arm, Experiment, Size},
+    experiment::Arm,
     outcome::Outcome,
-    study::{Findings, Results, Sample, Study, Texts, Unit, UnitContext},
+    planned::Planned,
+    study::{Findings, Results, Study, Texts, Unit, UnitContext},
 };
 
 /// A deliberate fault. Tests show that each changes the verdict; the program knows only [`Tamper::None`].
@@ -77,13 +78,24 @@ pub struct Chart {
 /// What is an experiment's own.
 pub trait Method: Sync {
     /// Settings of a size.
-    type Size: DeserializeOwned + std::fmt::Debug + Sync;
+    type Size: DeserializeOwned + Clone + std::fmt::Debug + Sync;
     /// Settings of an arm.
     type Arm: DeserializeOwned + std::fmt::Debug + Sync;
+    /// Title of the table.
+    const TITLE: &'static str = "Every arm on held-out prompts";
     /// Columns of the table: the number and what it is.
     const METRICS: &'static [(&'static str, &'static str)];
     /// The charts.
     const CHARTS: &'static [Chart];
+
+    /// Checks that the settings of an arm go with those of a size.
+    ///
+    /// # Errors
+    /// Why they do not.
+    fn check(arm: &Self::Arm, size: &Self::Size) -> Result<()> {
+        let _ = (arm, size);
+        Ok(())
+    }
 
     /// Runs an arm with a seed on one thread.
     ///
@@ -93,6 +105,15 @@ pub trait Method: Sync {
 
     /// Estimates the seconds of an arm on one core, for the remaining time only.
     fn cost(arm: &Self::Arm, size: &Self::Size) -> f64;
+
+    /// Adds tables and figures of its own; `arms` are those that were run, with one result per seed.
+    ///
+    /// # Errors
+    /// A figure that is not finite.
+    fn show(arms: &[(String, Vec<Measured>)], findings: &mut Findings) -> Result<()> {
+        let _ = (arms, findings);
+        Ok(())
+    }
 }
 
 /// Where an arm is run.
@@ -127,25 +148,12 @@ impl<S> Place<'_, S> {
     }
 }
 
-/// All settings of a plan.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Settings<S, A> {
-    quick: S,
-    full: S,
-    arms: BTreeMap<String, A>,
-    figures: BTreeMap<String, Difference>,
-}
-
-/// An experiment, ready to run.
+/// An experiment that is one method, ready to run.
 #[derive(Debug)]
 pub struct MethodStudy<M: Method> {
     texts: Texts,
-    plan: String,
-    experiment: Experiment,
-    settings: Settings<M::Size, M::Arm>,
-    size: Size,
-    options: Options,
+    planned: Planned,
+    part: MethodPart<M>,
 }
 
 impl<M: Method> MethodStudy<M> {
@@ -154,124 +162,28 @@ impl<M: Method> MethodStudy<M> {
     /// # Errors
     /// [`Error::Usage`] for arms that do not exist; [`Error::Plan`].
     pub fn new(texts: Texts, options: Options) -> Result<Self> {
-        let fail = |why: String| Error::Plan { experiment: texts.name.into(), why };
-        let plan = options.plan.clone().unwrap_or_else(|| texts.plan.to_owned());
-        let experiment = Experiment::from_plan(texts.name, &plan)?;
-        experiment.select(&options.arms)?;
-        let settings: Settings<M::Size, M::Arm> =
-            experiment.settings.clone().try_into().map_err(|e: toml::de::Error| fail(e.to_string()))?;
-        if let Some(arm) = experiment.arms.iter().find(|arm| !settings.arms.contains_key(&arm.name)) {
-            return Err(fail(format!("arm {} has no settings", arm.name)));
-        }
-        for (id, figure) in &settings.figures {
-            let mut arms = std::iter::once(&figure.of).chain(&figure.minus);
-            if let Some(arm) = arms.find(|arm| experiment.arm(arm).is_none()) {
-                return Err(fail(format!("figure {id} names the arm {arm}, which does not exist")));
-            }
-        }
-        let mut ids =
-            experiment.claims.iter().map(|c| &c.id).chain(experiment.controls.iter().map(|c| &c.id));
-        if let Some(id) = ids.find(|id| !settings.figures.contains_key(*id)) {
-            return Err(fail(format!("{id} has no figure")));
-        }
-        let size = options.size.unwrap_or(Size::Full);
-        Ok(Self { texts, plan, experiment, settings, size, options })
-    }
-
-    /// Returns the plan as it is run.
-    pub fn plan(&self) -> &str {
-        &self.plan
-    }
-
-    fn size_settings(&self) -> &M::Size {
-        match self.size {
-            Size::Quick => &self.settings.quick,
-            Size::Full => &self.settings.full,
-        }
-    }
-
-    fn seeds(&self, arm: &Arm) -> u64 {
-        let planned = self.experiment.sizes.get(&self.size).and_then(|b| b.seeds.get(&arm.part)).copied();
-        self.options.seeds.or(planned).unwrap_or(1)
-    }
-
-    fn arms(&self) -> Result<Vec<&Arm>> {
-        self.experiment.select(&self.options.arms)
-    }
-
-    fn arm(&self, name: &str) -> Result<&M::Arm> {
-        self.settings.arms.get(name).ok_or_else(|| Error::Plan {
-            experiment: self.texts.name.into(),
-            why: format!("arm {name} has no settings"),
-        })
+        let planned = Planned::new(texts.name, texts.plan, &options)?;
+        let part = MethodPart::new(planned.settings()?, &planned, |_| true, options.tamper)?;
+        Ok(Self { texts, planned, part })
     }
 }
 
 impl<M: Method> Study for MethodStudy<M> {
-    fn experiment(&self) -> &Experiment {
-        &self.experiment
+    fn planned(&self) -> &Planned {
+        &self.planned
     }
 
-    fn units(&self) -> Result<Vec<Unit>> {
-        Ok(crate::study::units(&self.arms()?, |arm| {
-            let seeds = (0..self.seeds(arm)).map(|index| self.options.first_seed + index).collect();
-            (seeds, self.arm(&arm.name).map_or(1.0, |settings| M::cost(settings, self.size_settings())))
-        }))
-    }
-
-    fn ran(&self) -> Vec<(String, u64)> {
-        let arms = self.arms().unwrap_or_default();
-        arms.into_iter().map(|arm| (arm.name.clone(), self.seeds(arm))).collect()
-    }
-
-    fn inputs(&self) -> Result<Value> {
-        Ok(json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "plan": self.plan,
-            "size": self.size,
-            "ran": self.ran(),
-            "first_seed": self.options.first_seed,
-        }))
+    fn cost(&self, arm: &Arm) -> f64 {
+        self.part.cost(&arm.name)
     }
 
     fn run(&self, unit: &Unit, context: &UnitContext<'_>) -> Result<Value> {
-        let place = Place {
-            size: self.size_settings(),
-            seed: unit.seed.unwrap_or(0),
-            tamper: self.options.tamper,
-            arm: &unit.arm,
-            context,
-        };
-        let measured = M::run(self.arm(&unit.arm)?, &place)?;
-        if let Some((name, value)) = measured.metrics.iter().find(|(_, value)| !value.is_finite()) {
-            return Err(Error::NonFinite { what: format!("{} of {}", name, unit.id()), value: *value });
-        }
-        serde_json::to_value(measured).map_err(|e| Error::input(unit.id(), e))
+        self.part.run(unit, context)
     }
 
     fn findings(&self, results: &Results) -> Result<Findings> {
         let mut findings = Findings::default();
-        let mut arms = Vec::new();
-        for arm in &self.experiment.arms {
-            let runs = results.of::<Measured>(&arm.name)?;
-            if !runs.is_empty() {
-                arms.push((arm.name.clone(), runs));
-            }
-        }
-        for (id, figure) in &self.settings.figures {
-            findings.evidence.extend(show::evidence(id, figure, &arms)?.map(|found| (id.clone(), found)));
-        }
-        findings.tables.push(show::table(M::METRICS, &arms));
-        findings.figures.extend(M::CHARTS.iter().filter_map(|chart| show::chart(chart, &arms)));
-        let samples = arms.iter().filter_map(|(name, runs)| Some((name, runs.first()?.sample.clone()?)));
-        for (name, (prompt, answer)) in samples {
-            match findings.samples.iter_mut().find(|sample| sample.prompt == prompt) {
-                Some(sample) => sample.answers.push((name.clone(), answer)),
-                None => {
-                    findings.samples.push(Sample { prompt, answers: vec![(name.clone(), answer)] });
-                }
-            }
-        }
+        self.part.show(results, &mut findings)?;
         findings.deviations.extend(self.texts.deviations.iter().map(ToString::to_string));
         Ok(findings)
     }

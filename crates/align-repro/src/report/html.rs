@@ -118,6 +118,7 @@ fn data_table(part: &Table) -> String {
 fn figure(figure: &Figure) -> String {
     let note = |text: &str| format!("<p>{}</p>\n", escape(text));
     match figure {
+        Figure::Dots(dots) => figure_card("", &dots.title, &svg::dots(dots), &note(&dots.note)),
         Figure::Lines(chart) => figure_card("", &chart.title, &svg::line_chart(chart), &note(&chart.note)),
         Figure::Grids(grids) => {
             let cells: String = grids

@@ -24,6 +24,15 @@ pub struct Report<'a> {
     pub plan: &'a str,
 }
 
+/// Draws where the arms end as a file of its own, for other pages; nothing where the experiment has no such figure.
+pub fn plot(outcome: &Outcome) -> Option<String> {
+    let dots = outcome.findings.figures.iter().find_map(|figure| match figure {
+        figure::Figure::Dots(dots) => Some(dots),
+        _ => None,
+    })?;
+    Some(svg::standalone(&svg::dots(dots)))
+}
+
 /// Writes a figure with its interval.
 pub fn figure_text(evidence: Option<&Evidence>) -> String {
     let Some(Evidence { estimate, digits }) = evidence else { return "–".to_owned() };

@@ -1,5 +1,8 @@
 use super::{figure_text, weight_text};
-use crate::{experiment::Experiment, outcome::Outcome};
+use crate::{
+    experiment::{Arm, Experiment, Size},
+    outcome::Outcome,
+};
 
 /// Writes the verdicts as a table for a terminal.
 pub fn text_table(outcome: &Outcome) -> String {
@@ -59,19 +62,27 @@ pub fn listing(experiment: &Experiment) -> String {
     text += &format!("  metric: {}\n  direction: {}\n", experiment.metric, experiment.direction);
     for (size, budget) in &experiment.sizes {
         let seeds: Vec<String> = budget.seeds.iter().map(|(part, n)| format!("{part} {n}")).collect();
-        text += &format!("  --{}: {}; seeds: {}\n", size.name(), budget.budget, seeds.join(", "));
+        text += &format!("  {}: {}; seeds: {}\n", flag(experiment, *size), budget.budget, seeds.join(", "));
     }
     text += "  arms:\n";
+    let about = |arm: &Arm| match &arm.sizes {
+        None => arm.about.clone(),
+        Some(sizes) => format!("{} [{}]", arm.about, names(sizes)),
+    };
     let arms: Vec<Vec<String>> =
-        experiment.arms.iter().map(|a| vec![String::new(), a.name.clone(), a.about.clone()]).collect();
+        experiment.arms.iter().map(|a| vec![String::new(), a.name.clone(), about(a)]).collect();
     text += &body(&arms);
     text += "  claims:\n";
     let claims: Vec<Vec<String>> = experiment
         .claims
         .iter()
         .map(|c| {
-            let required = if c.required.is_empty() { "reported" } else { "required" };
-            vec![String::new(), c.id.clone(), required.to_owned(), c.statement.clone()]
+            let required = match c.required.len() {
+                0 => "reported".to_owned(),
+                all if all == experiment.sizes.len() => "required".to_owned(),
+                _ => format!("required [{}]", names(&c.required)),
+            };
+            vec![String::new(), c.id.clone(), required, c.statement.clone()]
         })
         .collect();
     text += &body(&claims);
@@ -79,6 +90,19 @@ pub fn listing(experiment: &Experiment) -> String {
     let controls: Vec<Vec<String>> =
         experiment.controls.iter().map(|c| vec![String::new(), c.id.clone(), c.statement.clone()]).collect();
     text + &body(&controls)
+}
+
+fn names(sizes: &[Size]) -> String {
+    sizes.iter().map(|size| size.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// Names the flag of a size, and says which one needs none.
+fn flag(experiment: &Experiment, size: Size) -> String {
+    match (size, experiment.size(None).ok() == Some(size)) {
+        (Size::Default, _) => "without a flag".to_owned(),
+        (_, true) => format!("--{} (or without a flag)", size.name()),
+        (_, false) => format!("--{}", size.name()),
+    }
 }
 
 fn body(rows: &[Vec<String>]) -> String {

@@ -19,7 +19,7 @@ use crate::{
     progress::UnitProgress,
     style::{
         gold::ANSWER_TOKENS,
-        policy::{Job, Requests},
+        policy::{Descent, Job, Requests},
     },
 };
 
@@ -80,7 +80,7 @@ pub fn read_texts(
         rows: texts.iter().map(Answers::group).collect(),
         batch: settings.text_batch,
         steps: settings.text_steps,
-        rate: settings.text_rate,
+        descent: Descent::usual(settings.text_rate, settings.text_steps),
         seed: seed.wrapping_mul(1000).wrapping_add(init),
     };
     job.run(CausalLm::replicate(&model)?, progress, |_| Ok(()))?;
@@ -133,7 +133,7 @@ pub(super) fn train(
         rows,
         batch: (settings.answers / width).max(1),
         steps: updates,
-        rate: settings.rate,
+        descent: Descent::usual(settings.rate, updates),
         seed: order,
     };
     Ok(job.run(ScoreModel::replicate(model)?, progress, after)?.tokens)

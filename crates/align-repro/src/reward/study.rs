@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use align_core::{CausalLm, ScoreModel};
 use align_lm::SaveDtype;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     best_of_n::{self, CurvePoint, Fit},
@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     Error, Result,
-    experiment::{Arm, Experiment, Size},
+    experiment::Arm,
     outcome::Outcome,
+    planned::Planned,
     store::{read, write},
     study::{Findings, Results, Study, Unit, UnitContext},
     style::policy::Requests,
@@ -52,11 +53,9 @@ pub type Texts = crate::study::Texts;
 #[derive(Debug)]
 pub struct RewardStudy {
     texts: Texts,
-    plan: String,
-    experiment: Experiment,
+    planned: Planned,
     settings: Settings,
-    size: Size,
-    options: Options,
+    tamper: Tamper,
 }
 
 /// A reward model on held-out pairs.
@@ -114,13 +113,10 @@ impl RewardStudy {
     /// # Errors
     /// [`Error::Usage`] for arms that do not exist; [`Error::Plan`].
     pub fn new(texts: Texts, options: Options) -> Result<Self> {
-        let fail = |why: String| Error::Plan { experiment: texts.name.into(), why };
-        let plan = options.plan.clone().unwrap_or_else(|| texts.plan.to_owned());
-        let experiment = Experiment::from_plan(texts.name, &plan)?;
-        experiment.select(&options.arms)?;
-        let settings: Settings =
-            experiment.settings.clone().try_into().map_err(|e: toml::de::Error| fail(e.to_string()))?;
-        for arm in &experiment.arms {
+        let planned = Planned::new(texts.name, texts.plan, &options)?;
+        let fail = |why: String| planned.fail(why);
+        let settings: Settings = planned.settings()?;
+        for arm in &planned.experiment().arms {
             let known = settings.arms.get(&arm.name);
             let known = known.ok_or_else(|| fail(format!("arm {} has no settings", arm.name)))?;
             if let Some(other) = known.needs().into_iter().find(|other| !arm.needs.contains(other)) {
@@ -133,34 +129,16 @@ impl RewardStudy {
                 return Err(fail(format!("best-of-{n} of {most} samples")));
             }
         }
-        let size = options.size.unwrap_or(Size::Full);
-        Ok(Self { texts, plan, experiment, settings, size, options })
+        Ok(Self { texts, planned, settings, tamper: options.tamper })
     }
 
     /// Returns the settings of the size that is run.
     pub fn settings(&self) -> &SizeSettings {
-        match self.size {
-            Size::Quick => &self.settings.quick,
-            Size::Full => &self.settings.full,
-        }
-    }
-
-    /// Returns the plan as it is run.
-    pub fn plan(&self) -> &str {
-        &self.plan
-    }
-
-    fn arms(&self) -> Result<Vec<&Arm>> {
-        self.experiment.select(&self.options.arms)
-    }
-
-    fn seeds(&self, part: &str) -> u64 {
-        let planned = self.experiment.sizes.get(&self.size).and_then(|b| b.seeds.get(part)).copied();
-        self.options.seeds.or(planned).unwrap_or(1)
+        self.planned.size().choose(&self.settings.quick, None, &self.settings.full)
     }
 
     fn fail(&self, why: String) -> Error {
-        Error::Plan { experiment: self.texts.name.into(), why }
+        self.planned.fail(why)
     }
 
     fn arm(&self, name: &str) -> Result<&ArmSettings> {
@@ -302,7 +280,7 @@ impl RewardStudy {
 
     /// The arm's comparisons, broken where a test asks for it.
     fn broken(&self, recipe: &Recipe) -> Recipe {
-        let scramble = match self.options.tamper {
+        let scramble = match self.tamper {
             Tamper::Reverse => Scramble::Reverse,
             Tamper::Shuffle => Scramble::Shuffle,
             Tamper::None | Tamper::OtherChoice => recipe.scramble,
@@ -311,7 +289,7 @@ impl RewardStudy {
     }
 
     fn swapped(&self, which: Which) -> Which {
-        match (self.options.tamper, which) {
+        match (self.tamper, which) {
             (Tamper::OtherChoice, Which::Boundary) => Which::Easiest,
             (Tamper::OtherChoice, Which::Easiest) => Which::Boundary,
             _ => which,
@@ -319,7 +297,7 @@ impl RewardStudy {
     }
 
     /// Rough seconds on one core, for the remaining time only.
-    fn cost(&self, arm: &str) -> f64 {
+    fn seconds(&self, arm: &str) -> f64 {
         let settings = self.settings();
         let scoring = settings.best_of_n.requests * settings.best_of_n.samples;
         let answers = match self.settings.arms.get(arm) {
@@ -342,30 +320,12 @@ fn folder(context: &UnitContext<'_>, arm: &str, seed: u64) -> PathBuf {
 }
 
 impl Study for RewardStudy {
-    fn experiment(&self) -> &Experiment {
-        &self.experiment
+    fn planned(&self) -> &Planned {
+        &self.planned
     }
 
-    fn units(&self) -> Result<Vec<Unit>> {
-        Ok(crate::study::units(&self.arms()?, |arm| {
-            let seeds = (0..self.seeds(&arm.part)).map(|index| self.options.first_seed + index).collect();
-            (seeds, self.cost(&arm.name))
-        }))
-    }
-
-    fn ran(&self) -> Vec<(String, u64)> {
-        let arms = self.arms().unwrap_or_default();
-        arms.into_iter().map(|arm| (arm.name.clone(), self.seeds(&arm.part))).collect()
-    }
-
-    fn inputs(&self) -> Result<Value> {
-        Ok(json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "plan": self.plan,
-            "size": self.size,
-            "ran": self.ran(),
-            "first_seed": self.options.first_seed,
-        }))
+    fn cost(&self, arm: &Arm) -> f64 {
+        self.seconds(&arm.name)
     }
 
     fn run(&self, unit: &Unit, context: &UnitContext<'_>) -> Result<Value> {
@@ -385,7 +345,7 @@ impl Study for RewardStudy {
     fn findings(&self, results: &Results) -> Result<Findings> {
         let mut findings = Findings::default();
         let mut arms = Vec::new();
-        for arm in &self.experiment.arms {
+        for arm in &self.planned.experiment().arms {
             let runs = results.of::<ArmResult>(&arm.name)?;
             if !runs.is_empty() {
                 arms.push((arm.name.clone(), runs));

@@ -1,14 +1,13 @@
 use std::path::{Path, PathBuf};
 
 use align_core::{
-    BoxError, CausalLm, Objective, PackedBatch, ScoreModel,
+    CausalLm, Objective, PackedBatch, ScoreModel,
     align_types::{Completion, Generator, PromptGroup, Purpose, RngStream, config::SamplingConfig},
     no_grad,
     tch::Kind,
 };
 use align_data::ShuffledRows;
-use align_lm::{Model, SequenceClassifier};
-use align_ppo::Scorer;
+use align_lm::Model;
 use align_rm::{RewardConfig, RewardModelObjective};
 use align_rollout::auto_generator;
 use serde::{Deserialize, Serialize};
@@ -16,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error, Result,
     on_policy::{
+        rated::{Rated, scale},
         study::{Chart, Measured, Method, Place, Tamper},
-        train::{OnPolicySettings, Run},
+        train::{OnPolicySettings, Run, SLOTS},
     },
     reward::{
         model::{TrainSettings, load as load_reward, read_texts, save as save_reward, scores, with_head},
@@ -26,7 +26,7 @@ use crate::{
     store::{read, write},
     style::{
         gold::{ANSWER_TOKENS, Request},
-        policy::{Job, Requests, divergence, load, save},
+        policy::{Descent, Job, Requests, divergence, load, save},
     },
 };
 
@@ -212,12 +212,13 @@ fn reward_model(
     let model = with_head(start, place.seed)?;
     let objective: Box<dyn Objective<dyn ScoreModel>> =
         Box::new(RewardModelObjective::new(RewardConfig::default())?);
+    let steps = size.epochs * rows.len().div_ceil(batch) as u64;
     let job = Job::<dyn ScoreModel> {
         objective,
         batch,
-        steps: size.epochs * rows.len().div_ceil(batch) as u64,
+        steps,
         rows,
-        rate: size.train.rate,
+        descent: Descent::usual(size.train.rate, steps),
         seed: place.seed,
     };
     job.run(ScoreModel::replicate(&model)?, &place.context.progress, |_| Ok(()))?;
@@ -231,42 +232,6 @@ fn reward_model(
     };
     let right: f64 = pairs.iter().zip(&scored).map(agrees).sum();
     Ok(Measured::default().with([("accuracy", right / pairs.len().max(1) as f64), ("ties", ties)]))
-}
-
-/// Mean and standard deviation of scores.
-fn scale(scores: &[Vec<f64>]) -> (f64, f64) {
-    let all: Vec<f64> = scores.iter().flatten().copied().collect();
-    let count = all.len().max(1) as f64;
-    let mean = all.iter().sum::<f64>() / count;
-    let variance = all.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / count;
-    (mean, variance.sqrt().max(f64::MIN_POSITIVE))
-}
-
-/// Scores by a reward model, shifted and scaled.
-struct Rated {
-    model: SequenceClassifier,
-    scale: (f64, f64),
-}
-
-impl Scorer for Rated {
-    fn score(&mut self, groups: &[PromptGroup]) -> std::result::Result<Vec<Vec<Option<f64>>>, BoxError> {
-        let ended =
-            |answer: &Completion| Completion::new(answer.token_ids.iter().copied().chain([END]).collect());
-        let ended: Vec<PromptGroup> = groups
-            .iter()
-            .map(|group| {
-                PromptGroup::new(group.prompt.clone(), group.completions.iter().map(ended).collect())
-            })
-            .collect();
-        let _guard = no_grad();
-        let scores = self.model.scores(&PackedBatch::new(&ended)?)?.f_to_kind(Kind::Double)?;
-        let (mean, deviation) = self.scale;
-        let mut scores = Vec::<f64>::try_from(scores)?.into_iter().map(|score| (score - mean) / deviation);
-        Ok(groups
-            .iter()
-            .map(|group| scores.by_ref().take(group.completions.len()).map(Some).collect())
-            .collect())
-    }
 }
 
 /// Texts of the writers that no other part of the run has seen.
@@ -294,27 +259,29 @@ fn optimise(
     let rows = texts(&requests.train, size.train.texts, 0, place);
     let mut earlier = ShuffledRows::new(rows, size.ptx_rows.max(1), seed, iterations)?;
     let folder: PathBuf = reward.join(MODEL);
-    let mut scorer = Rated { model: load_reward(&folder)?, scale: read(&reward.join(SCALE))? };
+    let mut scorer = Rated::new(load_reward(&folder)?, read(&reward.join(SCALE))?).with_end(END);
     let run = Run {
         settings: &settings,
         start,
         critic: Some(&folder),
         stop_tokens: Vec::new(),
         answer_tokens: ANSWER_TOKENS,
+        slots: SLOTS,
         source: &mut source,
         scorer: &mut scorer,
         ptx: if with_ptx { Some(&mut earlier) } else { None },
         seed,
         progress: &place.context.progress,
     };
-    run.train(|now| {
+    let (model, _) = run.train(|now| {
         if now.iteration == 1 || now.iteration.is_multiple_of(settings.every) {
-            let at = now.sampled as f64;
+            let at = now.cost.sampled as f64;
             score.extend(now.report.metric("objective/scores").map(|value| (at, value)));
             kl.extend(now.report.metric("objective/kl").map(|value| (at, value)));
         }
         Ok(())
-    })
+    })?;
+    Ok(model)
 }
 
 /// Reads what a policy is worth on held-out requests, and what earlier texts cost it.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use align_core::{
-    CausalLm, Objective, PackedBatch, Trainable,
+    BatchReport, CausalLm, Objective, PackedBatch, Trainable,
     align_types::{
         Completion, Generator, PromptGroup, PromptSource, Purpose, RngStream,
         config::{OptimizerConfig, SamplingConfig},
@@ -106,7 +106,7 @@ pub fn fine_tune(
         rows,
         batch: settings.sft_batch,
         steps: settings.sft_steps,
-        rate: settings.sft_rate,
+        descent: Descent::usual(settings.sft_rate, settings.sft_steps),
         seed,
     };
     job.run(CausalLm::replicate(&model)?, progress, |_| Ok(()))?;
@@ -118,13 +118,31 @@ pub(crate) fn skill(uniform: f64) -> f64 {
     (2.0 * uniform - 0.5).clamp(0.0, 1.0)
 }
 
+/// How weights follow gradients over a run.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Descent {
+    pub optimizer: OptimizerConfig,
+    /// The steps that the schedule is made for.
+    pub horizon: u64,
+}
+
+impl Descent {
+    /// Warm-up over a tenth of the steps, then a linear fall to 0.
+    pub fn usual(rate: f64, steps: u64) -> Self {
+        let warmup_steps = (steps / 10).max(1);
+        let optimizer = OptimizerConfig { learning_rate: rate, warmup_steps, ..OptimizerConfig::default() };
+        // The rate of step s + 1 is taken: with warm-up, step 0 has the rate 0 and would be no update.
+        Self { optimizer, horizon: steps + 1 }
+    }
+}
+
 /// A training run of any objective over any kind of model.
 pub(crate) struct Job<M: Trainable + ?Sized = dyn CausalLm> {
     pub objective: Box<dyn Objective<M>>,
     pub rows: Vec<PromptGroup>,
     pub batch: usize,
     pub steps: u64,
-    pub rate: f64,
+    pub descent: Descent,
     pub seed: u64,
 }
 
@@ -149,33 +167,48 @@ impl<M: Trainable + ?Sized> Job<M> {
         progress: &UnitProgress<'_>,
         mut after: impl FnMut(u64) -> Result<()>,
     ) -> Result<Work> {
-        let warmup_steps = (self.steps / 10).max(1);
-        let optimizer =
-            OptimizerConfig { learning_rate: self.rate, warmup_steps, ..OptimizerConfig::default() };
-        let compute = Compute { threads: 1, micro_batch_tokens: MICRO_BATCH_TOKENS };
-        let mut engine = Engine::over(model, self.objective, &optimizer, compute)?;
+        let mut trainer = Trainer::new(model, self.objective, self.descent)?;
         let mut rows = ShuffledRows::new(self.rows, self.batch, self.seed, self.steps)?;
-        let mut work = Work::default();
         for step in 0..self.steps {
             progress.check()?;
-            let batch = rows.batch(step)?;
-            work.responses += batch.iter().map(|group| group.completions.len()).sum::<usize>();
-            let report = engine.compute(batch)?;
-            if step == 0 {
-                let loss = std::iter::once(("loss".to_owned(), report.loss));
-                let first: Vec<(String, f64)> = loss.chain(report.metrics.iter().cloned()).collect();
-                engine.objective().map_or(Ok(()), |objective| objective.check_first_step(&first))?;
-            }
-            work.tokens += report.tokens;
-            let baseline =
-                report.metrics.iter().find(|(name, _)| name == "kl").map_or(0.0, |(_, value)| *value);
-            work.baseline += (baseline - work.baseline) / (step + 1) as f64;
-            // The rate of step s + 1: with warm-up, step 0 has the rate 0 and would be no update.
-            engine.apply(learning_rate(&optimizer, step + 1, self.steps + 1))?;
-            work.updates += 1;
-            after(work.updates)?;
+            trainer.update(rows.batch(step)?)?;
+            after(trainer.work.updates)?;
         }
-        Ok(work)
+        Ok(trainer.work)
+    }
+}
+
+/// Training of a model whose rows come one batch at a time.
+pub(crate) struct Trainer<M: Trainable + ?Sized = dyn CausalLm> {
+    engine: Engine<M>,
+    descent: Descent,
+    /// What it took so far.
+    pub work: Work,
+}
+
+impl<M: Trainable + ?Sized> Trainer<M> {
+    /// Trains the weights of `model` with one thread.
+    pub fn new(model: Box<M>, objective: Box<dyn Objective<M>>, descent: Descent) -> Result<Self> {
+        let compute = Compute { threads: 1, micro_batch_tokens: MICRO_BATCH_TOKENS };
+        let engine = Engine::over(model, objective, &descent.optimizer, compute)?;
+        Ok(Self { engine, descent, work: Work::default() })
+    }
+
+    /// Takes one step on a batch, and returns the batch's metrics.
+    pub fn update(&mut self, batch: Vec<PromptGroup>) -> Result<BatchReport> {
+        let work = &mut self.work;
+        work.responses += batch.iter().map(|group| group.completions.len()).sum::<usize>();
+        let report = self.engine.compute(batch)?;
+        if work.updates == 0 {
+            let loss = std::iter::once(("loss".to_owned(), report.loss));
+            let first: Vec<(String, f64)> = loss.chain(report.metrics.iter().cloned()).collect();
+            self.engine.objective().map_or(Ok(()), |objective| objective.check_first_step(&first))?;
+        }
+        work.tokens += report.tokens;
+        work.updates += 1;
+        work.baseline += (report.metric("kl").unwrap_or(0.0) - work.baseline) / work.updates as f64;
+        self.engine.apply(learning_rate(&self.descent.optimizer, work.updates, self.descent.horizon))?;
+        Ok(report)
     }
 }
 

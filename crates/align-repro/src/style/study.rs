@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use align_core::align_types::PromptGroup;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     feedback::{self, Form, Recipe, Scramble},
@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     Error, Result,
-    experiment::{Arm, Experiment, Size},
+    experiment::Arm,
     outcome::Outcome,
+    planned::Planned,
     store::{read, write},
     study::{Findings, Results, Study, Texts, Unit, UnitContext},
 };
@@ -141,11 +142,9 @@ pub type Options = crate::study::Options<Tamper>;
 #[derive(Debug)]
 pub struct StyleStudy {
     texts: Texts,
-    plan: String,
-    experiment: Experiment,
+    planned: Planned,
     settings: Settings,
-    size: Size,
-    options: Options,
+    tamper: Tamper,
 }
 
 /// What the SFT arm leads to.
@@ -169,45 +168,23 @@ impl StyleStudy {
     /// # Errors
     /// [`Error::Usage`] for arms that do not exist; [`Error::Plan`].
     pub fn new(texts: Texts, options: Options) -> Result<Self> {
-        let fail = |why: String| Error::Plan { experiment: texts.name.into(), why };
-        let plan = options.plan.clone().unwrap_or_else(|| texts.plan.to_owned());
-        let experiment = Experiment::from_plan(texts.name, &plan)?;
-        experiment.select(&options.arms)?;
-        let settings: Settings =
-            experiment.settings.clone().try_into().map_err(|e: toml::de::Error| fail(e.to_string()))?;
-        for arm in experiment.arms.iter().filter(|arm| arm.name != SFT) {
+        let planned = Planned::new(texts.name, texts.plan, &options)?;
+        let settings: Settings = planned.settings()?;
+        for arm in planned.experiment().arms.iter().filter(|arm| arm.name != SFT) {
             let known = settings
                 .arms
                 .get(&arm.name)
-                .ok_or_else(|| fail(format!("arm {} has no settings", arm.name)))?;
+                .ok_or_else(|| planned.fail(format!("arm {} has no settings", arm.name)))?;
             if let Some(like) = known.like.as_ref().filter(|like| !arm.needs.contains(like)) {
-                return Err(fail(format!("arm {} is like {like} and does not need it", arm.name)));
+                return Err(planned.fail(format!("arm {} is like {like} and does not need it", arm.name)));
             }
         }
-        let size = options.size.unwrap_or(Size::Full);
-        Ok(Self { texts, plan, experiment, settings, size, options })
+        Ok(Self { texts, planned, settings, tamper: options.tamper })
     }
 
     /// Returns the settings of the size that is run.
     pub fn settings(&self) -> &SizeSettings {
-        match self.size {
-            Size::Quick => &self.settings.quick,
-            Size::Full => &self.settings.full,
-        }
-    }
-
-    /// Returns the plan as it is run.
-    pub fn plan(&self) -> &str {
-        &self.plan
-    }
-
-    fn seeds(&self) -> u64 {
-        let planned = self.experiment.sizes.get(&self.size).and_then(|b| b.seeds.get("style")).copied();
-        self.options.seeds.or(planned).unwrap_or(1)
-    }
-
-    fn arms(&self) -> Result<Vec<&Arm>> {
-        self.experiment.select(&self.options.arms)
+        self.planned.size().choose(&self.settings.quick, None, &self.settings.full)
     }
 
     fn prepare(&self, seed: u64, context: &UnitContext<'_>) -> Result<SftResult> {
@@ -238,8 +215,7 @@ impl StyleStudy {
     }
 
     fn train(&self, arm: &str, seed: u64, context: &UnitContext<'_>) -> Result<ArmResult> {
-        let fail =
-            || Error::Plan { experiment: self.texts.name.into(), why: format!("arm {arm} has no settings") };
+        let fail = || self.planned.fail(format!("arm {arm} has no settings"));
         let settings = self.settings.arms.get(arm).ok_or_else(fail)?;
         let folder = context.folder(SFT, seed);
         let load = || policy::load(&folder.join(MODEL));
@@ -278,7 +254,7 @@ impl StyleStudy {
     /// The arm's feedback and loss, broken where a test asks for it.
     fn broken(&self, arm: &ArmSettings) -> (Scramble, Loss) {
         let scores = matches!(arm.feedback, Form::Scores | Form::ThresholdLabels);
-        match self.options.tamper {
+        match self.tamper {
             Tamper::None => (arm.scramble, arm.loss),
             Tamper::Reverse => (Scramble::Reverse, arm.loss),
             Tamper::Random if scores => (Scramble::Permute, arm.loss),
@@ -292,34 +268,15 @@ impl StyleStudy {
 }
 
 impl Study for StyleStudy {
-    fn experiment(&self) -> &Experiment {
-        &self.experiment
+    fn planned(&self) -> &Planned {
+        &self.planned
     }
 
-    fn units(&self) -> Result<Vec<Unit>> {
+    fn cost(&self, arm: &Arm) -> f64 {
         let sweep = &self.settings().sweep;
-        let cost = |arm: &str| {
-            let swept = self.settings.arms.get(arm).is_some_and(|a| a.like.is_none());
-            let runs = if swept { sweep.rates.len() * sweep.betas.len() } else { 1 };
-            (runs * sweep.batch) as f64 * sweep.updates as f64 * 1e-3
-        };
-        let seeds = || (0..self.seeds()).map(|index| self.options.first_seed + index).collect();
-        Ok(crate::study::units(&self.arms()?, |arm| (seeds(), cost(&arm.name))))
-    }
-
-    fn ran(&self) -> Vec<(String, u64)> {
-        let arms = self.arms().unwrap_or_default();
-        arms.into_iter().map(|arm| (arm.name.clone(), self.seeds())).collect()
-    }
-
-    fn inputs(&self) -> Result<Value> {
-        Ok(json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "plan": self.plan,
-            "size": self.size,
-            "ran": self.ran(),
-            "first_seed": self.options.first_seed,
-        }))
+        let swept = self.settings.arms.get(&arm.name).is_some_and(|a| a.like.is_none());
+        let runs = if swept { sweep.rates.len() * sweep.betas.len() } else { 1 };
+        (runs * sweep.batch) as f64 * sweep.updates as f64 * 1e-3
     }
 
     fn run(&self, unit: &Unit, context: &UnitContext<'_>) -> Result<Value> {
@@ -335,7 +292,7 @@ impl Study for StyleStudy {
         let mut findings = Findings::default();
         let sft = results.of::<SftResult>(SFT)?;
         let mut arms = Vec::new();
-        for arm in self.experiment.arms.iter().filter(|arm| arm.name != SFT) {
+        for arm in self.planned.experiment().arms.iter().filter(|arm| arm.name != SFT) {
             let runs = results.of::<ArmResult>(&arm.name)?;
             if !runs.is_empty() {
                 arms.push((arm.name.clone(), runs));

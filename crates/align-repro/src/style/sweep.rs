@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     feedback::Rows,
-    policy::{Job, Requests, Work, Worth, measure},
+    policy::{Descent, Job, Requests, Work, Worth, measure},
 };
 use crate::{Error, Result, progress::UnitProgress};
 
@@ -192,7 +192,7 @@ impl Sweep<'_> {
             rows: self.rows.groups.clone(),
             batch: (settings.batch / width).max(1),
             steps: settings.updates,
-            rate,
+            descent: Descent::usual(rate, settings.updates),
             seed: self.seed,
         };
         let every = (settings.updates / settings.checkpoints.max(1)).max(1);

@@ -5,9 +5,9 @@ use align_core::{
 };
 use align_data::Tokenizer;
 use align_lm::Model;
-use align_rollout::TensorGenerator;
+use align_rollout::auto_generator;
 
-use super::rule;
+use super::{PairsBudget, rule};
 use crate::{Error, Result};
 
 /// Groups of one forward pass.
@@ -45,7 +45,7 @@ pub(super) fn keep_reference(pairs: &mut [PromptGroup], sums: &PairSums) {
 }
 
 /// 1 where the first number is larger, 0 where it is smaller, a half for ties: a tie decides nothing.
-fn preferred(first: f64, second: f64) -> f64 {
+pub(super) fn preferred(first: f64, second: f64) -> f64 {
     match first.total_cmp(&second) {
         std::cmp::Ordering::Greater => 1.0,
         std::cmp::Ordering::Equal => 0.5,
@@ -63,24 +63,28 @@ pub(super) fn reward(sums: &PairSums, reference: &PairSums) -> Vec<f64> {
     sums.iter().zip(reference).map(|(s, r)| preferred(s.0 - r.0, s.1 - r.1)).collect()
 }
 
-/// Samples one answer to each of the first distinct prompts.
+/// Samples answers to the first distinct prompts: one group per prompt.
 pub(super) fn sample(
     model: &Model,
     tokenizer: &Tokenizer,
     pairs: &[PromptGroup],
-    prompts: usize,
-    max_new_tokens: usize,
+    budget: &PairsBudget,
     seed: u64,
-) -> Result<Vec<(String, String)>> {
+) -> Result<Vec<PromptGroup>> {
     let mut chosen: Vec<Vec<u32>> = Vec::new();
     for pair in pairs {
-        if chosen.len() < prompts && !chosen.contains(&pair.prompt) {
+        if chosen.len() < budget.sample_prompts && !chosen.contains(&pair.prompt) {
             chosen.push(pair.prompt.clone());
         }
     }
-    let config = SamplingConfig { max_new_tokens, seed, ..Default::default() };
-    let mut generator = TensorGenerator::new(model, tokenizer.eos_ids().to_vec());
-    let groups = generator.generate(&chosen, &config, 0)?;
+    let (num_completions, max_new_tokens) = (budget.gold_samples, budget.max_new_tokens);
+    let config = SamplingConfig { num_completions, max_new_tokens, seed, ..Default::default() };
+    let mut generator = auto_generator(model, tokenizer.eos_ids().to_vec())?.with_threads(1);
+    Ok(generator.generate(&chosen, &config, 0)?)
+}
+
+/// Writes the first answer to each prompt as text.
+pub(super) fn first_texts(tokenizer: &Tokenizer, groups: &[PromptGroup]) -> Result<Vec<(String, String)>> {
     let text = |group: &PromptGroup| {
         let ids = group.completions.first().map(|c| c.token_ids.as_slice()).unwrap_or_default();
         Ok((tokenizer.decode(&group.prompt, true)?, tokenizer.decode(ids, true)?))
@@ -89,9 +93,16 @@ pub(super) fn sample(
 }
 
 /// Averages the rule's points over sampled answers.
-pub(super) fn mean_points(samples: &[(String, String)]) -> f64 {
-    let points: i32 = samples.iter().map(|(prompt, answer)| rule::score(prompt, answer)).sum();
-    f64::from(points) / samples.len().max(1) as f64
+pub(super) fn mean_points(tokenizer: &Tokenizer, groups: &[PromptGroup]) -> Result<f64> {
+    let (mut points, mut answers) = (0.0, 0usize);
+    for group in groups {
+        let prompt = tokenizer.decode(&group.prompt, true)?;
+        for answer in &group.completions {
+            points += f64::from(rule::score(&prompt, &tokenizer.decode(&answer.token_ids, true)?));
+            answers += 1;
+        }
+    }
+    Ok(points / answers.max(1) as f64)
 }
 
 #[cfg(test)]

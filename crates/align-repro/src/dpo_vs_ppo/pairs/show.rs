@@ -10,11 +10,18 @@ use crate::{
 /// Samples of the first seed that a report shows.
 const SHOWN_SAMPLES: usize = 4;
 
-/// Results of the three arms, one per seed; empty where an arm was not run.
+/// Results of the arms, one per seed; empty where an arm was not run.
 pub(super) struct Runs<'a> {
     pub sft: &'a [PairsResult],
     pub dpo: &'a [PairsResult],
     pub shuffled: &'a [PairsResult],
+    /// The gold reward, with what the SFT model's answers are worth under it.
+    pub gold: &'a [PairsResult],
+    /// The reward model that PPO learns from.
+    pub reward: &'a [PairsResult],
+    pub ppo: &'a [PairsResult],
+    /// Whether the user gave the pairs.
+    pub is_real: bool,
 }
 
 pub(super) fn show(runs: &Runs<'_>, findings: &mut Findings) -> Result<()> {
@@ -24,7 +31,10 @@ pub(super) fn show(runs: &Runs<'_>, findings: &mut Findings) -> Result<()> {
     put("pairs-accuracy", gain(runs.sft, runs.dpo)?);
     put("pairs-shuffled", gain(runs.sft, runs.shuffled)?);
     put("pairs-reward", reward(runs.dpo)?);
-    put("pairs-rule", points(runs)?);
+    put("pairs-dpo-gold", gold_gain(runs.gold, runs.dpo)?);
+    put("pairs-ppo-gold", gold_gain(runs.gold, runs.ppo)?);
+    put("pairs-ppo-over-dpo", gold_gain(runs.dpo, runs.ppo)?);
+    put("pairs-rm-accuracy", accuracy(runs.reward)?);
     let firsts = || runs.dpo.iter().map(|run| run.first_loss);
     // The loss that is farthest from ln 2 stands for all of them.
     let farthest = firsts()
@@ -69,17 +79,23 @@ fn reward(dpo: &[PairsResult]) -> Result<Option<Evidence>> {
     average("implicit reward", &dpo.iter().map(above).collect::<Vec<_>>())
 }
 
-fn points(runs: &Runs<'_>) -> Result<Option<Evidence>> {
-    let difference = |(before, after): (&PairsResult, &PairsResult)| Some(after.points? - before.points?);
-    let values: Vec<f64> = runs.sft.iter().zip(runs.dpo).filter_map(difference).collect();
+/// Mean gold reward minus that of other arms, paired by seed.
+fn gold_gain(before: &[PairsResult], after: &[PairsResult]) -> Result<Option<Evidence>> {
+    let difference = |(before, after): (&PairsResult, &PairsResult)| Some(after.gold? - before.gold?);
+    let values: Vec<f64> = before.iter().zip(after).filter_map(difference).collect();
     if values.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Evidence::average(Estimate::over_seeds("points of samples", &values)?)))
+    Ok(Some(Evidence::average(Estimate::over_seeds("gold reward of samples", &values)?)))
+}
+
+/// Share of held-out pairs that a reward model orders rightly, minus a half.
+fn accuracy(reward: &[PairsResult]) -> Result<Option<Evidence>> {
+    let above = |run: &PairsResult| run.right.iter().map(|right| right - 0.5).collect::<Vec<f64>>();
+    average("accuracy of the reward model", &reward.iter().map(above).collect::<Vec<_>>())
 }
 
 fn table(runs: &Runs<'_>) -> Table {
-    let arms = [("SFT", runs.sft), ("DPO", runs.dpo), ("DPO, shuffled labels", runs.shuffled)];
     let over = |results: &[PairsResult], of: &dyn Fn(&PairsResult) -> Option<f64>| {
         let values: Vec<f64> = results.iter().filter_map(of).collect();
         match (values.is_empty(), half_width(&values)) {
@@ -88,34 +104,97 @@ fn table(runs: &Runs<'_>) -> Table {
             (false, None) => format!("{:.3}", mean(&values)),
         }
     };
+    let share = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
+    let sft: Vec<PairsResult> = runs
+        .sft
+        .iter()
+        .enumerate()
+        .map(|(index, run)| {
+            let measured = runs.gold.get(index);
+            let (gold, kl) = (measured.and_then(|m| m.gold), measured.and_then(|m| m.kl));
+            PairsResult { gold, kl, ..run.clone() }
+        })
+        .collect();
+    let arms = [
+        ("SFT", sft.as_slice()),
+        ("DPO", runs.dpo),
+        ("DPO, shuffled labels", runs.shuffled),
+        ("PPO", runs.ppo),
+        ("reward model of PPO", runs.reward),
+        // Without pairs of the user the rule is the gold reward.
+        ("gold reward model", if runs.is_real { runs.gold } else { &[] }),
+    ];
     let row = |(name, results): (&str, &[PairsResult])| {
         let last = |of: fn(&PairPoint) -> f64| move |run: &PairsResult| run.curve.last().map(of);
+        let is_reward = name.contains("reward");
+        let policy = |value: String| if is_reward { "–".to_owned() } else { value };
         vec![
             name.to_owned(),
             results.len().to_string(),
-            over(results, &|run| Some(mean(&run.ranking))),
-            over(results, &|run| (!run.reward.is_empty()).then(|| mean(&run.reward))),
+            policy(over(results, &|run| run.gold)),
+            policy(over(results, &|run| run.kl)),
+            policy(over(results, &|run| share(&run.ranking))),
+            match is_reward {
+                true => over(results, &|run| share(&run.right)),
+                false => over(results, &|run| share(&run.reward)),
+            },
             over(results, &|run| (!run.reward.is_empty()).then(|| last(|p| p.margin)(run)).flatten()),
             over(results, &last(|p| p.held_out_loss)),
-            over(results, &|run| run.points),
         ]
     };
     let head = [
         "model",
         "seeds",
+        "gold reward of its answers",
+        "KL to SFT, nats per answer",
         "held-out ranking accuracy",
-        "implicit-reward accuracy",
+        "held-out reward accuracy",
         "held-out margin",
         "held-out loss",
-        "rule points of samples",
     ];
     Table {
         title: "Illustration: a small Llama on preference pairs".into(),
         head: head.map(str::to_owned).to_vec(),
         rows: arms.into_iter().filter(|(_, results)| !results.is_empty()).map(row).collect(),
-        note: "Mean over seeds with 95 % Student half-width. Ranking: log π(chosen) > log π(rejected). Implicit reward: \
-               the same for log π − log π_ref. Losses of SFT and DPO are not comparable."
+        note: "Mean over seeds with 95 % Student half-width. Gold: points of the rule, or standard deviations of the gold \
+               reward model over held-out answers. Ranking: log π(chosen) > log π(rejected). Reward accuracy: of the \
+               implicit reward log π − log π_ref, or of the reward model. Losses of SFT and DPO are not comparable."
             .into(),
+    }
+}
+
+/// Draws a curve of PPO against the completions it took.
+fn path(ppo: &[PairsResult], of: fn(&(f64, f64, f64)) -> f64) -> Option<Series> {
+    let length = ppo.iter().map(|run| run.path.len()).min().filter(|length| *length > 0)?;
+    let points = (0..length).map(|index| {
+        let at: Vec<&(f64, f64, f64)> = ppo.iter().filter_map(|run| run.path.get(index)).collect();
+        let values: Vec<f64> = at.iter().map(|point| of(point)).collect();
+        let (y, half) = (mean(&values), half_width(&values).unwrap_or(0.0));
+        Point { x: at.first().map_or(0.0, |point| point.0), y, low: y - half, high: y + half }
+    });
+    Some(Series { name: "PPO".into(), points: points.collect() })
+}
+
+/// Draws where the policies end: gold reward against KL to the SFT model, one point per arm.
+fn plane(runs: &Runs<'_>) -> LineChart {
+    let arms =
+        [("SFT", runs.gold), ("DPO", runs.dpo), ("DPO on shuffled labels", runs.shuffled), ("PPO", runs.ppo)];
+    let dot = |(name, results): (&str, &[PairsResult])| {
+        let pick = |of: fn(&PairsResult) -> Option<f64>| results.iter().filter_map(of).collect::<Vec<f64>>();
+        let (x, y) = (pick(|run| run.kl), pick(|run| run.gold));
+        if x.is_empty() || y.is_empty() {
+            return None;
+        }
+        let half = half_width(&y).unwrap_or(0.0);
+        let point = Point { x: mean(&x), y: mean(&y), low: mean(&y) - half, high: mean(&y) + half };
+        Some(Series { name: name.to_owned(), points: vec![point] })
+    };
+    LineChart {
+        title: "Llama: gold reward against KL to SFT".into(),
+        x_label: "nats per answer".into(),
+        y_label: "gold reward".into(),
+        series: arms.into_iter().filter_map(dot).collect(),
+        note: "Mean over seeds; bar: 95 % interval of the gold reward.".into(),
     }
 }
 
@@ -163,6 +242,19 @@ fn charts(runs: &Runs<'_>) -> Vec<LineChart> {
                 series("held out", runs.dpo, |p| p.held_out_loss),
             ],
         ),
+        LineChart {
+            x_label: "completions".into(),
+            ..chart(
+                "Llama: PPO, score by its reward model",
+                "standard deviations",
+                vec![path(runs.ppo, |p| p.1)],
+            )
+        },
+        LineChart {
+            x_label: "completions".into(),
+            ..chart("Llama: PPO, KL to SFT", "nats per answer", vec![path(runs.ppo, |p| p.2)])
+        },
+        plane(runs),
         chart(
             "Llama: SFT loss",
             "nats per token",
@@ -175,13 +267,15 @@ fn charts(runs: &Runs<'_>) -> Vec<LineChart> {
 }
 
 fn samples(runs: &Runs<'_>) -> Vec<Sample> {
-    let Some(sft) = runs.sft.first() else { return Vec::new() };
+    let Some(sft) = runs.gold.first() else { return Vec::new() };
     let shown = sft.samples.iter().take(SHOWN_SAMPLES).enumerate();
     shown
         .map(|(index, (prompt, before))| {
             let mut answers = vec![("SFT".to_owned(), before.clone())];
-            let after = runs.dpo.first().and_then(|run| run.samples.get(index));
-            answers.extend(after.map(|(_, answer)| ("DPO".to_owned(), answer.clone())));
+            for (name, results) in [("DPO", runs.dpo), ("PPO", runs.ppo)] {
+                let after = results.first().and_then(|run| run.samples.get(index));
+                answers.extend(after.map(|(_, answer)| (name.to_owned(), answer.clone())));
+            }
             Sample { prompt: prompt.clone(), answers }
         })
         .collect()

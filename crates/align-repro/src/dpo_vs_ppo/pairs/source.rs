@@ -41,6 +41,8 @@ pub(super) struct PairSource {
 pub(super) struct Pairs {
     pub train: Vec<PromptGroup>,
     pub held_out: Vec<PromptGroup>,
+    /// Pairs of the user that only the gold reward sees.
+    pub gold: Vec<PromptGroup>,
     pub notes: Vec<String>,
 }
 
@@ -109,20 +111,23 @@ impl PairSource {
         if !self.is_real() {
             let (train, _) = read(&[folder.join(TRAIN_FILE)])?;
             let (held_out, _) = read(&[folder.join(HELD_OUT_FILE)])?;
-            return Ok(Pairs { train, held_out, notes: Vec::new() });
+            return Ok(Pairs { train, held_out, gold: Vec::new(), notes: Vec::new() });
         }
         let (rows, report) = read(&self.data)?;
         let held = budget.held_out.min(rows.len() / 4).max(1);
         let count = rows.len();
         let (mut train, held_out) = hold_out(rows, held, seed);
         RngStream::new(seed, Purpose::Split, 1, 0).shuffle(&mut train);
+        let gold = train.split_off(train.len() - budget.gold_rows.min(train.len() / 2));
         train.truncate(budget.rows);
         let mut notes = vec![format!(
-            "{} rows read, {count} kept, {} of them cut to {} tokens; {} train, {} held out by seed",
+            "{} rows read, {count} kept, {} of them cut to {} tokens; {} train, {} are for the gold reward alone, {} held \
+             out by seed",
             report.rows,
             report.cut,
             budget.max_length,
             train.len(),
+            gold.len(),
             held_out.len()
         )];
         let dropped = report.rows - count;
@@ -131,7 +136,7 @@ impl PairSource {
             notes
                 .push(format!("{dropped} rows dropped, {no_room} of them because the prompt leaves no room"));
         }
-        Ok(Pairs { train, held_out, notes })
+        Ok(Pairs { train, held_out, gold, notes })
     }
 
     fn template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {

@@ -36,7 +36,7 @@ pub struct PairPoint {
 }
 
 /// What training of one model leads to; lists have one entry per held-out pair.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PairsResult {
     /// The curve.
     pub curve: Vec<PairPoint>,
@@ -46,8 +46,14 @@ pub struct PairsResult {
     pub reward: Vec<f64>,
     /// Loss before the first update.
     pub first_loss: f64,
-    /// Mean points of sampled answers under the rule, when the pairs are made.
-    pub points: Option<f64>,
+    /// Mean gold reward of sampled answers to held-out prompts.
+    pub gold: Option<f64>,
+    /// KL to the SFT model in nats per sampled answer.
+    pub kl: Option<f64>,
+    /// Whether a reward model prefers the chosen answer.
+    pub right: Vec<f64>,
+    /// PPO: completions so far, mean score by its reward model, KL to the start in nats per answer.
+    pub path: Vec<(f64, f64, f64)>,
     /// Sampled prompts and answers.
     pub samples: Vec<(String, String)>,
     /// What is to be said of the data.
@@ -151,26 +157,9 @@ impl Training<'_> {
             ranking: score::ranking(&sums),
             reward: reference.map(|r| score::reward(&sums, r)).unwrap_or_default(),
             first_loss,
-            points: None,
-            samples: Vec::new(),
             notes: pairs.notes.clone(),
+            ..PairsResult::default()
         })
-    }
-
-    /// Samples from the trained model; `made` says that the rule can score what it writes.
-    pub fn finish(
-        &self,
-        mut result: PairsResult,
-        model: &Model,
-        tokenizer: &Tokenizer,
-        pairs: &Pairs,
-        made: bool,
-    ) -> Result<PairsResult> {
-        let budget = self.budget;
-        let (prompts, tokens) = (budget.sample_prompts, budget.max_new_tokens);
-        result.samples = score::sample(model, tokenizer, &pairs.held_out, prompts, tokens, self.seed)?;
-        result.points = made.then(|| score::mean_points(&result.samples));
-        Ok(result)
     }
 }
 
