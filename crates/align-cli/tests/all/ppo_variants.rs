@@ -239,7 +239,7 @@ fn critics_are_saved_in_units_of_the_reward() {
     let group = PromptGroup::new(vec![3, 4, 5], vec![Completion::new(vec![6, 7, 8])]);
     let batch = PackedBatch::new(&[group]).unwrap();
     for (run, flags) in [("separate", ""), ("shared", "--critic shared")] {
-        let more = format!("--truncated score --kl-coef 0 --normalize-values --learning-rate 1e-5 {flags}");
+        let more = format!("--truncated score --kl-coef 0 --normalize-values {flags}");
         let mut command = command(here, &line(run, &more));
         let score = format!("sh '{}'", here.join("score.sh").display());
         Answer::to(command.arg("--reward-command").arg(score)).ok();

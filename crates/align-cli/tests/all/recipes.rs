@@ -68,7 +68,7 @@ fn two_rounds_of_labels_and_ppo() {
         assert!(held_out.iter().all(|pair| pairs.iter().all(|other| other["prompt"] != pair["prompt"])));
         // The reward model goes on from the one before and says otherwise of the same answers.
         let [before, after] = ["before", "after"].map(|when| json(&name(when, ".json")));
-        let accuracy = |report: &Value| report["accuracy"]["mean"].as_f64().unwrap();
+        let accuracy = |report: &Value| report["agreement"]["accuracy"]["mean"].as_f64().unwrap();
         for report in [&before, &after] {
             assert!((0.0..=1.0).contains(&accuracy(report)), "{report}");
         }
