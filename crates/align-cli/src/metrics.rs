@@ -513,7 +513,7 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "objective/non_score_reward",
-        "mean over answers of what their tokens are rewarded beside the score: −β KL, penalties, scaling",
+        "mean over answers with a score of what their tokens are rewarded beside it: −β KL, penalties, scaling; before `--whiten-rewards`",
         "the reward's unit",
         "0 or below",
         "far below 0: the pull to the reference outweighs the reward",
@@ -521,7 +521,7 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "objective/rlhf_reward",
-        "mean over answers of the sum of the rewards of their tokens",
+        "mean over answers with a score of the sum of the rewards of their tokens, before `--whiten-rewards`",
         "the reward's unit",
         "rises",
         "as objective/scores",
@@ -609,18 +609,10 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "loss/value_avg",
-        "½ mean squared error of the values, the larger of clipped and not",
+        "½ mean squared error of the values, the larger of clipped and not: the whole loss of a separate critic",
         "squares of the reward's unit",
         "falls",
         "rising: the critic does not keep up",
-    ),
-    metric(
-        Place::Ppo,
-        "loss/value",
-        "the critic's whole loss",
-        "squares of the reward's unit",
-        "falls",
-        "as loss/value_avg",
     ),
     metric(
         Place::Ppo,
@@ -641,7 +633,7 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "loss/ptx_avg",
-        "mean loss of a token of `--ptx-data`, before its weight",
+        "mean loss of a token of `--ptx-data`, before its weight; held out, of `--ptx-eval-data`",
         "nats per token",
         "stays or falls",
         "rising: what was learned before is forgotten; raise `--ptx-coef`",
@@ -963,7 +955,7 @@ pub const METRICS: &[Metric] = &[
     metric(
         Place::Summary,
         "data",
-        "what was found in the training rows; `eval_data` likewise",
+        "what was found in the training rows, with those cut and dropped; `eval_data`, `ptx_data` and `ptx_eval_data` likewise",
         "-",
         "-",
         "-",

@@ -114,7 +114,7 @@ fn check(command: &Command) -> Result<()> {
         }
         Command::Ppo(ppo) => {
             ppo.check()?;
-            check_training(&ppo.train)?;
+            check_training_with(&ppo.train, ppo.holds_out(), "--eval-data FILE or --ptx-eval-data FILE")?;
             check_metric(&ppo.train, &[Place::Ppo], &[], |name| ppo.is_held_out(name))
         }
         Command::Generate(generate) => {
@@ -159,6 +159,11 @@ fn check(command: &Command) -> Result<()> {
 }
 
 fn check_training(train: &TrainArgs) -> Result<()> {
+    check_training_with(train, !train.watch.eval_data.is_empty(), "--eval-data FILE")
+}
+
+/// Checks a training command, of which some rows are held out if `held_out`, by these flags.
+fn check_training_with(train: &TrainArgs, held_out: bool, flags: &str) -> Result<()> {
     check_threads(&train.machine)?;
     train.train_config().validate()?;
     train.optimizer_config().validate()?;
@@ -182,11 +187,11 @@ fn check_training(train: &TrainArgs) -> Result<()> {
         return Err(Error::usage(format!("--load-in-4bit needs --lora-rank R or --adapter DIR: {why}"), []));
     }
     check_weights(train)?;
-    if train.watch.eval_data.is_empty() && train.watch.eval_every > 0 {
-        return Err(Error::usage("--eval-every needs --eval-data FILE", []));
+    if !held_out && train.watch.eval_every > 0 {
+        return Err(Error::usage(format!("--eval-every needs {flags}"), []));
     }
-    if train.watch.eval_data.is_empty() && train.watch.keep_best.is_some() {
-        return Err(Error::usage("--keep-best needs --eval-data FILE", []));
+    if !held_out && train.watch.keep_best.is_some() {
+        return Err(Error::usage(format!("--keep-best needs {flags}"), []));
     }
     Ok(())
 }

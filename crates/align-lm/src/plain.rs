@@ -3,8 +3,8 @@ use std::collections::HashMap;
 use align_core::tch::{Device, Kind, Tensor};
 
 use crate::Result;
-use crate::config::FamilyConfig;
-use crate::model::Model;
+use crate::config::{FamilyConfig, ModelConfig};
+use crate::model::{FrozenStorage, LoadOptions, Model, Trainable};
 use crate::rope::{Pairs, Rope, RopeConfig};
 use crate::sizes::Sizes;
 
@@ -148,6 +148,15 @@ impl Names<'_> {
             up: self.linear(&format!("{prefix}.mlp.up_proj"))?,
             down: self.linear(&format!("{prefix}.mlp.down_proj"))?,
         })
+    }
+}
+
+impl ModelConfig {
+    /// Says whether [`Model::plain`] describes a model of this configuration that is loaded in this way, without loading it.
+    pub fn is_plain(&self, options: &LoadOptions) -> bool {
+        let LoadOptions { device, compute, trainable, frozen, .. } = *options;
+        let stored = trainable == Trainable::All || frozen == FrozenStorage::Float;
+        Shape::of(self.family()).is_some() && device == Device::Cpu && compute == Kind::Float && stored
     }
 }
 

@@ -97,6 +97,15 @@ impl ValueNetwork {
         Ok(Self { trunk: self.trunk.replica()?, head: self.head.again(false, self.head.trainable())? })
     }
 
+    /// Makes a critic over the same transformer whose values are v · std + mean where those of this one are v: both go
+    /// into weight and bias of its head.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn rescaled(&self, mean: f64, std: f64) -> Result<Self> {
+        Ok(Self { trunk: self.trunk.replica()?, head: self.head.rescaled(mean, std)? })
+    }
+
     /// Returns the configuration.
     pub fn config(&self) -> &ModelConfig {
         self.trunk.config()
@@ -226,6 +235,14 @@ impl PolicyWithValue {
     /// libtorch refuses.
     pub fn replica(&self) -> Result<Self> {
         Ok(Self { policy: self.policy.replica()?, head: self.head.again(false, self.head.trainable())? })
+    }
+
+    /// Makes a pair over the same model whose values are v · std + mean, as [`ValueNetwork::rescaled`].
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn rescaled(&self, mean: f64, std: f64) -> Result<Self> {
+        Ok(Self { policy: self.policy.replica()?, head: self.head.rescaled(mean, std)? })
     }
 }
 

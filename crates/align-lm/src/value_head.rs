@@ -29,6 +29,25 @@ impl Source for FromScore {
     }
 }
 
+/// The tensors of a head that gives w · h · std + mean where another gives w · h.
+struct Rescaled<'a> {
+    head: Existing<'a>,
+    mean: f64,
+    std: f64,
+}
+
+impl Source for Rescaled<'_> {
+    fn tensor(&mut self, name: &str, shape: &[i64], role: Role) -> Result<Tensor> {
+        let tensor = self.head.tensor(name, shape, role)?;
+        // The products are rounded once, to the numbers of the head.
+        let mut scaled = tensor.f_to_kind(Kind::Double)?.f_mul_scalar(self.std)?;
+        if role == Role::Bias {
+            scaled = scaled.f_add_scalar(self.mean)?;
+        }
+        Ok(scaled.f_to_kind(tensor.kind())?)
+    }
+}
+
 /// A linear layer with a bias from the last hidden states to one value: `v_head.weight` `[1, H]`, `v_head.bias` `[1]`.
 #[derive(Debug)]
 pub(crate) struct ValueHead {
@@ -85,6 +104,12 @@ impl ValueHead {
     /// Makes a head over the same numbers, or over copies of them.
     pub(crate) fn again(&self, copy: bool, trainable: bool) -> Result<Self> {
         Self::build(&mut Existing { weights: &self.weights, copy }, self.width, trainable)
+    }
+
+    /// Makes a head whose values are v · std + mean where those of this one are v.
+    pub(crate) fn rescaled(&self, mean: f64, std: f64) -> Result<Self> {
+        let head = Existing { weights: &self.weights, copy: false };
+        Self::build(&mut Rescaled { head, mean, std }, self.width, self.trainable)
     }
 
     pub(crate) fn trainable(&self) -> bool {

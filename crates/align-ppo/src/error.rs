@@ -30,12 +30,20 @@ pub enum IterationError {
     /// The thread that samples for the next iteration panicked.
     #[error("the thread that samples for the next iteration panicked; this is a bug")]
     Thread,
-    /// What goes on from step to step cannot be written or read.
-    #[error("{}: {source}", path.display())]
-    State {
-        /// The file.
+    /// What goes on from step to step cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or folder.
         path: PathBuf,
         /// What happened.
+        source: BoxError,
+    },
+    /// What goes on from step to step is missing from a checkpoint, or damaged in it.
+    #[error("{}: it is missing or damaged: {source}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
         source: BoxError,
     },
 }
@@ -45,7 +53,11 @@ impl IterationError {
         Self::Rows { what: what.into(), why: why.into() }
     }
 
-    pub(crate) fn state(path: &Path, source: impl Into<BoxError>) -> Self {
-        Self::State { path: path.to_owned(), source: source.into() }
+    pub(crate) fn write(path: &Path, source: impl Into<BoxError>) -> Self {
+        Self::Write { path: path.to_owned(), source: source.into() }
+    }
+
+    pub(crate) fn checkpoint(path: &Path, source: impl Into<BoxError>) -> Self {
+        Self::Checkpoint { path: path.to_owned(), source: source.into() }
     }
 }

@@ -18,12 +18,9 @@ struct Sums {
     known_ends: f64,
     score: f64,
     scores: Vec<f64>,
-    shaped: f64,
     entropy: f64,
     kl: Option<f64>,
     kl_first: Option<f64>,
-    rewarded: f64,
-    beside: f64,
 }
 
 fn difference(a: &[f32], b: &[f32]) -> f64 {
@@ -50,9 +47,8 @@ impl Sums {
 /// * `objective/kl` = mean of Σ (log π_old − log π_ref), `objective/kl_per_token` = the same sum / tokens,
 ///   `objective/kl_first_reference` = as the first, to the reference that training began with;
 /// * `objective/entropy` = mean of Σ −log π_old (TRL's estimate from the samples);
-/// * `objective/scores` = mean reward, `objective/scores_std` = its standard deviation (biased),
-///   `objective/rlhf_reward` = mean of Σ rewards of tokens, over answers with a reward, and `objective/non_score_reward` =
-///   their difference;
+/// * `objective/scores` = mean reward, `objective/scores_std` = its standard deviation (biased); what the tokens are
+///   rewarded is in [`ShapingReport::metrics`](crate::ShapingReport::metrics);
 /// * `val/num_eos_tokens` = share of answers that ended by themselves (TRL's name), `completions/clipped_ratio` = share
 ///   that reached the token limit, `completions/mean_length` = mean tokens, `completions/most_frequent_share` = share of
 ///   the most frequent answer, `completions/abstained` = share without a reward.
@@ -75,13 +71,6 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
             sums.scored += 1.0;
             sums.score += reward;
             sums.scores.push(reward);
-            // Answers that are left out (nothing to be compared with) have a score and no rewards of tokens.
-            if !trajectory.rewards.is_empty() {
-                let shaped = trajectory.rewards.iter().sum::<f64>();
-                sums.rewarded += 1.0;
-                sums.shaped += shaped;
-                sums.beside += shaped - reward;
-            }
         }
     }
     let most = counts.into_values().max().unwrap_or(0) as f64;
@@ -101,8 +90,6 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
     push("objective/entropy", sums.entropy, sums.answers);
     push("objective/scores", sums.score, sums.scored);
     push("objective/scores_std", deviation(&sums.scores) * sums.scored, sums.scored);
-    push("objective/non_score_reward", sums.beside, sums.rewarded);
-    push("objective/rlhf_reward", sums.shaped, sums.rewarded);
     push("val/num_eos_tokens", sums.ended, sums.known_ends);
     push("completions/clipped_ratio", sums.known_ends - sums.ended, sums.known_ends);
     push("completions/mean_length", sums.tokens, sums.answers);

@@ -1,6 +1,6 @@
 //! The first two phases of an iteration: completions are sampled, and scored.
 
-use align_core::align_types::{Completion, Generator, PromptGroup, config::SamplingConfig};
+use align_core::align_types::{self, Completion, Generator, PromptGroup, config::SamplingConfig};
 
 use crate::{IterationError as Error, Scorer, begin_trajectories};
 
@@ -12,7 +12,7 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 /// `draw` numbers the calls of a run: it chooses the random streams, and a resumed run passes the same number again.
 ///
 /// # Errors
-/// The generator's; [`Error::Rows`] when it gives another number of groups or completions than it was asked for.
+/// The generator's, with the row of the prompt that it names; [`Error::Rows`] when it gives another number of groups or completions than it was asked for.
 pub fn sample(
     generator: &mut (impl Generator + ?Sized),
     prompts: Vec<PromptGroup>,
@@ -20,7 +20,7 @@ pub fn sample(
     draw: u64,
 ) -> Result<Vec<PromptGroup>> {
     let tokens: Vec<_> = prompts.iter().map(|group| group.prompt.clone()).collect();
-    let sampled = generator.generate(&tokens, config, draw)?;
+    let sampled = generator.generate(&tokens, config, draw).map_err(|error| of_row(error, &prompts))?;
     if sampled.len() != prompts.len() {
         let why = format!("the generator gave {} groups for {} prompts", sampled.len(), prompts.len());
         return Err(Error::rows("sampling", why));
@@ -47,6 +47,18 @@ pub fn sample(
         Ok(group)
     };
     prompts.into_iter().zip(sampled).enumerate().map(begin).collect()
+}
+
+/// Puts the row in place of the prompt's place in the batch, which nobody can look up.
+fn of_row(error: align_types::Error, prompts: &[PromptGroup]) -> align_types::Error {
+    match error {
+        align_types::Error::Prompt { index, why, source } => {
+            let what =
+                prompts.get(index).map_or_else(|| format!("prompt {index}"), |group| group.describe(index));
+            align_types::Error::Seam { what, why: format!("sampling: {why}"), source }
+        }
+        other => other,
+    }
 }
 
 /// Checks the sampler's log-probabilities, where it gives them.

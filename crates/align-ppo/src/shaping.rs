@@ -32,17 +32,33 @@ pub struct ShapingReport {
     pub truncated: usize,
     /// Of those, how many go on with the critic's value instead of their score.
     pub bootstrapped: usize,
+    /// Σ over the answers with a score of the rewards of their tokens.
+    pub rewards: f64,
+    /// Σ over the same answers of what their tokens are rewarded beside the reward.
+    pub beside: f64,
     /// The score that all answers have, if there are at least two: nothing can be learned from it.
     pub constant: Option<f64>,
 }
 
 impl ShapingReport {
-    /// Returns the numbers as metrics of an iteration.
+    /// Returns the numbers as metrics of an iteration, means over the answers with a score: `objective/rlhf_reward` = mean
+    /// of Σ rewards of tokens, `objective/non_score_reward` = mean of what of it is not the reward, and
+    /// `completions/bootstrapped` = share of those that go on with the critic's value.
+    ///
+    /// Rewards that are whitened later are another thing: what they are beside the reward is no penalty.
     pub fn metrics(&self) -> Vec<(String, f64)> {
-        if self.scored == 0 || self.bootstrapped == 0 {
+        if self.scored == 0 {
             return Vec::new();
         }
-        vec![("completions/bootstrapped".to_owned(), self.bootstrapped as f64 / self.scored as f64)]
+        let mean = |sum: f64| sum / self.scored as f64;
+        let mut metrics = vec![
+            ("objective/non_score_reward".to_owned(), mean(self.beside)),
+            ("objective/rlhf_reward".to_owned(), mean(self.rewards)),
+        ];
+        if self.bootstrapped > 0 {
+            metrics.push(("completions/bootstrapped".to_owned(), mean(self.bootstrapped as f64)));
+        }
+        metrics
     }
 
     /// Says why this batch has nothing to teach; `None` where it has.
@@ -150,7 +166,10 @@ pub fn shape_rewards<G: BorrowMut<PromptGroup>>(
         report.bootstrapped += usize::from(bootstraps);
         let penalties = penalties(completion, config);
         let last = if bootstraps { penalties } else { score + penalties };
-        token_rewards(completion, config.kl_estimator, kl_coef, last, name)
+        let sum = token_rewards(completion, config.kl_estimator, kl_coef, last, name)?;
+        report.rewards += sum;
+        report.beside += sum - completion.reward.unwrap_or(0.0);
+        Ok(())
     })?;
     Ok(report)
 }
@@ -200,13 +219,14 @@ fn penalties(completion: &Completion, config: &PpoConfig) -> f64 {
     long - missing
 }
 
+/// Writes the rewards of an answer's tokens, and returns their sum.
 fn token_rewards(
     completion: &mut Completion,
     estimator: KlEstimator,
     kl_coef: f64,
     last: f64,
     name: &dyn Fn() -> String,
-) -> Result<()> {
+) -> Result<f64> {
     let tokens = completion.token_ids.len();
     let trajectory = completion.trajectory.get_or_insert_default();
     trajectory.rewards = if kl_coef == 0.0 {
@@ -224,7 +244,7 @@ fn token_rewards(
     match trajectory.rewards.last_mut() {
         Some(reward) => {
             *reward += last;
-            Ok(())
+            Ok(trajectory.rewards.iter().sum())
         }
         None => Err(Error::input(name(), "it has no token to give a reward to")),
     }

@@ -140,11 +140,13 @@ impl Learners<'_, '_> {
         };
         updated.begun = true;
         if let Some(report) = policy {
-            updated.count("loss", &report);
+            updated.means.add("loss", report.loss);
+            updated.count("grad_norm", &report);
             self.policy.apply(pace.policy_rate).map_err(IterationError::Seam)?;
         }
         if let (Some(report), Some(critic)) = (critic, &mut self.critic) {
-            updated.count("loss/value", &report);
+            // Its loss is its only component, which it reports itself.
+            updated.count("critic/grad_norm", &report);
             critic.apply(pace.critic_rate).map_err(IterationError::Seam)?;
         }
         updated.updates += 1;
@@ -182,14 +184,13 @@ impl Updated {
                 metrics.push((name.to_owned(), count as f64));
             }
         }
-        let (loss, grad_norm) = (of("loss", "loss/value"), of("grad_norm", "critic/grad_norm"));
+        let (loss, grad_norm) = (of("loss", "loss/value_avg"), of("grad_norm", "critic/grad_norm"));
         BatchReport { loss, grad_norm, metrics, groups: groups.len(), tokens: self.tokens }
     }
 
-    fn count(&mut self, name: &str, report: &BatchReport) {
+    fn count(&mut self, grad_norm: &str, report: &BatchReport) {
         self.tokens += report.tokens;
-        self.means.add(name, report.loss);
-        self.means.add(if name == "loss" { "grad_norm" } else { "critic/grad_norm" }, report.grad_norm);
+        self.means.add(grad_norm, report.grad_norm);
         report.metrics.iter().for_each(|(name, value)| self.means.add(name, *value));
     }
 }

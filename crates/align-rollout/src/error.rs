@@ -20,7 +20,7 @@ pub enum Error {
     #[error("stop strings need text: give the generator a decoder, or stop at token ids only")]
     NoDecoder,
     /// The decoder refused the tokens of a sample.
-    #[error("prompt {prompt}, sample {sample}: the tokens cannot be decoded: {source}")]
+    #[error("prompt {prompt}, {}", self.reason())]
     Decode {
         /// The prompt, from 0.
         prompt: usize,
@@ -31,10 +31,7 @@ pub enum Error {
         source: BoxError,
     },
     /// The logits of a row do not make a distribution.
-    #[error(
-        "prompt {prompt}: the logits after token {position} hold NaN or +inf, or nothing but -inf; \
-         the weights of the model are damaged or its training diverged"
-    )]
+    #[error("prompt {prompt}: {}", self.reason())]
     NonFinite {
         /// The prompt, from 0.
         prompt: usize,
@@ -54,6 +51,8 @@ pub enum Error {
     Model {
         /// What it was asked to do.
         doing: String,
+        /// The prompt that it was given, from 0, where it was one alone.
+        prompt: Option<usize>,
         /// What it said.
         #[source]
         source: align_core::Error,
@@ -70,14 +69,31 @@ impl Error {
             Self::Prompt { index: prompt, .. }
             | Self::Decode { prompt, .. }
             | Self::NonFinite { prompt, .. } => Some(*prompt),
+            Self::Model { prompt, .. } => *prompt,
             _ => None,
+        }
+    }
+
+    /// Says what happened without the prompt: for those who know the row that it came from.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Prompt { why, .. } => why.clone(),
+            Self::Decode { sample, source, .. } => {
+                format!("sample {sample}: the tokens cannot be decoded: {source}")
+            }
+            Self::NonFinite { position, .. } => format!(
+                "the logits after token {position} hold NaN or +inf, or nothing but -inf; the weights of the model are \
+                 damaged or its training diverged"
+            ),
+            Self::Model { prompt: Some(_), source, .. } => source.to_string(),
+            other => other.to_string(),
         }
     }
 }
 
 impl From<Error> for align_core::align_types::Error {
     fn from(error: Error) -> Self {
-        let why = error.to_string();
+        let (prompt, why) = (error.prompt(), error.reason());
         let source: Option<BoxError> = match error {
             Error::Config(inner) => return inner,
             Error::Model { source, .. } => Some(Box::new(source)),
@@ -88,7 +104,10 @@ impl From<Error> for align_core::align_types::Error {
             | Error::Unsupported
             | Error::Thread => None,
         };
-        Self::Seam { what: "sampling".to_owned(), why, source }
+        match prompt {
+            Some(index) => Self::Prompt { index, why, source },
+            None => Self::Seam { what: "sampling".to_owned(), why, source },
+        }
     }
 }
 
@@ -96,7 +115,7 @@ impl Error {
     /// Makes the wrapper that says what the model was asked to do.
     pub(crate) fn model(doing: impl Into<String>) -> impl FnOnce(align_core::Error) -> Self {
         let doing = doing.into();
-        move |source| Self::Model { doing, source }
+        move |source| Self::Model { doing, prompt: None, source }
     }
 }
 
@@ -113,10 +132,24 @@ mod tests {
 
     #[test]
     fn the_seam_keeps_what_happened_and_where() {
-        let error =
-            Error::Model { doing: "prompt 3".into(), source: align_core::Error::input("slot 0", "full") };
+        let source = || align_core::Error::input("slot 0", "full");
+        let error = Error::Model { doing: "packing".into(), prompt: None, source: source() };
         let seam = align_core::align_types::Error::from(error);
-        assert_eq!(seam.to_string(), "sampling: prompt 3: slot 0: full");
+        assert_eq!(seam.to_string(), "sampling: packing: slot 0: full");
         assert!(std::error::Error::source(&seam).is_some());
+        let errors = [
+            Error::Model { doing: "prompt 3".into(), prompt: Some(3), source: source() },
+            Error::Prompt { index: 3, why: "is empty".into() },
+            Error::Decode { prompt: 3, sample: 1, source: "no such piece".into() },
+            Error::NonFinite { prompt: 3, position: 7 },
+        ];
+        for error in errors {
+            let text = error.to_string();
+            let seam = align_core::align_types::Error::from(error);
+            let at = matches!(seam, align_core::align_types::Error::Prompt { index: 3, .. });
+            assert!(at && text.starts_with("prompt 3"), "{text}: {seam}");
+            // The prompt is said once.
+            assert_eq!(seam.to_string().matches("prompt 3").count(), 1, "{seam}");
+        }
     }
 }

@@ -114,7 +114,11 @@ impl<'c> Worker<'c> {
 
     fn prefill(&self, job: Job) -> Result<Prefilled> {
         let prompt = self.work.call.prompt(job.prompt);
-        let failed = |source| Error::Model { doing: format!("prompt {}", job.prompt), source };
+        let failed = |source| Error::Model {
+            doing: format!("prompt {}", job.prompt),
+            prompt: Some(job.prompt),
+            source,
+        };
         let mut cache = self.model.new_cache(1, prompt.len()).map_err(failed)?;
         let output = self.model.extend(&mut cache, &[prompt]).map_err(failed)?;
         let mut logits = Vec::new();

@@ -27,6 +27,26 @@ pub struct Best {
     pub step: u64,
 }
 
+/// A step whose held-out rows are still to be measured, because that was broken off: its line of metrics without them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Unevaluated {
+    names: Vec<String>,
+    /// As bits: the line is written again when the rows are measured.
+    #[serde(with = "exact::list")]
+    values: Vec<f64>,
+}
+
+impl Unevaluated {
+    pub(crate) fn new(line: Vec<(String, f64)>) -> Self {
+        let (names, values) = line.into_iter().unzip();
+        Self { names, values }
+    }
+
+    pub(crate) fn into_line(self) -> Vec<(String, f64)> {
+        self.names.into_iter().zip(self.values).collect()
+    }
+}
+
 /// Wall time by phase in seconds, over all the processes of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WallTime {
@@ -67,6 +87,9 @@ pub struct TrainerState {
     pub tokens: u64,
     /// The best evaluation, when one is kept.
     pub best: Option<Best>,
+    /// The last step, where its held-out rows are still to be measured; a resumed run begins with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unevaluated: Option<Unevaluated>,
     /// What the health checks said and count.
     #[serde(default)]
     pub health: Health,
@@ -91,6 +114,7 @@ impl TrainerState {
             rows: 0,
             tokens: 0,
             best: None,
+            unevaluated: None,
             health: Health::default(),
             wall_time: WallTime::default(),
             files: Vec::new(),

@@ -46,7 +46,7 @@ mod weights_file;
 
 pub use adamw::{AdamW, Update};
 pub use align_core::{BatchReport, BoxError};
-pub use checkpoint::{Best, Checkpoint, SaveModel, TrainerState, WallTime};
+pub use checkpoint::{Best, Checkpoint, SaveModel, TrainerState, Unevaluated, WallTime};
 pub use clip::{clip_factor, gradient_norm};
 pub use engine::{Compute, Engine, EvalBatch};
 pub use environment::{Environment, peak_rss_mb};

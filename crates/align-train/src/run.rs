@@ -10,7 +10,7 @@ use align_core::align_types::{
 use align_core::{BatchReport, BoxError, Concluded, Evaluation, StepAt, StepError, Stepped, Steps};
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Best, Checkpoints, SaveModel, TrainerState, Writers};
+use crate::checkpoint::{Best, Checkpoints, SaveModel, TrainerState, Unevaluated, Writers};
 use crate::health::Seen;
 use crate::keep_best::KeepBest;
 use crate::pace::Pace;
@@ -107,7 +107,8 @@ pub enum Outcome {
 ///
 /// # Errors
 /// [`Error::Step`] when a step fails (a loss or gradient that is not finite, rows that cannot be used) or its
-/// evaluation does; the state before the step, or after it, is then in a checkpoint. A held-out loss that is not
+/// evaluation does; the state before the step, or after it, is then in a checkpoint. An evaluation that fails once the stop
+/// flag is set is no error: a resumed run begins with it. A held-out loss that is not
 /// finite is no error: it is `null` in the metrics, and a warning says so. [`Error::Checkpoint`] when `start` and the
 /// model do not belong together, [`Error::InputsMismatch`] when `start` was written with other `inputs`. [`Error::BeforeFinish`] when
 /// that hook fails. Files that cannot be written.
@@ -168,8 +169,10 @@ impl<'a> Run<'a> {
                 TrainerState { inputs: job.inputs, ..new }
             }
         };
-        let metrics = MetricsFile::open(&folder.metrics_file(), state.step)?;
-        let events = EventsFile::open(folder.path(), state.step)?;
+        // The line of a step whose held-out rows are still to be measured is written again, with them.
+        let lines = state.step.saturating_sub(u64::from(state.unevaluated.is_some()));
+        let metrics = MetricsFile::open(&folder.metrics_file(), lines)?;
+        let events = EventsFile::open(folder.path(), lines)?;
         Ok(Self {
             steps,
             keep_best: job.keep_best.as_deref().map(KeepBest::new),
@@ -189,6 +192,9 @@ impl<'a> Run<'a> {
     }
 
     fn steps(&mut self) -> Result<Outcome> {
+        if !self.make_up()? {
+            return self.interrupt();
+        }
         while self.state.step < self.state.total_steps {
             if self.hooks.stop.load(Ordering::SeqCst) || !self.step()? {
                 return self.interrupt();
@@ -218,7 +224,7 @@ impl<'a> Run<'a> {
         StepAt { step, total, schedule, stop }
     }
 
-    /// Does a step; `false` when it was stopped before it changed anything.
+    /// Does a step; `false` when it was stopped before it changed anything, or while its held-out rows were measured.
     fn step(&mut self) -> Result<bool> {
         let step = self.state.step + 1;
         let stop = Arc::clone(&self.hooks.stop);
@@ -241,12 +247,41 @@ impl<'a> Run<'a> {
         let evaluation = self.evaluate_if_due(step);
         // The step itself is done: its line is written whatever became of the evaluation.
         let held_out = evaluation.as_ref().map(|it| it.metrics.as_slice()).unwrap_or_default();
-        self.log_if_due(step, rate, &report, held_out)?;
+        let put_off = evaluation.is_err() && self.hooks.stop.load(Ordering::SeqCst);
+        if put_off || self.is_logged(step, held_out) {
+            let line = self.line(rate, &report);
+            self.log(step, &line, held_out)?;
+            self.state.unevaluated = put_off.then(|| Unevaluated::new(line));
+        }
+        if put_off {
+            // Ctrl-C reaches a program that scores too, which then fails: a resumed run asks it again.
+            return Ok(false);
+        }
         let evaluation = evaluation.map_err(|source| self.failed(step, true, source))?;
         let (total, tokens_per_second) = (self.state.total_steps, self.pace.tokens_per_second());
         self.hooks.progress.step(&Position { step, total, loss: report.loss, tokens_per_second });
         if evaluation.improved || every(self.config.save_every, step) {
             self.save()?;
+        }
+        Ok(true)
+    }
+
+    /// Measures the held-out rows of the last step where that was broken off; `false` where it is once more.
+    fn make_up(&mut self) -> Result<bool> {
+        let Some(line) = self.state.unevaluated.clone().map(Unevaluated::into_line) else { return Ok(true) };
+        let step = self.state.step;
+        let evaluation = self.evaluate(step);
+        let held_out = evaluation.as_ref().map(|it| it.metrics.as_slice()).unwrap_or_default();
+        self.log(step, &line, held_out)?;
+        if evaluation.is_err() && self.hooks.stop.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        // On disk it stays until the next checkpoint: a run that is killed before measures once more.
+        self.state.unevaluated = None;
+        if let Err(source) = evaluation {
+            // What fails by itself is given up, here as in a run that was not stopped.
+            self.saved = false;
+            return Err(self.failed(step, true, source));
         }
         Ok(true)
     }
@@ -292,6 +327,10 @@ impl<'a> Run<'a> {
         if !(every(self.config.eval_every, step) || step == self.state.total_steps) {
             return Ok(HeldOut::default());
         }
+        self.evaluate(step)
+    }
+
+    fn evaluate(&mut self, step: u64) -> Result<HeldOut> {
         let began = Instant::now();
         let stop = Arc::clone(&self.hooks.stop);
         let at = self.at(step, &stop);
@@ -314,17 +353,13 @@ impl<'a> Run<'a> {
         Ok(HeldOut { metrics, improved })
     }
 
-    fn log_if_due(
-        &mut self,
-        step: u64,
-        rate: f64,
-        report: &BatchReport,
-        evaluation: &[(String, f64)],
-    ) -> Result<()> {
+    fn is_logged(&self, step: u64, evaluation: &[(String, f64)]) -> bool {
         let last = step == self.state.total_steps;
-        if !(step == 1 || last || every(self.config.log_every, step) || !evaluation.is_empty()) {
-            return Ok(());
-        }
+        step == 1 || last || every(self.config.log_every, step) || !evaluation.is_empty()
+    }
+
+    /// Makes the line of the step that was just done, without held-out rows.
+    fn line(&mut self, rate: f64, report: &BatchReport) -> Vec<(String, f64)> {
         let (groups_per_second, tokens_per_second) = self.pace.since_last_line();
         let fixed = [
             ("loss", report.loss),
@@ -336,9 +371,12 @@ impl<'a> Run<'a> {
             ("peak_rss_mb", environment::peak_rss_mb()),
             ("time", self.pace.total()),
         ];
-        let mut metrics: Vec<(String, f64)> = fixed.map(|(name, value)| (name.to_owned(), value)).into();
-        metrics.extend(report.metrics.iter().cloned());
-        metrics.extend(evaluation.iter().cloned());
+        let fixed = fixed.map(|(name, value)| (name.to_owned(), value));
+        fixed.into_iter().chain(report.metrics.iter().cloned()).collect()
+    }
+
+    fn log(&mut self, step: u64, line: &[(String, f64)], evaluation: &[(String, f64)]) -> Result<()> {
+        let metrics = [line, evaluation].concat();
         self.metrics.append(step, &metrics)?;
         self.events.append(step, &metrics)?;
         self.hooks.sinks.iter_mut().try_for_each(|sink| Ok(sink.record(step, &metrics)?))

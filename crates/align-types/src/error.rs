@@ -46,6 +46,17 @@ pub enum Error {
         /// How many came.
         got: usize,
     },
+    /// A generator failed at a prompt.
+    #[error("prompt {index}: {why}")]
+    Prompt {
+        /// Its place in the list that was to be continued, from 0.
+        index: usize,
+        /// What happened.
+        why: String,
+        /// The error underneath, if there is one.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
     /// A reward, generator or prompt source failed.
     #[error("{what}: {why}")]
     Seam {

@@ -13,32 +13,32 @@ use crate::support::{
 };
 
 /// Two iterations of four prompts with short answers. Few answers of random weights end by themselves.
-const SMALL: &str = "--max-steps 2 --batch-size 4 --max-new-tokens 5 --learning-rate 1e-3 --log-every 1 --threads 1 \
+pub const SMALL: &str = "--max-steps 2 --batch-size 4 --max-new-tokens 5 --learning-rate 1e-3 --log-every 1 --threads 1 \
                      --no-progress";
 
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     write_prompts(folder.path(), "prompts.jsonl", 10);
     folder
 }
 
-fn line(run: &str, flags: &str) -> String {
+pub fn line(run: &str, flags: &str) -> String {
     format!(
         "ppo --model {} --data {{prompts.jsonl}} --output-dir {{{run}}} {SMALL} {flags}",
         tiny_llama().display()
     )
 }
 
-fn metrics(folder: &Path, run: &str) -> Vec<Value> {
+pub fn metrics(folder: &Path, run: &str) -> Vec<Value> {
     json_lines(&folder.join(run).join("metrics.jsonl"))
 }
 
-fn summary(folder: &Path, run: &str) -> Value {
+pub fn summary(folder: &Path, run: &str) -> Value {
     serde_json::from_slice(&fs::read(folder.join(run).join("summary.json")).unwrap()).unwrap()
 }
 
 /// The lines of a run without what depends on the clock.
-fn learned(folder: &Path, run: &str) -> Vec<Value> {
+pub fn learned(folder: &Path, run: &str) -> Vec<Value> {
     let mut lines = metrics(folder, run);
     for line in &mut lines {
         let line = line.as_object_mut().unwrap();
@@ -106,64 +106,6 @@ fn a_run_leaves_what_it_promises() {
     assert!(answer.stderr.contains("run/critic, with its value head"), "{}", answer.stderr);
     let page = align(folder.path(), "report {run} --output {page.html}").ok();
     assert!(folder.path().join("page.html").exists(), "{}", page.stderr);
-}
-
-#[test]
-fn every_advantage_learns_for_two_iterations() {
-    let folder = folder();
-    for advantage in ["ppo", "a2c", "reinforce", "rloo", "grpo", "dr-grpo", "dapo", "online-dpo"] {
-        let critic = if ["ppo", "a2c"].contains(&advantage) { "--truncated score" } else { "" };
-        let flags = format!("--advantage {advantage} --num-completions 3 --reward rule:length {critic}");
-        align(folder.path(), &line(advantage, &flags)).ok();
-        let lines = metrics(folder.path(), advantage);
-        assert!(lines[1]["loss"].as_f64().unwrap().is_finite(), "{advantage}");
-        assert!(lines[0]["grad_norm"].as_f64().unwrap() > 0.0, "{advantage}");
-        assert!(weights_of(&folder.path().join(advantage).join("model")) != weights_of(&tiny_llama()));
-    }
-}
-
-#[test]
-fn variants_of_models_and_sources_run() {
-    let folder = folder();
-    reward_model(folder.path(), "rm");
-    write_demonstrations(folder.path(), "texts.jsonl", 6);
-    let adapted = "--lora-rank 2 --reward rule:length --truncated score --ref-model";
-    for (run, flags, texts) in [
-        ("shared", "--critic shared --reward rule:length --truncated score --vf-coef 0.5".to_owned(), &[][..]),
-        ("lora", format!("{adapted} {}", tiny_llama().display()), &[]),
-        ("ema", "--ref-ema 0.5 --reward rule:length --truncated score".to_owned(), &[]),
-        ("overlap", "--overlap --reward rule:length --truncated score".to_owned(), &[]),
-        (
-            "model",
-            "--reward-model {rm} --truncated score --normalize-values".to_owned(),
-            &["rm (the first --reward-model", "score head"],
-        ),
-        (
-            "edge",
-            "--advantage grpo --num-completions 2 --reward rule:length --curriculum edge --curriculum-threshold 9"
-                .to_owned(),
-            &[],
-        ),
-        (
-            "ptx",
-            "--reward rule:length --truncated score --ptx-data {texts.jsonl} --ptx-coef 2 --ptx-batch-size 3".to_owned(),
-            &[],
-        ),
-        ("relative", "--reward rule:length --truncated score --reward-baseline reference".to_owned(), &[]),
-    ] {
-        let answer = align(folder.path(), &line(run, &flags)).ok();
-        for text in texts {
-            assert!(answer.stderr.contains(text), "{run}: {}", answer.stderr);
-        }
-    }
-    let has = |run: &str, metric: &str| metrics(folder.path(), run)[1][metric].is_number();
-    assert!(has("ema", "objective/kl_first_reference") && !has("lora", "objective/kl_first_reference"));
-    assert!(has("ptx", "loss/ptx_avg") && has("edge", "curriculum/unseen"));
-    assert!(folder.path().join("lora/model/adapter_config.json").exists());
-    assert!(folder.path().join("shared/model/value_head.safetensors").exists());
-    assert!(!folder.path().join("shared/critic").exists());
-    let off = metrics(folder.path(), "overlap")[1]["sampling/sampling_logp_difference/max"].as_f64().unwrap();
-    assert!(off > 1e-4, "samples of the second iteration are of the weights before the first: {off}");
 }
 
 /// A reward process that dies twice in one batch stops the run, which goes on as if nothing had happened.
@@ -257,7 +199,10 @@ fn bad_input_is_named() {
         .refused(4, &["--ref-model", "999 tokens"]);
     base(&tiny, "prompts", &format!("{rule} --critic-model {{other}}"))
         .refused(4, &["--critic-model", "999"]);
-    base("{broken}", "prompts", rule).refused(4, &["prompt 0", "the weights of the model are damaged"]);
+    base("{broken}", "prompts", rule).refused(
+        4,
+        &["prompts.jsonl:", ": sampling: the logits after token", "the weights of the model are damaged"],
+    );
     let cut = base(&tiny, "prompts", "--reward rule:length").ok();
     assert!(cut.stderr.contains("none of their scores is learned from"), "{}", cut.stderr);
     assert!(cut.stderr.contains("--truncated score"), "{}", cut.stderr);
@@ -299,6 +244,11 @@ fn flags_that_do_not_go_together_are_refused() {
         ("--reward rule:length --max-length 5", &["no room for a prompt"]),
         ("--reward rule:length --data-weights 1", &["--data-weights"]),
         ("--reward rule:length --keep-best objective/score --eval-data {p}", &["objective/scores"]),
+        ("--reward rule:length --keep-best rewards/rule:length/mean --eval-data {p}", &["no such metric"]),
+        ("--reward rule:length --keep-best loss/ptx_avg --eval-data {p}", &["no such metric"]),
+        ("--reward rule:length --keep-best objective/scores --ptx-eval-data {p}", &["no such metric"]),
+        ("--reward rule:length --eval-every 1", &["--eval-every needs --eval-data", "--ptx-eval-data"]),
+        ("--reward rule:length --advantage a2c --lam 0.9", &["--lam would change nothing", "a2c"]),
         ("--reward rule:length --advantage gppo", &["choices: ppo"]),
     ] {
         align(folder.path(), &line("run", flags)).refused(2, texts);
@@ -324,6 +274,32 @@ fn a_dry_run_shows_memory_and_time_by_phase() {
     assert!(critic > 0.0 && critic < operations("sample"));
     assert!((operations("update") / (12.0 * (operations("sample") + critic)) - 1.0).abs() < 1e-9);
     assert!(!folder.path().join("run").exists());
+    // Of a model that the engine of processors does not know there is no copy to sample from.
+    let planned = |more: &str| -> Value {
+        let flags = format!("--reward rule:length --truncated score --dry-run --json {more}");
+        serde_json::from_str(&align(folder.path(), &line("run", &flags)).ok().stdout).unwrap()
+    };
+    let part = |plan: &Value, name: &str| plan["memory_mb_by_part"].get(name).and_then(Value::as_f64);
+    let bytes = 4e-6 * plan["parameters"].as_f64().unwrap();
+    assert!((part(&plan, "copy for sampling").unwrap() - bytes).abs() < 1e-9);
+    assert_eq!(part(&planned("--dtype bf16"), "copy for sampling"), None);
+    // The baseline's model has weights and such a copy, and answers and is scored once per prompt.
+    let relative = planned("--reward-baseline reference");
+    assert!((part(&relative, "model of the baseline").unwrap() - 2.0 * bytes).abs() < 1e-9, "{relative}");
+    assert_eq!(part(&plan, "model of the baseline"), None);
+    let of = |plan: &Value, phase: &str| plan["operations_by_phase"][phase].as_f64().unwrap();
+    assert!((of(&relative, "sample") / (2.0 * of(&plan, "sample")) - 1.0).abs() < 1e-9);
+    // Rows of language modelling are computed with the samples.
+    write_demonstrations(folder.path(), "texts.jsonl", 6);
+    let texts = format!("--ptx-data {} --ptx-coef 1", folder.path().join("texts.jsonl").display());
+    let (one, two) = (planned(&texts), planned(&format!("{texts} --ptx-batch-size 8")));
+    assert_eq!(one["ptx_rows"], 6);
+    for phase in ["logprobs", "update"] {
+        let more = |plan: &Value| of(plan, phase) - operations(phase);
+        // --batch-size is 4.
+        assert!(more(&one) > 0.0 && (more(&two) / more(&one) - 2.0).abs() < 1e-6, "{phase}");
+    }
+    assert_eq!(of(&one, "sample"), operations("sample"));
     let help = align(folder.path(), "ppo --help").ok().stdout;
     for flag in ["--advantage", "--kl-coef", "--curriculum", "rule:length", "--overlap", "--ref-ema"] {
         assert!(help.contains(flag), "{flag}");

@@ -390,6 +390,38 @@ fn values_are_those_of_the_states_of_a_completion() {
     }
 }
 
+/// A run folder holds critics in units of the reward: v · std + mean, whatever they were trained in.
+#[test]
+fn rescaled_critics_give_values_in_other_units_also_from_disk() {
+    let batch = PackedBatch::new(&[group(&[3, 4, 5], &[vec![6, 7, 1], vec![8]])]).unwrap();
+    let (mean, std) = (-3.0, 2.5);
+    let expected = |values: &Tensor| doubles(values).into_iter().map(|v| v * std + mean).collect::<Vec<_>>();
+    let options = LoadOptions::default();
+    let folder = tempfile::tempdir().unwrap();
+    let critic = ValueNetwork::on_folder(&causal("tiny-llama"), 3, &options).unwrap();
+    {
+        let _guard = align_core::no_grad();
+        let parameters = ValueModel::parameters(&critic);
+        let bias = parameters.iter().find(|p| p.name == "v_head.bias").unwrap();
+        let _ = bias.tensor.shallow_clone().fill_(0.25);
+    }
+    let raw = critic.values(&batch).unwrap();
+    critic.rescaled(mean, std).unwrap().save(&folder.path().join("critic"), SaveDtype::F32).unwrap();
+    let read = ValueNetwork::load(&folder.path().join("critic"), &options).unwrap().values(&batch).unwrap();
+    assert_close(&doubles(read.values()), &expected(raw.values()), 1e-5);
+    assert_close(&doubles(read.after()), &expected(raw.after()), 1e-5);
+    // The critic itself stays.
+    assert!(critic.values(&batch).unwrap().values().equal(raw.values()));
+
+    let pair = PolicyWithValue::new(Model::load(&causal("tiny-llama"), &options).unwrap(), 4).unwrap();
+    let raw = ValueModel::values(&pair, &batch).unwrap();
+    pair.rescaled(mean, std).unwrap().save(&folder.path().join("pair"), SaveDtype::F32).unwrap();
+    let read = PolicyWithValue::load(&folder.path().join("pair"), &options).unwrap();
+    let (logits, values) = read.logits_and_values(&batch).unwrap();
+    assert_close(&doubles(values.values()), &expected(raw.values()), 1e-5);
+    assert!(logits.equal(&pair.logits(&batch).unwrap()));
+}
+
 #[test]
 fn one_forward_gives_the_logits_of_the_policy_and_values() {
     let batch = PackedBatch::new(&[group(&[3, 4, 5], &[vec![6, 7, 1], vec![8]])]).unwrap();

@@ -187,3 +187,30 @@ fn a_saved_4_bit_model_computes_as_it_did_in_memory() {
         assert!(packed.plain().unwrap().is_none() && packed.parameters().is_empty());
     }
 }
+
+/// What a plan says of a model is what loading it finds.
+#[test]
+fn what_has_a_plain_description_is_known_before_it_is_loaded() {
+    let full = LoadOptions::default();
+    let ways = [
+        full,
+        frozen(full, FrozenStorage::Float),
+        frozen(full, FrozenStorage::Half),
+        frozen(full, FrozenStorage::Nf4),
+        LoadOptions { compute: Kind::BFloat16, ..full },
+    ];
+    let mut plain = 0;
+    for entry in std::fs::read_dir(align_testkit::fixture("models")).unwrap() {
+        let folder = entry.unwrap().path();
+        if !folder.is_dir() {
+            continue;
+        }
+        for options in &ways {
+            let model = Model::load(&folder, options).unwrap();
+            let found = model.plain().unwrap().is_some();
+            assert_eq!(model.config().is_plain(options), found, "{} {options:?}", folder.display());
+            plain += usize::from(found);
+        }
+    }
+    assert!(plain > 0);
+}

@@ -8,16 +8,7 @@ use align_core::{
 };
 
 use super::{Ppo, Result, take::EVALUATION_STREAMS};
-use crate::{IterationError, objective_metrics, rollout::score_any, sample};
-
-/// What is said of held-out samples.
-const FIGURES: [&str; 5] = [
-    "objective/scores",
-    "val/num_eos_tokens",
-    "completions/mean_length",
-    "completions/most_frequent_share",
-    "completions/abstained",
-];
+use crate::{IterationError, PpoConfig, objective_metrics, rollout::score_any, sample};
 
 impl Ppo<'_> {
     /// Names what [`Self::evaluate_prompts`] gives; `None` where nothing is held out.
@@ -27,7 +18,7 @@ impl Ppo<'_> {
         }
         let mut names: Vec<String> = Vec::new();
         if !self.eval.is_empty() {
-            names.extend(FIGURES.map(str::to_owned));
+            names.extend(PpoConfig::HELD_OUT.map(str::to_owned));
         }
         for figures in &mut self.figures {
             names.extend(figures().map_err(IterationError::Seam)?.into_iter().map(|(name, _)| name));
@@ -42,9 +33,11 @@ impl Ppo<'_> {
         }
         let groups = self.eval.len();
         let metrics = self.figures_of(self.eval.clone())?;
-        let score = metrics.iter().find(|(name, _)| name == "objective/scores").map(|(_, score)| *score);
-        // What is minimised has no value on held-out prompts; the negative score stands for it, where there is one.
-        let loss = -score.unwrap_or(f64::NAN);
+        let score = metrics.iter().find(|(name, _)| name == "objective/scores").map(|(_, score)| -*score);
+        // What is minimised has no value on held-out prompts; the negative score stands for it, where there is one, and
+        // where there are no prompts the first of the further figures.
+        let first = metrics.first().filter(|_| groups == 0).map(|(_, figure)| *figure);
+        let loss = score.or(first).unwrap_or(f64::NAN);
         let report = BatchReport { loss, metrics, groups, ..BatchReport::default() };
         Ok(Some(Evaluation { report, warning: None }))
     }
@@ -58,7 +51,9 @@ impl Ppo<'_> {
             let mut groups = sample(generator, prompts, &config, EVALUATION_STREAMS)?;
             score_any(self.collector.scorer, &mut groups)?;
             let all: BTreeMap<String, f64> = objective_metrics(&groups).into_iter().collect();
-            metrics.extend(FIGURES.iter().filter_map(|name| Some(((*name).to_owned(), *all.get(*name)?))));
+            metrics.extend(
+                PpoConfig::HELD_OUT.iter().filter_map(|name| Some(((*name).to_owned(), *all.get(*name)?))),
+            );
         }
         for figures in &mut self.figures {
             metrics.extend(figures().map_err(IterationError::Seam)?);

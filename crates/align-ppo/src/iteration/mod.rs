@@ -107,6 +107,12 @@ impl<'a> Ppo<'a> {
         self.collector.sampled
     }
 
+    /// Returns the running mean and deviation that the critic's values are in units of, where the configuration
+    /// normalises them: a value v stands for v · std + mean.
+    pub fn value_scale(&self) -> Option<&RunningNormalizer> {
+        self.trainer.values.as_ref()
+    }
+
     /// Runs an iteration; what was done when an error comes is in `updated`. `None` where it was stopped before anything
     /// changed.
     fn iterate(&mut self, at: &StepAt<'_>, updated: &mut Updated) -> Result<Option<BatchReport>> {
@@ -181,7 +187,7 @@ impl Steps for Ppo<'_> {
         self.trainer.policy.save(folder, false)?;
         if let Some(critic) = &self.trainer.critic {
             let place = folder.join(CRITIC);
-            std::fs::create_dir(&place).map_err(|error| IterationError::state(&place, error))?;
+            std::fs::create_dir(&place).map_err(|error| IterationError::write(&place, error))?;
             critic.save(&place, true)?;
         }
         Ok(self.state().save(folder)?)
@@ -192,7 +198,8 @@ impl Steps for Ppo<'_> {
         if let Some(critic) = &mut self.trainer.critic {
             critic.load(&folder.join(CRITIC), true)?;
         }
-        self.set(State::load(folder)?)?;
+        self.set(State::load(folder)?)
+            .map_err(|error| IterationError::checkpoint(&State::path(folder), error))?;
         // The policy may have been given its weights after the generator was made.
         Ok(self.collector.generator.refresh()?)
     }

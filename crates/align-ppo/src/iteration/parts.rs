@@ -30,7 +30,8 @@ pub struct Parts<'a> {
     pub eval: Vec<PromptGroup>,
     /// Sees the scored samples of each iteration.
     pub observer: Option<Box<Observer<'a>>>,
-    /// Further figures of an evaluation, such as a held-out loss on earlier data.
+    /// Further figures of an evaluation, such as a held-out loss on earlier data. Without held-out prompts the first of
+    /// them stands for the loss.
     pub figures: Vec<Box<Figures<'a>>>,
 }
 

@@ -1,7 +1,7 @@
 //! What an iteration hands on to the next, beside weights and moments.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use align_core::align_types::{PromptGroup, exact};
 use serde::{Deserialize, Serialize};
@@ -69,16 +69,21 @@ impl Ahead {
 }
 
 impl State {
+    /// Returns the file in a checkpoint.
+    pub fn path(folder: &Path) -> PathBuf {
+        folder.join(FILE)
+    }
+
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(FILE);
-        let text = serde_json::to_vec(self).map_err(|error| Error::state(&path, error))?;
-        fs::write(&path, text).map_err(|error| Error::state(&path, error))
+        let path = Self::path(folder);
+        let text = serde_json::to_vec(self).map_err(|error| Error::write(&path, error))?;
+        fs::write(&path, text).map_err(|error| Error::write(&path, error))
     }
 
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join(FILE);
-        let text = fs::read(&path).map_err(|error| Error::state(&path, error))?;
-        serde_json::from_slice(&text).map_err(|error| Error::state(&path, error))
+        let path = Self::path(folder);
+        let text = fs::read(&path).map_err(|error| Error::checkpoint(&path, error))?;
+        serde_json::from_slice(&text).map_err(|error| Error::checkpoint(&path, error))
     }
 }
 
@@ -105,6 +110,8 @@ mod tests {
         assert_eq!((read.draws, &read.controller), (3, &state.controller));
         assert_eq!(read.ahead.unwrap().into_groups(), groups);
         fs::write(folder.path().join(FILE), "{\"draws\": 3").unwrap();
-        assert!(State::load(folder.path()).is_err());
+        assert!(matches!(State::load(folder.path()), Err(Error::Checkpoint { .. })));
+        fs::remove_file(folder.path().join(FILE)).unwrap();
+        assert!(matches!(State::load(folder.path()), Err(Error::Checkpoint { .. })));
     }
 }

@@ -168,7 +168,7 @@ impl PolicyCore {
         let targets = PackedBatch::index_tensor(batch.targets(), logits.device())?;
         let log_probs = gather_log_probs(&pick(logits, &rows.ptx)?, &pick(&targets, &rows.ptx)?, 1.0)?;
         Ok(LossComponent {
-            name: "loss/ptx_avg",
+            name: PpoConfig::PTX_LOSS,
             weight: self.ptx_coef,
             terms: log_probs.f_to_kind(Kind::Double)?.f_neg()?,
             denominator: rows.ptx.len() as f64,

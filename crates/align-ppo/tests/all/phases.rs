@@ -220,8 +220,9 @@ fn metrics_of_an_iteration() {
         known.reference = reference;
     }
     let config = PpoConfig { kl_coef: 0.1, truncated: Truncated::Score, ..PpoConfig::default() };
-    shape_rewards(&mut groups[..1], &config, ShapingInputs { kl_coef: 0.1, ..Default::default() }).unwrap();
-    let metrics = objective_metrics(&groups);
+    let inputs = ShapingInputs { kl_coef: 0.1, ..Default::default() };
+    let shaped = shape_rewards(&mut groups[..1], &config, inputs).unwrap();
+    let metrics = [objective_metrics(&groups), shaped.metrics()].concat();
     let get =
         |name: &str| metrics.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("{name}")).1;
     let third = 1.0 / 3.0;

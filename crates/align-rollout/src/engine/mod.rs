@@ -161,5 +161,9 @@ fn read(model: &Model) -> Result<Weights> {
 }
 
 fn packing(error: align_lm::Error) -> Error {
-    Error::Model { doing: "packing".into(), source: align_core::Error::input("model", error.to_string()) }
+    let source = match error {
+        align_lm::Error::Tensor(source) => source,
+        other => align_core::Error::input("model", other.to_string()),
+    };
+    Error::model("packing")(source)
 }

@@ -193,7 +193,7 @@ struct Reader {
 
 impl Reader {
     fn numbers(&mut self, tensor: &Tensor) -> Result<&[f32]> {
-        let failed = |source: align_core::Error| crate::Error::Model { doing: "packing".into(), source };
+        let failed = crate::Error::model("packing");
         let count = tensor.numel();
         if self.buffer.len() < count {
             self.buffer.resize(count, 0.0);

@@ -5,6 +5,7 @@ mod adamw;
 mod common;
 mod coupled;
 mod engine;
+mod evaluation;
 mod events;
 mod health;
 mod moving_reference;

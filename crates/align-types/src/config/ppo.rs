@@ -142,6 +142,18 @@ impl Default for PpoConfig {
 }
 
 impl PpoConfig {
+    /// The metrics of answers to held-out prompts.
+    pub const HELD_OUT: [&'static str; 5] = [
+        "objective/scores",
+        "val/num_eos_tokens",
+        "completions/mean_length",
+        "completions/most_frequent_share",
+        "completions/abstained",
+    ];
+
+    /// The metric of rows of language modelling, in training and held out.
+    pub const PTX_LOSS: &'static str = "loss/ptx_avg";
+
     /// Returns the defaults of a choice: those of [`Self::default`] but for
     ///
     /// | advantage | differs in | source |

@@ -113,10 +113,13 @@ impl PpoArgs {
             }
             (true, _) => (shared.to_vec(), "a separate critic has --critic-learning-rate instead".to_owned()),
         };
-        match unread.into_iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(Error::usage(format!("{flag} would change nothing: {why}"), [])),
-            None => Ok(()),
+        if let Some((flag, _)) = unread.into_iter().find(|(_, given)| *given) {
+            return Err(Error::usage(format!("{flag} would change nothing: {why}"), []));
         }
+        if given.lam.is_some() && config.advantage == AdvantageKind::A2c {
+            return Err(Error::usage("--lam would change nothing: a2c is the case of 1", []));
+        }
+        Ok(())
     }
 
     fn check_ptx(&self, config: &PpoConfig) -> Result<()> {

@@ -1,7 +1,7 @@
 //! From flags to the configuration of the method.
 
 use align_types::config::{
-    AdvantageKind, KlEstimator, KlPlacement, OverlongPenalty, PpoConfig, SamplingConfig,
+    AdvantageKind, CriticKind, KlEstimator, KlPlacement, OverlongPenalty, PpoConfig, SamplingConfig,
 };
 use toml::Value;
 
@@ -57,16 +57,18 @@ impl PpoArgs {
         }
     }
 
-    /// Says whether held-out prompts of these settings have a metric.
+    /// Says whether rows are held out.
+    pub(crate) fn holds_out(&self) -> bool {
+        !self.train.watch.eval_data.is_empty() || !self.ptx.ptx_eval_data.is_empty()
+    }
+
+    /// Says whether held-out rows of these settings have a metric.
     pub(crate) fn is_held_out(&self, metric: &str) -> bool {
-        let measured = [
-            "loss",
-            "objective/scores",
-            "completions/mean_length",
-            "val/num_eos_tokens",
-            "completions/most_frequent_share",
-        ];
-        measured.contains(&metric) || metric.starts_with("rewards/")
+        let prompts = !self.train.watch.eval_data.is_empty();
+        let earlier = !self.ptx.ptx_eval_data.is_empty();
+        metric == "loss"
+            || prompts && PpoConfig::HELD_OUT.contains(&metric)
+            || earlier && metric == PpoConfig::PTX_LOSS
     }
 
     /// Makes the configuration of the sampler.
@@ -98,7 +100,7 @@ impl PpoArgs {
         }
     }
 
-    /// Lists the settings that follow from `--advantage`, so that `config.toml` has all that a run depends on.
+    /// Lists the settings that follow from others, `--advantage` before all, so that `config.toml` has all that a run depends on.
     pub(crate) fn resolved(&self) -> Vec<(&'static str, Value)> {
         let config = self.ppo_config();
         let name = |text: &str| Value::String(text.to_owned());
@@ -124,6 +126,22 @@ impl PpoArgs {
             list.push(("cliprange_value", number(config.cliprange_value)));
             list.push(("gamma", number(config.gamma)));
             list.push(("truncated", text(serde_json::to_value(config.truncated))));
+            list.push(match config.critic {
+                CriticKind::Separate => ("critic_learning_rate", number(config.critic_learning_rate)),
+                CriticKind::Shared => ("vf_coef", number(config.vf_coef)),
+            });
+        }
+        if config.advantage == AdvantageKind::Ppo {
+            list.push(("lam", number(config.lam)));
+        }
+        if config.advantage == AdvantageKind::OnlineDpo {
+            list.push(("beta", number(config.beta)));
+        }
+        if config.kl_target.is_some() {
+            list.push(("kl_horizon", number(config.kl_horizon)));
+        }
+        if !self.ptx.ptx_data.is_empty() {
+            list.push(("ptx_batch_size", Value::Integer(self.ptx_batch_size() as i64)));
         }
         // What another choice would not look at is refused, and left out.
         list.retain(|(key, _)| !self.is_of_another(key));

@@ -263,4 +263,8 @@ pub struct PtxArgs {
     /// Rows of each iteration [default: --batch-size]
     #[arg(long, value_name = "N", value_parser = values::size, allow_hyphen_values = true)]
     pub ptx_batch_size: Option<usize>,
+    /// Rows as `align sft` takes them, whose loss every evaluation reports as eval/loss/ptx_avg: what was learned earlier
+    /// and may be forgotten, with --ptx-data or without (repeatable)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub ptx_eval_data: Vec<PathBuf>,
 }

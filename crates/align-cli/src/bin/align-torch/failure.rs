@@ -22,13 +22,28 @@ pub fn of(error: impl Failure) -> Error {
 impl Failure for align_types::Error {
     fn failed(self) -> Error {
         match self {
-            // An error of this program that went through a reward or a sink keeps its hints and its exit code.
-            Self::Seam { what, why, source: Some(source) } => match source.downcast::<Error>() {
-                Ok(own) => *own,
-                Err(source) => Self::Seam { what, why, source: Some(source) }.into(),
-            },
+            Self::Seam { what, why, source: Some(source) } => {
+                let text = format!("{what}: {why}");
+                through_a_seam(source, text)
+            }
+            Self::Prompt { index, why, source: Some(source) } => {
+                through_a_seam(source, format!("prompt {index}: {why}"))
+            }
             other => other.into(),
         }
+    }
+}
+
+/// An error of this program that went through a reward or a sink keeps its hints and its exit code, and one of a model
+/// that samples those of its kind: want of memory is no fault of the data.
+fn through_a_seam(source: align_core::BoxError, text: String) -> Error {
+    let source = match source.downcast::<Error>() {
+        Ok(own) => return *own,
+        Err(other) => other,
+    };
+    match source.downcast::<align_core::Error>() {
+        Ok(core) => core.failed().with_message(|_| text),
+        Err(_) => Error::data(text, []),
     }
 }
 
@@ -117,10 +132,7 @@ impl Failure for align_train::Error {
                     .to_owned()],
             ),
             Train::Io { .. } | Train::SaveModel { .. } | Train::Thread(_) => Error::environment(text, []),
-            Train::Checkpoint { .. } => Error::data(
-                text,
-                ["delete that checkpoint's folder to continue from the one before".to_owned()],
-            ),
+            Train::Checkpoint { .. } => Error::data(text, [ANOTHER_CHECKPOINT.to_owned()]),
             Train::NonFinite { .. } => Error::data(text, [BAD_NUMBER.to_owned()]),
             Train::Rows { rows, source } => {
                 let bad_number = matches!(source, align_core::Error::NonFinite { .. });
@@ -164,7 +176,8 @@ impl Failure for align_ppo::IterationError {
             Iteration::Core(inner) => inner.failed(),
             Iteration::Data(inner) => inner.failed(),
             Iteration::Seam(inner) => of_method(inner),
-            Iteration::State { .. } => Error::environment(self.to_string(), []),
+            Iteration::Write { .. } => Error::environment(self.to_string(), []),
+            Iteration::Checkpoint { .. } => Error::data(self.to_string(), [ANOTHER_CHECKPOINT.to_owned()]),
             other => Error::data(align_cli::as_flags(&other.to_string()), []),
         }
     }
@@ -198,6 +211,9 @@ fn of_method(error: align_core::BoxError) -> Error {
 const BAD_NUMBER: &str =
     "lower --learning-rate, or look at these rows; NaN in the weights of --model does it too";
 
+/// What to do about a checkpoint that is damaged.
+const ANOTHER_CHECKPOINT: &str = "delete that checkpoint's folder to continue from the one before";
+
 /// What to do where something beside the model failed.
 const GO_ON: &str =
     "when that is mended, repeat the command with --resume to go on after the last checkpoint";
@@ -225,4 +241,34 @@ fn out_of_memory(message: &str) -> Error {
         ]
         .map(str::to_owned),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn core(message: &str) -> align_core::Error {
+        align_core::tch::TchError::Torch(message.to_owned()).into()
+    }
+
+    /// Want of memory and a broken libtorch are the machine's, wherever in sampling they come up.
+    #[test]
+    fn what_the_machine_lacks_while_sampling_is_not_blamed_on_the_data() {
+        let memory = "DefaultCPUAllocator: not enough memory: you tried to allocate 17179869184 bytes";
+        let sampling = |prompt: Option<usize>, message: &str| {
+            let error =
+                align_rollout::Error::Model { doing: "decoding".into(), prompt, source: core(message) };
+            align_ppo::IterationError::from(align_types::Error::from(error)).failed()
+        };
+        for prompt in [None, Some(2)] {
+            let failed = sampling(prompt, memory);
+            assert_eq!(failed.exit_code(), 3, "{failed}");
+            assert!(failed.hints().iter().any(|hint| hint.contains("--dry-run")), "{:?}", failed.hints());
+            assert!(failed.to_string().contains(memory), "{failed}");
+            assert_eq!(sampling(prompt, "no kernel").exit_code(), 3);
+        }
+        assert!(sampling(Some(2), memory).to_string().starts_with("prompt 2: "));
+        let number = align_rollout::Error::NonFinite { prompt: 1, position: 3 };
+        assert_eq!(of(align_types::Error::from(number)).exit_code(), 4);
+    }
 }

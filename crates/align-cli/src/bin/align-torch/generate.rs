@@ -109,7 +109,10 @@ pub fn sampler<'a>(model: &'a Model, tokenizer: &'a Tokenizer) -> Result<AutoGen
 /// Names the row that an error of sampling is about.
 pub fn refused(error: align_rollout::Error, prompts: &[PromptGroup]) -> Error {
     match error.prompt().and_then(|index| Some((index, prompts.get(index)?))) {
-        Some((index, group)) => Error::data(format!("{}: {error}", group.describe(index)), []),
+        Some((index, group)) => {
+            let why = format!("{}: {}", group.describe(index), error.reason());
+            failure::of(error).with_message(|_| why)
+        }
         None => failure::of(error),
     }
 }

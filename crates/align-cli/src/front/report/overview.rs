@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::run::{HELD_OUT, Run, State};
 
 /// Metrics of the table, by falling interest, each with its heading.
-const FIGURES: [(&str, &str); 13] = [
+const FIGURES: [(&str, &str); 14] = [
     ("eval/loss", "held-out loss"),
     ("eval/rewards/accuracies", "held-out accuracy"),
     ("eval/rewards/margins", "held-out margin"),
@@ -16,6 +16,7 @@ const FIGURES: [(&str, &str); 13] = [
     ("objective/scores", "score"),
     ("objective/kl", "KL to the reference"),
     ("completions/mean_length", "answer length"),
+    ("eval/loss/ptx_avg", "held-out loss of earlier data"),
     ("loss", "loss"),
     ("rewards/accuracies", "accuracy"),
     ("rewards/margins", "margin"),

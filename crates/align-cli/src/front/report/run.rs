@@ -81,6 +81,8 @@ pub(super) struct Sample {
     pub cut: bool,
     /// What it was given.
     pub reward: Option<f64>,
+    /// Whether it was drawn for training: every step has other prompts then.
+    pub drawn: bool,
 }
 
 /// A held-out row at the end of the run.
@@ -246,6 +248,8 @@ fn samples(path: &Path) -> Result<Vec<Sample>> {
             answer: line.text("completion").to_owned(),
             cut: line.text("finish_reason") == "length",
             reward: line.object().get("reward").and_then(Value::as_f64),
+            // Greedy answers to the same prompts at several steps have no reward, not even none.
+            drawn: line.object().contains_key("reward"),
         });
         Ok(())
     })?;

@@ -1,6 +1,6 @@
 //! What must not go on silently.
 
-use align_core::align_types::Completion;
+use align_core::align_types::{self, Completion, Generator, PromptGroup, TokenId, config::SamplingConfig};
 use align_core::{StepAt, StepError, Steps};
 use align_ppo::{AdvantageKind, PpoConfig, Scorer};
 use std::sync::atomic::AtomicBool;
@@ -69,6 +69,47 @@ fn a_sampler_of_another_temperature_is_found() {
     let (error, ..) =
         world.run(&mut ByTokens(|answer: &Completion| Some(share(answer))), |ppo| ppo.step(&at).unwrap_err());
     assert!(error.intact && error.source.to_string().contains("another temperature"), "{}", error.source);
+}
+
+/// A generator that fails at the fourth prompt that it is given.
+struct Failing;
+
+impl Generator for Failing {
+    fn generate(
+        &mut self,
+        _: &[Vec<TokenId>],
+        _: &SamplingConfig,
+        _: u64,
+    ) -> align_types::Result<Vec<PromptGroup>> {
+        Err(align_types::Error::Prompt { index: 3, why: "no room".into(), source: Some("underneath".into()) })
+    }
+
+    fn refresh(&mut self) -> align_types::Result<()> {
+        Ok(())
+    }
+}
+
+/// Nobody can look up the fourth prompt of a batch.
+#[test]
+fn a_failure_while_sampling_names_the_row_and_keeps_what_is_underneath() {
+    let source = |row| Some(align_types::Source { file: "prompts.jsonl".into(), row });
+    let prompts =
+        (0..5).map(|row| PromptGroup { source: source(10 + row), ..PromptGroup::new(vec![1], vec![]) });
+    let error =
+        align_ppo::sample(&mut Failing, prompts.collect(), &SamplingConfig::default(), 0).unwrap_err();
+    assert_eq!(error.to_string(), "prompts.jsonl:13: sampling: no room");
+    let align_ppo::IterationError::Data(align_types::Error::Seam { source, .. }) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(source.unwrap().to_string(), "underneath");
+    // A generator that counts wrongly is not believed.
+    let error = align_ppo::sample(
+        &mut Failing,
+        vec![PromptGroup::new(vec![1], vec![])],
+        &SamplingConfig::default(),
+        0,
+    );
+    assert!(error.unwrap_err().to_string().contains("prompt 3"));
 }
 
 /// A scorer that gives too few scores.

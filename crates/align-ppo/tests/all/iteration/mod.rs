@@ -1,6 +1,7 @@
 //! The iteration, on a tabular policy.
 
 mod failures;
+mod parts;
 mod practices;
 mod resume;
 mod world;

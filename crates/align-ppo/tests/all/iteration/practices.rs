@@ -10,7 +10,7 @@ fn run(
     config: PpoConfig,
     samples: usize,
     count: u64,
-) -> (Vec<align_core::BatchReport>, super::world::Policy) {
+) -> (Vec<align_core::BatchReport>, super::world::Recorded) {
     let mut world = World::new(config, samples);
     let (reports, policy, _) =
         world.run(&mut ByTokens(|answer: &Completion| Some(share(answer))), |ppo| steps(ppo, count));
@@ -73,6 +73,19 @@ fn the_reference_answers_beside() {
     // The reference stays at a sixth; what is left of the reward is what the policy is ahead.
     let ahead: Vec<f64> = scores.iter().zip(&shaped).map(|(score, shaped)| score - shaped).collect();
     assert!((mean(&ahead) - 1.0 / 6.0).abs() < 0.1, "{ahead:?}");
+}
+
+/// Whitening changes the rewards that are learned from; what they are beside the score is said of them as they were.
+#[test]
+fn whitened_rewards_are_reported_as_they_were_before() {
+    let plain = config(AdvantageKind::Ppo);
+    let (reports, _) = run(PpoConfig { whiten_rewards: true, ..plain }, 1, 2);
+    // Nothing has moved in the first iteration: there is no divergence, and no penalty was asked for.
+    assert!(reports[0].metric("objective/non_score_reward").unwrap().abs() < 1e-6, "{:?}", reports[0]);
+    let shaped = reports[0].metric("objective/rlhf_reward").unwrap();
+    assert!((shaped - reports[0].metric("objective/scores").unwrap()).abs() < 1e-6, "{shaped}");
+    // The returns are those of the whitened ones, whose variance is 1.
+    assert!(reports[0].metric("returns/std").unwrap() > 1.0, "{:?}", reports[0]);
 }
 
 #[test]

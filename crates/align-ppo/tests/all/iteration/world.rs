@@ -9,14 +9,14 @@ use align_core::align_types::{
 };
 use align_core::tch::Tensor;
 use align_core::{
-    BatchReport, BoxError, CausalLm, Learn, Packs, Parameter, StepAt, Stepped, Steps, ValueModel,
+    ActorCritic, BatchReport, BoxError, CausalLm, Learn, Packs, Parameter, StepAt, Stepped, Steps, ValueModel,
 };
 use align_losses::MovingReference;
 use align_ppo::{
-    CriticObjective, OnlineDpoObjective, Parts, PolicyObjective, Ppo, PpoConfig, References, Sampler, Scorer,
-    Settings,
+    ActorCriticObjective, CriticKind, CriticObjective, Figures, IterationError, Observer, OnlineDpoObjective,
+    Parts, PolicyObjective, Ppo, PpoConfig, References, Sampler, Scorer, Settings,
 };
-use align_testkit::{BigramLm, TabularValues};
+use align_testkit::{BigramActorCritic, BigramLm, TabularValues};
 use align_train::{Compute, Engine};
 
 /// Tokens; 0 ends an answer.
@@ -147,13 +147,13 @@ pub fn share(answer: &Completion) -> f64 {
 }
 
 /// Keeps the reports of the gradients that were computed.
-pub struct Recorded<L> {
-    pub learner: L,
+pub struct Recorded {
+    pub learner: Box<dyn Learn>,
     pub reports: Vec<BatchReport>,
     pub keeps: bool,
 }
 
-impl<L: Learn> Learn for Recorded<L> {
+impl Learn for Recorded {
     fn parameters(&self) -> &[Parameter] {
         self.learner.parameters()
     }
@@ -171,7 +171,7 @@ impl<L: Learn> Learn for Recorded<L> {
         Ok(report)
     }
     fn apply(&mut self, learning_rate: f64) -> Result<(), BoxError> {
-        Learn::apply(&mut self.learner, learning_rate)
+        self.learner.apply(learning_rate)
     }
     fn end_iteration(&mut self) -> Result<(), BoxError> {
         self.learner.end_iteration()
@@ -192,8 +192,16 @@ pub fn compute(threads: usize) -> Compute {
     Compute { threads, micro_batch_tokens: 64 }
 }
 
-pub type Policy = Recorded<Engine>;
-pub type Critic = Recorded<Engine<dyn ValueModel>>;
+/// What an iteration may have beside what every one has.
+#[derive(Default)]
+pub struct Extras<'a> {
+    pub ptx: Option<&'a mut dyn PromptSource>,
+    pub eval: Vec<PromptGroup>,
+    pub observer: Option<Box<Observer<'a>>>,
+    pub figures: Vec<Box<Figures<'a>>>,
+    /// Spoils what the parts are checked for.
+    pub spoil: Option<fn(&mut Parts<'_>)>,
+}
 
 /// Everything that a run owns; [`World::run`] lends it to an iteration.
 pub struct World {
@@ -248,30 +256,46 @@ impl World {
         &mut self,
         scorer: &mut dyn Scorer,
         work: impl FnOnce(&mut Ppo<'_>) -> T,
-    ) -> (T, Policy, Option<Critic>) {
+    ) -> (T, Recorded, Option<Recorded>) {
+        self.run_with(scorer, Extras::default(), |ppo| work(ppo.as_mut().unwrap()))
+    }
+
+    /// As [`Self::run`] with more parts, and whatever comes of putting them together.
+    pub fn run_with<T>(
+        &mut self,
+        scorer: &mut dyn Scorer,
+        extras: Extras<'_>,
+        work: impl FnOnce(&mut Result<Ppo<'_>, IterationError>) -> T,
+    ) -> (T, Recorded, Option<Recorded>) {
         let (config, temperature) = (self.settings.config.clone(), self.settings.sampling.temperature);
         let references = self.references();
         let limit = self.settings.sampling.max_new_tokens;
         let model: Box<dyn CausalLm> = Box::new(alias(&self.model));
-        let optimizer_config = optimizer(self.settings.learning_rate);
-        let (objective, layout): (Box<dyn align_core::Objective>, _) =
-            if config.advantage == align_ppo::AdvantageKind::OnlineDpo {
-                let objective = OnlineDpoObjective::new(&config, temperature, references).unwrap();
-                let layout = objective.layout();
-                (Box::new(objective), layout)
-            } else {
-                let objective = PolicyObjective::new(&config, temperature, limit, references).unwrap();
-                let layout = objective.layout();
-                (Box::new(objective), layout)
-            };
-        let engine = Engine::new(model, objective, &optimizer_config, compute(self.threads)).unwrap();
-        let mut policy = Recorded { learner: engine, reports: vec![], keeps: self.keeps };
-        let mut critic = config.advantage.uses_critic().then(|| {
+        let (rate, threads) = (optimizer(self.settings.learning_rate), compute(self.threads));
+        let shared = config.critic == CriticKind::Shared;
+        let (learner, layout): (Box<dyn Learn>, _) = if shared {
+            let objective = ActorCriticObjective::new(&config, temperature, limit, references).unwrap();
+            let layout = objective.layout();
+            let critic = TabularValues::new(&self.values);
+            let pair: Box<dyn ActorCritic> =
+                Box::new(BigramActorCritic { policy: alias(&self.model), critic });
+            (Box::new(Engine::over(pair, Box::new(objective), &rate, threads).unwrap()), layout)
+        } else if config.advantage == align_ppo::AdvantageKind::OnlineDpo {
+            let objective = OnlineDpoObjective::new(&config, temperature, references).unwrap();
+            let layout = objective.layout();
+            (Box::new(Engine::new(model, Box::new(objective), &rate, threads).unwrap()), layout)
+        } else {
+            let objective = PolicyObjective::new(&config, temperature, limit, references).unwrap();
+            let layout = objective.layout();
+            (Box::new(Engine::new(model, Box::new(objective), &rate, threads).unwrap()), layout)
+        };
+        let mut policy = Recorded { learner, reports: vec![], keeps: self.keeps };
+        let mut critic = (config.advantage.uses_critic() && !shared).then(|| {
             let values: Box<dyn ValueModel> = Box::new(TabularValues::new(&self.values));
             let objective = Box::new(CriticObjective::new(&config).unwrap());
             let rate = optimizer(config.critic_learning_rate);
             let learner = Engine::over(values, objective, &rate, compute(self.threads)).unwrap();
-            Recorded { learner, reports: vec![], keeps: self.keeps }
+            Recorded { learner: Box::new(learner), reports: vec![], keeps: self.keeps }
         });
         let mut sampler = TableSampler::new(&self.model);
         sampler.temperature = self.sampler_temperature;
@@ -288,7 +312,8 @@ impl World {
             };
             let reference_generator: Option<&mut dyn Generator> =
                 if relative { Some(&mut reference_sampler) } else { None };
-            let parts = Parts {
+            let Extras { ptx, eval, observer, figures, spoil } = extras;
+            let mut parts = Parts {
                 source: &mut self.prompts,
                 generator,
                 scorer,
@@ -296,13 +321,18 @@ impl World {
                 layout,
                 critic,
                 reference_generator,
-                ptx: None,
-                eval: vec![],
-                observer: None,
-                figures: vec![],
+                ptx: match ptx {
+                    Some(ptx) => Some(ptx),
+                    None => None,
+                },
+                eval,
+                observer,
+                figures,
             };
-            let mut ppo = Ppo::new(self.settings.clone(), parts).unwrap();
-            work(&mut ppo)
+            if let Some(spoil) = spoil {
+                spoil(&mut parts);
+            }
+            work(&mut Ppo::new(self.settings.clone(), parts))
         };
         (done, policy, critic)
     }

@@ -2,13 +2,13 @@
 
 mod costs;
 mod dry_run;
+mod earlier;
 mod models;
 mod prompts;
 mod samples;
 mod scorer;
 mod steps;
 
-use std::cell::Cell;
 use std::path::Path;
 
 use align_cli::{Error, Result, args::PpoArgs, health, talk};
@@ -18,7 +18,7 @@ use align_core::{
 };
 use align_data::Kind;
 use align_lm::{Companions, Model, ModelConfig, SaveDtype, ValueNetwork};
-use align_ppo::{Parts, Ppo as Iterations, RewardBaseline, Sampler, Settings};
+use align_ppo::{Figures, Parts, Ppo as Iterations, RewardBaseline, Sampler, Settings};
 use align_rollout::AutoGenerator;
 use align_train::{Engine, Hooks, RunJob, Unit};
 use serde_json::{Map, Value};
@@ -31,11 +31,12 @@ use crate::{
     train::{Method, Setup},
     tuning::Tuning,
 };
+use earlier::Earlier;
 use models::{CriticStart, Learner, Policy};
 use prompts::Prompts;
 use samples::SampleLog;
 use scorer::Summands;
-use steps::Counted;
+use steps::{Counted, Totals};
 
 /// The folder of a separate critic in the run folder.
 const CRITIC: &str = "critic";
@@ -63,6 +64,7 @@ impl Method for Ppo<'_> {
         reads.extend(flags.critic.critic_model.iter().map(|folder| ("--critic-model", folder.as_path())));
         reads.extend(flags.rewards.reward_model.iter().map(|folder| ("--reward-model", folder.as_path())));
         reads.extend(flags.ptx.ptx_data.iter().map(|file| ("--ptx-data", file.as_path())));
+        reads.extend(flags.ptx.ptx_eval_data.iter().map(|file| ("--ptx-eval-data", file.as_path())));
         reads
     }
 
@@ -91,7 +93,7 @@ pub fn run(flags: &PpoArgs, settings: &toml::Table) -> Result<()> {
     }
     let read = Read::new(&command, flags)?;
     if flags.train.dry_run {
-        return dry_run::show(flags, settings, &read);
+        return dry_run::show(flags, settings, &read, command.device);
     }
     read.train(&command, opened)
 }
@@ -179,6 +181,7 @@ impl<'a> Read<'a> {
         let total_steps = config.total_steps(prompts.rows.train.len());
         let mut source = prompts.source(flags, total_steps)?;
         let mut ptx = prompts.ptx_source(flags, total_steps)?;
+        let figures = self.figures(policy.model())?;
         let mut generator = self.generator(policy.model())?;
         let mut reference_generator = answering.as_ref().map(|model| self.generator(model)).transpose()?;
         let mut scorer = Summands::new(sum, prompts);
@@ -208,7 +211,7 @@ impl<'a> Read<'a> {
             },
             eval: prompts.rows.eval.clone().into_vec()?,
             observer: Some(Box::new(|step: u64, groups: &[&PromptGroup]| log.observe(step, groups))),
-            figures: Vec::new(),
+            figures,
         };
         let settings = Settings {
             config: method,
@@ -216,19 +219,21 @@ impl<'a> Read<'a> {
             seed: train.seed,
             learning_rate: train.optimizer.learning_rate,
         };
-        let sampled = Cell::new(0);
+        let totals = Totals::default();
         let iterations = Iterations::new(settings, parts).map_err(failure::of)?;
-        let mut steps = Counted { iterations, sampled: &sampled };
-        let mut summary = prompts.reports.summary();
+        let mut steps = Counted { iterations, totals: &totals };
+        let mut summary = prompts.summary();
         if matches!(tuning, Tuning::Full) {
             summary.insert("model_dtype".into(), policy.model().source_dtype().into());
         }
-        let save_in = |to: &Path, dtype: SaveDtype| Ok(policy.save(to, dtype, tuning, &companions)?);
-        let save = |to: &Path| save_in(to, SaveDtype::F32);
-        let save_final = |to: &Path| save_in(to, SaveDtype::Source);
+        let save = |to: &Path| Ok(policy.save(to, SaveDtype::F32, tuning, &companions)?);
+        // Whoever reads the folder knows nothing of the units that values were trained in.
+        let save_final = |to: &Path| {
+            Ok(policy.in_units(totals.scale())?.save(to, SaveDtype::Source, tuning, &companions)?)
+        };
         let before_finish = |_: u64| -> Result<Map<String, Value>, BoxError> {
-            critic.as_ref().map_or(Ok(()), |critic| save_critic(critic, command.output))?;
-            Ok(Map::from_iter([("completions_sampled".to_owned(), sampled.get().into())]))
+            critic.as_ref().map_or(Ok(()), |critic| save_critic(critic, totals.scale(), command.output))?;
+            Ok(Map::from_iter([("completions_sampled".to_owned(), totals.sampled().into())]))
         };
         let mut hooks = Hooks::new(&save);
         hooks.save_final = Some(&save_final);
@@ -263,6 +268,17 @@ impl<'a> Read<'a> {
         start.load(options, self.flags.train.seed)
     }
 
+    /// Makes what an evaluation measures beside answers to held-out prompts.
+    fn figures<'g>(&self, policy: &Model) -> Result<Vec<Box<Figures<'g>>>> {
+        let rows = self.prompts.ptx.eval.clone().into_vec()?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let config = self.flags.train.train_config();
+        let mut earlier = Earlier::new(policy, rows, config.threads, config.micro_batch_tokens)?;
+        Ok(vec![Box::new(move || earlier.measure())])
+    }
+
     fn generator<'g>(&'g self, model: &'g Model) -> Result<AutoGenerator<'g>> {
         let sampler = generate::sampler(model, &self.folder.tokenizer)?;
         Ok(sampler.with_threads(self.flags.train.machine.threads()))
@@ -281,11 +297,11 @@ fn sampler<'a>(flags: &PpoArgs, generator: &'a mut AutoGenerator<'_>) -> Result<
     }
 }
 
-/// Writes the critic beside the model. A run that is killed meanwhile writes it again.
-fn save_critic(critic: &ValueNetwork, run: &Path) -> Result<(), BoxError> {
+/// Writes the critic beside the model, in units of the reward. A run that is killed meanwhile writes it again.
+fn save_critic(critic: &ValueNetwork, (mean, std): (f64, f64), run: &Path) -> Result<(), BoxError> {
     let folder = run.join(CRITIC);
     if folder.exists() {
         std::fs::remove_dir_all(&folder).map_err(Error::write(&folder))?;
     }
-    Ok(critic.save(&folder, SaveDtype::F32)?)
+    Ok(critic.rescaled(mean, std)?.save(&folder, SaveDtype::F32)?)
 }

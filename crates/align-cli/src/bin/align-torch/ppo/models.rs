@@ -75,6 +75,17 @@ impl Policy {
         }
     }
 
+    /// Makes the policy to write at the end of a run: a value head gives v · std + mean where it was trained to give v.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn in_units(&self, (mean, std): (f64, f64)) -> align_lm::Result<Self> {
+        Ok(match self {
+            Self::Alone(model) => Self::Alone(Box::new(model.replica()?)),
+            Self::WithValue(pair) => Self::WithValue(Box::new(pair.rescaled(mean, std)?)),
+        })
+    }
+
     /// Writes the folder of the model, or of its adapter.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use align_cli::{Error, Result, args::PpoArgs, talk};
 use align_core::align_types::{PromptGroup, PromptSource, Source};
 use align_data::{Curriculum, DataConfig, DataReport, PromptOrder, TextPrompt, Tokenizer, Truncation};
 use align_ppo::PromptText;
+use serde_json::{Map, Value, json};
 
 use crate::{
     inputs,
@@ -20,16 +21,18 @@ use crate::{
 pub struct Prompts {
     /// The prompts to train on and those held out.
     pub rows: Rows,
-    /// Rows of language modelling.
+    /// Rows of language modelling, and those of earlier data that are held out.
     pub ptx: Rows,
     pub reports: Reports,
+    /// What was found in the files of those, by entry of `summary.json`.
+    ptx_reports: Vec<(&'static str, DataReport)>,
     /// By file and row.
     texts: HashMap<(PathBuf, usize), PromptText>,
     /// Names of all columns that rewards may read.
     columns: Vec<String>,
 }
 
-/// Reads `--data`, `--eval-data` and `--ptx-data`; `context` is what all models take.
+/// Reads `--data`, `--eval-data`, `--ptx-data` and `--ptx-eval-data`; `context` is what all models take.
 ///
 /// # Errors
 /// Rows that cannot be used, no row that can.
@@ -40,6 +43,7 @@ pub fn read(flags: &PpoArgs, folder: &Folder, context: usize) -> Result<Prompts>
         rows: Rows { train: Vec::new().into(), eval: Vec::new().into(), files: Vec::new(), mixed: false },
         ptx: Rows { train: Vec::new().into(), eval: Vec::new().into(), files: Vec::new(), mixed: false },
         reports: Reports { train: DataReport::default(), eval: None },
+        ptx_reports: Vec::new(),
         texts: HashMap::new(),
         columns: Vec::new(),
     };
@@ -50,15 +54,9 @@ pub fn read(flags: &PpoArgs, folder: &Folder, context: usize) -> Result<Prompts>
         let (groups, report) = prompts.take(&train.watch.eval_data, folder, &config)?;
         (prompts.rows.eval, prompts.reports.eval) = (groups.into(), Some(report));
     }
-    if !flags.ptx.ptx_data.is_empty() {
-        let config =
-            DataConfig { max_length: Some(train.rows.max_length.min(context)), ..train.data_config() };
-        let (tokenizer, template) = (&folder.tokenizer, folder.template.as_ref());
-        let (groups, report) =
-            align_data::load_rows(&flags.ptx.ptx_data, sft::KINDS, tokenizer, template, &config)?;
-        rows::tell(&report);
-        prompts.ptx.train = groups.into();
-    }
+    let config = DataConfig { max_length: Some(train.rows.max_length.min(context)), ..train.data_config() };
+    prompts.ptx.train = prompts.take_texts("ptx_data", &flags.ptx.ptx_data, folder, &config)?;
+    prompts.ptx.eval = prompts.take_texts("ptx_eval_data", &flags.ptx.ptx_eval_data, folder, &config)?;
     Ok(prompts)
 }
 
@@ -106,6 +104,30 @@ impl Prompts {
         Ok((groups, report))
     }
 
+    fn take_texts(
+        &mut self,
+        name: &'static str,
+        files: &[PathBuf],
+        folder: &Folder,
+        config: &DataConfig,
+    ) -> Result<align_data::Rows> {
+        if files.is_empty() {
+            return Ok(Vec::new().into());
+        }
+        let (tokenizer, template) = (&folder.tokenizer, folder.template.as_ref());
+        let (groups, report) = align_data::load_rows(files, sft::KINDS, tokenizer, template, config)?;
+        rows::tell(&report);
+        self.ptx_reports.push((name, report));
+        Ok(groups.into())
+    }
+
+    /// Makes the entries of `summary.json`.
+    pub fn summary(&self) -> Map<String, Value> {
+        let mut summary = self.reports.summary();
+        summary.extend(self.ptx_reports.iter().map(|(name, report)| ((*name).to_owned(), json!(report))));
+        summary
+    }
+
     /// Finds the text of a prompt.
     pub fn text(&self, group: &PromptGroup) -> Option<&PromptText> {
         self.texts.get(&place(group.source.as_ref()?))
@@ -142,7 +164,7 @@ impl Prompts {
     pub fn fingerprint(&self, folders: &[&Path]) -> Result<String> {
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
         let prompts = inputs::fingerprint(&self.rows, folders, &columns)?;
-        if self.ptx.train.is_empty() {
+        if self.ptx.train.is_empty() && self.ptx.eval.is_empty() {
             return Ok(prompts);
         }
         Ok(prompts + &inputs::fingerprint(&self.ptx, &[], &[])?)

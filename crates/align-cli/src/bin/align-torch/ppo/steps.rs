@@ -6,12 +6,31 @@ use std::path::Path;
 use align_core::{BoxError, Concluded, Evaluation, StepAt, StepError, Stepped, Steps};
 use align_ppo::Ppo;
 
-/// Iterations that say at their end how many answers were sampled.
+/// What is known of a run once its iterations are done.
+#[derive(Debug, Default)]
+pub struct Totals {
+    sampled: Cell<u64>,
+    scale: Cell<Option<(f64, f64)>>,
+}
+
+impl Totals {
+    /// Counts the answers sampled for training, over all processes of the run.
+    pub fn sampled(&self) -> u64 {
+        self.sampled.get()
+    }
+
+    /// Returns mean and deviation of the units that the critic was trained in.
+    pub fn scale(&self) -> (f64, f64) {
+        self.scale.get().unwrap_or((0.0, 1.0))
+    }
+}
+
+/// Iterations that say at their end what became of them.
 pub struct Counted<'a> {
     /// The iterations.
     pub iterations: Ppo<'a>,
-    /// Answers sampled for training, over all processes of the run.
-    pub sampled: &'a Cell<u64>,
+    /// Filled at the end.
+    pub totals: &'a Totals,
 }
 
 impl Steps for Counted<'_> {
@@ -40,7 +59,8 @@ impl Steps for Counted<'_> {
     }
 
     fn conclude(&mut self, at: &StepAt<'_>, folder: &Path) -> Result<Concluded, BoxError> {
-        self.sampled.set(self.iterations.sampled());
+        self.totals.sampled.set(self.iterations.sampled());
+        self.totals.scale.set(self.iterations.value_scale().map(|scale| (scale.mean(), scale.std())));
         self.iterations.conclude(at, folder)
     }
 
