@@ -321,10 +321,7 @@ impl World {
                 layout,
                 critic,
                 reference_generator,
-                ptx: match ptx {
-                    Some(ptx) => Some(ptx),
-                    None => None,
-                },
+                ptx: ptx.map(|rows| rows as &mut dyn PromptSource),
                 eval,
                 observer,
                 figures,
