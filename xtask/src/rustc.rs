@@ -25,7 +25,7 @@ pub(crate) fn quick_tests(command: &mut Command) {
 pub fn wrapped() -> Option<ExitCode> {
     std::env::var_os(AS_RUSTC)?;
     let mut arguments = std::env::args_os().skip(1);
-    let rustc = arguments.next()?;
+    let rustc = arguments.next().filter(|program| is_rustc(program))?;
     let mut command = Command::new(rustc);
     command.args(with_level(arguments.collect())).env_remove(AS_RUSTC).env_remove(WRAPPER);
     Some(match command.status() {
@@ -35,6 +35,12 @@ pub fn wrapped() -> Option<ExitCode> {
             ExitCode::from(3)
         }
     })
+}
+
+/// Says whether an argument is the compiler's path: programs that cargo runs after compiling inherit the variables.
+fn is_rustc(program: &OsStr) -> bool {
+    std::env::var_os("RUSTC").is_some_and(|rustc| rustc == program)
+        || std::path::Path::new(program).file_stem() == Some(OsStr::new("rustc"))
 }
 
 /// Adds the level to the arguments of a test program; the last level that rustc reads wins.
@@ -62,6 +68,7 @@ mod tests {
 
     #[test]
     fn a_user_is_not_taken_for_cargo() {
-        assert!(wrapped().is_none());
+        assert!(is_rustc(OsStr::new("/some/where/rustc")) && is_rustc(OsStr::new("rustc")));
+        assert!(!is_rustc(OsStr::new("test")) && !is_rustc(OsStr::new("--quiet")));
     }
 }

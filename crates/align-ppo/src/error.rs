@@ -38,6 +38,14 @@ pub enum IterationError {
         /// What happened.
         source: BoxError,
     },
+    /// A file cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: BoxError,
+    },
     /// What goes on from step to step is missing from a checkpoint, or damaged in it.
     #[error("{}: it is missing or damaged: {source}", path.display())]
     Checkpoint {
@@ -55,6 +63,10 @@ impl IterationError {
 
     pub(crate) fn write(path: &Path, source: impl Into<BoxError>) -> Self {
         Self::Write { path: path.to_owned(), source: source.into() }
+    }
+
+    pub(crate) fn read(path: &Path, source: impl Into<BoxError>) -> Self {
+        Self::Read { path: path.to_owned(), source: source.into() }
     }
 
     pub(crate) fn checkpoint(path: &Path, source: impl Into<BoxError>) -> Self {

@@ -11,7 +11,6 @@ use std::sync::atomic::AtomicBool;
 use align_repro::{
     Result,
     dpo_vs_ppo::{DpoVsPpo, Options},
-    experiment::Size,
     outcome::Outcome,
     report::figure_text,
     runner::{RunOptions, run_units},
@@ -28,7 +27,7 @@ fn main() -> Result<()> {
     let stop = AtomicBool::new(false);
     let run = RunOptions { workers: 1, stop: &stop, talk: true };
     let results = run_units(&study, &study.units()?, &store, run)?;
-    let outcome = Outcome::judge(&study, Size::Full, &results)?;
+    let outcome = Outcome::judge(&study, &results)?;
     for judged in outcome.claims.iter().filter(|judged| judged.verdict != Verdict::NotRun) {
         let figure = figure_text(judged.evidence.as_ref());
         println!("{:11} {:28} {figure}", judged.verdict.to_string(), judged.claim.id);

@@ -2,7 +2,8 @@ use crate::{Error, Result, checkpoint::Best};
 
 const PREFIX: &str = "eval/";
 /// Parts of names of metrics of which less is better; of all others more is.
-const LESS_IS_BETTER: [&str; 7] = ["loss", "kl", "perplexity", "nll", "error", "ece", "brier"];
+const LESS_IS_BETTER: [&str; 9] =
+    ["loss", "kl", "perplexity", "nll", "error", "ece", "brier", "abstained", "share"];
 
 /// By which held-out metric the best checkpoint is kept.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ mod tests {
         for (metric, less) in [
             ("loss", true),
             ("eval/loss", true),
+            ("eval/completions/abstained", true),
+            ("eval/completions/most_frequent_share", true),
             ("objective/kl", true),
             ("loss/policy_avg", true),
             ("rewards/margins", false),

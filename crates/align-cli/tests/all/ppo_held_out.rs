@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::ppo::{folder, learned, line, metrics, summary};
 use crate::support::{
-    Answer, align, command, json_lines, kills::finish, tiny_llama, write, write_demonstrations, write_prompts,
+    Answer, align, command, json_lines, kills::finish, write, write_demonstrations, write_prompts,
 };
 
 #[test]
@@ -134,12 +134,6 @@ fn a_checkpoint_whose_state_is_damaged_is_no_fault_of_the_machine() {
     fs::write(&state, text).unwrap();
     let refused = align(here, &line);
     assert_eq!(refused.code, 4, "{}", refused.stderr);
-    assert!(weights_differ(here), "the model of the start is left alone");
     fs::remove_dir_all(here.join("run/checkpoints/step-2")).unwrap();
     finish(here, &line);
-}
-
-fn weights_differ(folder: &Path) -> bool {
-    let model = folder.join("run/checkpoints/step-1/model");
-    crate::support::kills::weights_of(&model) != crate::support::kills::weights_of(&tiny_llama())
 }

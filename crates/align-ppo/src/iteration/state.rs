@@ -82,7 +82,11 @@ impl State {
 
     pub fn load(folder: &Path) -> Result<Self> {
         let path = Self::path(folder);
-        let text = fs::read(&path).map_err(|error| Error::checkpoint(&path, error))?;
+        let text = fs::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::checkpoint(&path, error),
+            // What the disk refuses now says nothing of what is on it.
+            _ => Error::read(&path, error),
+        })?;
         serde_json::from_slice(&text).map_err(|error| Error::checkpoint(&path, error))
     }
 }

@@ -233,7 +233,8 @@ pub struct CriticArgs {
     /// How far a value may move from that of the rollout before its loss is clipped [default: 0.2]
     #[arg(long, value_name = "X", value_parser = values::number, allow_hyphen_values = true)]
     pub cliprange_value: Option<f64>,
-    /// Let the critic predict returns of mean 0 and variance 1
+    /// Let the critic predict returns of mean 0 and variance 1; one that was trained before gives values in other units and
+    /// learns its last layer anew from the second iteration on
     #[arg(long, action = ArgAction::SetTrue)]
     pub normalize_values: bool,
     /// Discount of later rewards [default: 1]
