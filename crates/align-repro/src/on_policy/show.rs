@@ -1,6 +1,6 @@
 use super::study::{Chart, Difference, Measured};
 use crate::{
-    Result,
+    Error, Result,
     claim::Evidence,
     interval::{Estimate, half_width},
     report::figure::{Figure, LineChart, Point, Series},
@@ -15,13 +15,28 @@ fn values(arms: &Arms, arm: &str, metric: &str) -> Option<Vec<f64>> {
     runs.iter().map(|run| run.metrics.get(metric).copied()).collect()
 }
 
+/// As [`values`], but an arm that was run must have measured the number: a claim that misses it would pass for one that was
+/// not run.
+fn measured(id: &str, arms: &Arms, arm: &str, metric: &str) -> Result<Option<Vec<f64>>> {
+    let was_run = arms.iter().any(|(name, _)| name == arm);
+    match values(arms, arm, metric) {
+        None if was_run => {
+            Err(Error::input(format!("figure {id}"), format!("the arm {arm} measures no {metric}")))
+        }
+        values => Ok(values),
+    }
+}
+
 /// Computes the figure of a claim or control; nothing where an arm was not run.
+///
+/// # Errors
+/// A number that an arm does not measure.
 pub(super) fn evidence(id: &str, figure: &Difference, arms: &Arms) -> Result<Option<Evidence>> {
-    let Some(mut all) = values(arms, &figure.of, &figure.metric) else { return Ok(None) };
+    let Some(mut all) = measured(id, arms, &figure.of, &figure.metric)? else { return Ok(None) };
     let other = figure.minus.as_ref().or(figure.minus_metric.as_ref().map(|_| &figure.of));
     if let Some(arm) = other {
         let metric = figure.minus_metric.as_ref().unwrap_or(&figure.metric);
-        let Some(less) = values(arms, arm, metric).filter(|less| less.len() == all.len()) else {
+        let Some(less) = measured(id, arms, arm, metric)?.filter(|less| less.len() == all.len()) else {
             return Ok(None);
         };
         all.iter_mut().zip(less).for_each(|(value, less)| *value -= less);
@@ -133,5 +148,7 @@ mod tests {
         assert_eq!(mean(figure("a", None, Some("start"))), Some(2.5));
         assert_eq!(mean(figure("a", Some("short"), None)), None);
         assert_eq!(mean(figure("none", None, None)), None);
+        let misspelt = Difference { metric: "golt".into(), ..figure("a", None, None) };
+        assert!(evidence("x", &misspelt, &arms).unwrap_err().to_string().contains("measures no golt"));
     }
 }
