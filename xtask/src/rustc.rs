@@ -6,7 +6,9 @@
 //! the one thing that reaches them without compiling the crates under them once more.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
 
 /// The variable that makes this program a wrapper of rustc.
 const AS_RUSTC: &str = "ALIGN_XTASK_AS_RUSTC";
@@ -14,15 +16,21 @@ const AS_RUSTC: &str = "ALIGN_XTASK_AS_RUSTC";
 /// Cargo's variable for a wrapper of rustc.
 const WRAPPER: &str = "RUSTC_WRAPPER";
 
+/// Where this program lay when it began. Cargo puts a new one in its place when it builds its tests, and the system then
+/// says that the one that runs was deleted.
+static THIS: OnceLock<Option<PathBuf>> = OnceLock::new();
+
 /// Makes a cargo command compile test programs without optimisation; a wrapper of the user's stays.
 pub(crate) fn quick_tests(command: &mut Command) {
-    if let (None, Ok(program)) = (std::env::var_os(WRAPPER), std::env::current_exe()) {
+    let this = THIS.get_or_init(|| std::env::current_exe().ok());
+    if let (None, Some(program)) = (std::env::var_os(WRAPPER), this.as_ref().filter(|this| this.is_file())) {
         command.env(WRAPPER, program).env(AS_RUSTC, "1");
     }
 }
 
-/// Runs rustc when cargo called this program as its wrapper; `None` when a user called it.
+/// Runs rustc when cargo called this program as its wrapper; `None` when a user called it. To be called first.
 pub fn wrapped() -> Option<ExitCode> {
+    THIS.get_or_init(|| std::env::current_exe().ok());
     std::env::var_os(AS_RUSTC)?;
     let mut arguments = std::env::args_os().skip(1);
     let rustc = arguments.next().filter(|program| is_rustc(program))?;

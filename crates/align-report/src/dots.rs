@@ -12,9 +12,9 @@ const TOP: f64 = 8.0;
 const BOTTOM: f64 = 46.0;
 const RIGHT: f64 = 16.0;
 /// The width of a letter, for the room that names need.
-const LETTER: f64 = 7.0;
+const LETTER: f64 = 9.0;
 /// The most room that names get.
-const NAMES: f64 = 260.0;
+const NAMES: f64 = 300.0;
 
 /// Draws numbers with their intervals; 0 is on the axis, and a number that is not finite leaves its line empty.
 pub(crate) fn dots(numbers: &Dots) -> String {
