@@ -160,7 +160,7 @@ fn runs_that_sample_show_what_their_reward_cost() {
         "Reward and what it cost",
         "<figcaption>rewards/rule:length/mean</figcaption>",
         "<figcaption>completions/most_frequent_share</figcaption>",
-        "after 20 steps",
+        "<h3>step 20</h3>",
         "reward 5<",
         "Wall time by phase",
         "1 min 30 s <small>75 %</small>",
