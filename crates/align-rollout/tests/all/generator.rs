@@ -274,9 +274,9 @@ fn refused(model: &dyn align_core::CachedLm, prompts: &[Vec<u32>], config: &Samp
 fn prompts_that_cannot_be_continued_are_named() {
     let model = HistoryLm::new(i64::from(VOCAB)).with_context(8);
     let second = |prompt: Vec<u32>| refused(&model, &[vec![1], prompt], &config(1, 4));
-    assert!(second(vec![]).starts_with("sampling: prompt 1: is empty"), "{}", second(vec![]));
+    assert!(second(vec![]).starts_with("prompt 1: is empty"), "{}", second(vec![]));
     let full = second(vec![1; 8]);
-    assert!(full.starts_with("sampling: prompt 1: has 8 tokens and the model's context 8"), "{full}");
+    assert!(full.starts_with("prompt 1: has 8 tokens and the model's context 8"), "{full}");
     let unknown = second(vec![1, 11]);
     assert!(unknown.contains("prompt 1: has token 11") && unknown.contains("11 tokens"), "{unknown}");
     assert_eq!(model.rows.load(Ordering::Relaxed), 0, "nothing is computed before all prompts are looked at");
@@ -313,5 +313,5 @@ fn damaged_weights_and_failing_decoders_are_named() {
     let model = chain();
     let mut generator = TensorGenerator::new(&model, vec![EOS]).with_decoder(|_| Err("no such piece".into()));
     let error = generator.generate(&[vec![1]], &config(1, 4), 0).unwrap_err().to_string();
-    assert!(error.contains("prompt 0, sample 0") && error.contains("no such piece"), "{error}");
+    assert!(error.contains("prompt 0: sample 0") && error.contains("no such piece"), "{error}");
 }
