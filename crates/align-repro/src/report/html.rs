@@ -3,7 +3,7 @@ use align_report::{figure_card, table};
 use super::{Report, citation, escape, figure::Figure, figure_text, svg, weight_text};
 use crate::{
     study::{Sample, Table},
-    verdict::{ControlVerdict, Verdict},
+    verdict::{ControlVerdict, JudgedClaim, Verdict},
 };
 
 /// What only this page has.
@@ -65,27 +65,41 @@ fn badge(class: &str, sign: &str, text: &str) -> String {
     format!("<span class=\"badge {class}\">{sign}&nbsp;{}</span>", escape(text))
 }
 
+/// Shows the claims that were run, those that decide first; the others are folded away.
 fn claims(report: &Report<'_>) -> String {
-    let rows = report.outcome.claims.iter().map(|c| {
-        let (class, sign) = match c.verdict {
-            Verdict::Reproduced => ("good", "✓"),
-            Verdict::NotReproduced => ("bad", "✗"),
-            Verdict::Inconclusive => ("open", "?"),
-            Verdict::NotRun => ("open", "–"),
-        };
-        let weight = weight_text(c.required, c.decides);
-        vec![
-            format!("{}<br><small>{}</small>", escape(&c.claim.statement), escape(&c.claim.source)),
-            escape(&c.claim.paper),
-            format!(
-                "{}<br><small>must show: {}</small>",
-                escape(&figure_text(c.evidence.as_ref())),
-                escape(&c.claim.criterion.to_string())
-            ),
-            format!("{}<br><small>{}</small>", badge(class, sign, &c.verdict.to_string()), escape(weight)),
-        ]
-    });
-    table("wide", &owned(&["claim", "paper", "ours [95 % interval]", "verdict"]), rows)
+    let (run, left): (Vec<&JudgedClaim>, Vec<&JudgedClaim>) =
+        report.outcome.claims.iter().partition(|c| c.verdict != Verdict::NotRun);
+    let (first, second): (Vec<&JudgedClaim>, Vec<&JudgedClaim>) = run.into_iter().partition(|c| c.required);
+    let head = owned(&["claim", "paper", "ours [95 % interval]", "verdict"]);
+    let mut text = table("wide", &head, first.into_iter().chain(second).map(claim));
+    if !left.is_empty() {
+        let rows = table("wide", &head, left.iter().map(|c| claim(c)));
+        text += &format!(
+            "<details><summary>Claims that were not run: {}</summary>\n{rows}</details>\n",
+            left.len()
+        );
+    }
+    text
+}
+
+fn claim(c: &JudgedClaim) -> Vec<String> {
+    let (class, sign) = match c.verdict {
+        Verdict::Reproduced => ("good", "✓"),
+        Verdict::NotReproduced => ("bad", "✗"),
+        Verdict::Inconclusive => ("open", "?"),
+        Verdict::NotRun => ("open", "–"),
+    };
+    let weight = weight_text(c.required, c.decides);
+    vec![
+        format!("{}<br><small>{}</small>", escape(&c.claim.statement), escape(&c.claim.source)),
+        escape(&c.claim.paper),
+        format!(
+            "{}<br><small>must show: {}</small>",
+            escape(&figure_text(c.evidence.as_ref())),
+            escape(&c.claim.criterion.to_string())
+        ),
+        format!("{}<br><small>{}</small>", badge(class, sign, &c.verdict.to_string()), escape(weight)),
+    ]
 }
 
 fn controls(report: &Report<'_>) -> String {
