@@ -1,5 +1,5 @@
-//! The programs of `dpo-vs-ppo` at a budget of seconds: every arm that learns from pairs or passing answers runs, and the
-//! rule for the steps of fine-tuning.
+//! The programs of `dpo-vs-ppo` at a budget of seconds, at which nothing passes and nothing is learned: what every arm samples,
+//! and the rule for the steps of fine-tuning.
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::{path::Path, sync::atomic::AtomicBool};
@@ -66,7 +66,7 @@ fn number(folder: &Path, arm: &str, metric: &str) -> f64 {
 
 /// 32 prompts with 8 answers each, whoever samples them.
 #[test]
-fn every_arm_learns_from_the_same_number_of_answers() {
+fn every_arm_samples_the_same_number_of_answers() {
     let folder = tempfile::tempdir().unwrap();
     run_in(folder.path(), &study(&small(), &LEARNERS));
     for arm in LEARNERS {
@@ -75,7 +75,7 @@ fn every_arm_learns_from_the_same_number_of_answers() {
 }
 
 #[test]
-fn the_first_number_of_steps_in_the_window_is_taken_or_else_the_nearest() {
+fn the_first_number_of_steps_in_the_window_is_taken_and_of_two_that_are_as_far_the_first() {
     let steps = |window: [f64; 2]| {
         let mut plan = small();
         let policy = plan["settings"]["sequence"]["quick"]["policy"].as_table_mut().unwrap();

@@ -182,30 +182,6 @@ pub(super) fn deviations() -> Vec<String> {
         "Mass outside the data does not depend on which side of a pair is called chosen, so two claims ask whether DPO \
          orders its pairs rightly. They were added to the plan after a first run of two rows (toy-h3-p1, toy-h32-p1) and only make \
          the verdict stricter.",
-        "Sequence task: the paper trains code models of 7 and 34 billion parameters on competition problems; here a policy of 0.4 million \
-         parameters writes programs of at most ten tokens for a stack machine, with hidden tests as reward. Greedy and sampled \
-         pass@1 are both primary, were both fixed before the run and are both printed.",
-        "Sequence task: settings come from a prototype with seeds of its own, where 23 settings of DPO and 20 of PPO were tried on one \
-         seed, on validation prompts. There the critic of its own became the main arm, and sampled pass@1 the second primary metric, \
-         after two more seeds had been seen; three further seeds, with nothing changed, gave the same verdicts.",
-        "Sequence task: every method has the same number of sampled answers. Training compute is reported beside it and not \
-         equalised: the arms of DPO take more passes over their answers than PPO does.",
-        "Sequence task: an answer without END has the reward 0 and no value is put in its place. Ablations are made on the PPO \
-         whose critic shares the policy's transformer, one at a time. Where rewards are 0 or 10 and not whitened, the KL \
-         weight is ten times as large and values are normalised.",
-        "Sequence task: the control with random reward must not rise; it does not stay where it was, because whitening turns noise \
-         into steps of full size.",
-        "Sequence task: k1 in the loss, whose gradient is 0 in expectation, is no arm: `align` refuses it. The arms of k2 and k3 are \
-         compared where they end, with whitened advantages, which scale the KL in the reward and not that in the loss: they \
-         show whether the choice matters here, not that gradients are equal.",
-        "Sequence task: the two arms of imitation of passing answers and the two of online DPO were not tuned; their rates were \
-         written down from those of the other arms. A gap against them is weaker evidence than one against tuned arms. The \
-         frozen sampler answers other prompts than the one that learns.",
-        "Sequence task: the control of shuffled labels takes 2 of the 4 passes of the arm that it controls. Controls of rows with \
-         rewards of unit scale and with a reference that equals the policy were not run.",
-        "Sequence task: biases begin at zero, and weight decay spares norms and biases. Values are brought to other units by a \
-         running mean and deviation where rewards are 0 or 10.",
-        "Illustration: rows are held out, not prompts; a prompt that occurs in several rows of a file may be on both sides.",
         "No correction for the number of comparisons was made.",
     ];
     texts.map(str::to_owned).to_vec()

@@ -188,7 +188,6 @@ impl Study for DpoVsPpo {
         self.pairs.show(results, &mut findings)?;
         findings.deviations.extend(answer::deviations());
         findings.deviations.extend(sequence::DEVIATIONS.iter().map(ToString::to_string));
-        findings.deviations.extend(self.pairs.deviations());
         Ok(findings)
     }
 

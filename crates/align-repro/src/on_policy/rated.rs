@@ -9,10 +9,7 @@ use align_core::{
 use align_lm::SequenceClassifier;
 use align_ppo::Scorer;
 
-use crate::Result;
-
-/// Groups of one forward pass without gradient; it changes memory, not results.
-const GROUPS_PER_PASS: usize = 64;
+use crate::{Result, style::policy::GROUPS_PER_PASS};
 
 /// Scores by a reward model, shifted and scaled.
 pub struct Rated {

@@ -2,8 +2,11 @@ use super::study::{Chart, Difference, Measured};
 use crate::{
     Error, Result,
     claim::Evidence,
-    interval::{Estimate, half_width},
-    report::figure::{Figure, LineChart, Point, Series},
+    interval::{Estimate, half_width, mean},
+    report::{
+        figure::{Figure, LineChart, Series},
+        point,
+    },
     study::Table,
 };
 
@@ -42,10 +45,6 @@ pub(super) fn evidence(id: &str, figure: &Difference, arms: &Arms) -> Result<Opt
         all.iter_mut().zip(less).for_each(|(value, less)| *value -= less);
     }
     Ok(Some(Evidence::average(Estimate::over_seeds(id, &all)?)))
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 fn cell(values: Option<Vec<f64>>) -> String {
@@ -102,8 +101,7 @@ fn curve(name: &str, title: &str, runs: &[Measured]) -> Option<Series> {
             curves.iter().filter_map(|curve| curve.get(index).map(take)).collect::<Vec<f64>>()
         };
         let (x, all) = (mean(&of(|point| point.0)), of(|point| point.1));
-        let (y, half) = (mean(&all), half_width(&all).unwrap_or(0.0));
-        Point { x, y, low: y - half, high: y + half }
+        point(x, &all)
     };
     (points > 0).then(|| Series { name: name.to_owned(), points: (0..points).map(at).collect() })
 }

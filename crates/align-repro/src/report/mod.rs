@@ -5,7 +5,11 @@ mod markdown;
 mod text;
 
 use crate::{
-    claim::Evidence, environment::Environment, experiment::Experiment, interval::Over, outcome::Outcome,
+    claim::Evidence,
+    environment::Environment,
+    experiment::Experiment,
+    interval::{Over, half_width, mean},
+    outcome::Outcome,
 };
 
 pub use align_report::{escape, figure, svg};
@@ -31,6 +35,12 @@ pub fn plot(outcome: &Outcome) -> Option<String> {
         _ => None,
     })?;
     Some(svg::standalone(&svg::dots(dots)))
+}
+
+/// Makes a point of the values of several seeds: their mean with its interval, which is the mean itself where there is none.
+pub(crate) fn point(x: f64, values: &[f64]) -> figure::Point {
+    let (y, half) = (mean(values), half_width(values).unwrap_or(0.0));
+    figure::Point { x, y, low: y - half, high: y + half }
 }
 
 /// Writes a figure with its interval.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Result,
     claim::Evidence,
-    interval::{Estimate, half_width},
+    interval::{Estimate, half_width, mean},
     report::figure::{Figure, LineChart, Point, Series},
     study::{Findings, Table},
 };
@@ -70,10 +70,6 @@ pub struct FigureOf {
 /// Results, one per seed.
 pub(super) struct Runs<'a> {
     pub arms: &'a [(String, Vec<ArmResult>)],
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 fn cell(values: &[f64], digits: usize) -> String {

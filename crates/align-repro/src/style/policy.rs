@@ -24,7 +24,7 @@ use crate::{Error, Result, progress::UnitProgress};
 /// Flat tokens of one forward pass; it changes memory, not results.
 pub(crate) const MICRO_BATCH_TOKENS: usize = 8192;
 /// Groups of one forward pass without gradient.
-const GROUPS_PER_PASS: usize = 64;
+pub(crate) const GROUPS_PER_PASS: usize = 64;
 
 /// Size and fine-tuning of the policy, which are the same for all arms.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Result,
     claim::Evidence,
-    interval::{Estimate, half_width},
+    interval::{Estimate, half_width, mean},
     report::figure::{Figure, LineChart, Point, Series},
     study::{Findings, Sample, Table},
 };
@@ -36,10 +36,6 @@ pub(super) fn first_sample(model: &Model, requests: &Requests) -> Result<(String
     let answer = groups.first().and_then(|g| g.completions.first());
     let prompt = first.first().map(|r| Request::text(&r.prompt())).unwrap_or_default();
     Ok((prompt, answer.map(|a| Request::text(&a.token_ids)).unwrap_or_default()))
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 fn cell(values: &[f64], digits: usize) -> String {

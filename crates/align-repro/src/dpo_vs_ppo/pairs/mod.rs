@@ -272,16 +272,21 @@ impl PairsStudy {
             ppo: &ppo,
             is_real: self.source.is_real(),
         };
-        show::show(&runs, findings)
+        show::show(&runs, findings)?;
+        if !sft.is_empty() {
+            findings.deviations.extend(self.deviations());
+        }
+        Ok(())
     }
 
     /// Says what is particular to the data and the model of this run.
-    pub fn deviations(&self) -> Vec<String> {
+    fn deviations(&self) -> Vec<String> {
         let data = if self.source.is_real() {
             let files: Vec<String> = self.source.data.iter().map(|f| f.display().to_string()).collect();
             format!(
                 "Illustration on the pairs of {}: rows that cannot be used are dropped and counted, a new tokenizer \
-                 sees the text of all rows.",
+                 sees the text of all rows. Rows are held out, not prompts: one that occurs in several rows may be on both \
+                 sides.",
                 files.join(", ")
             )
         } else {

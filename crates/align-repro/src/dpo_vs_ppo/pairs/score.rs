@@ -8,10 +8,7 @@ use align_lm::Model;
 use align_rollout::auto_generator;
 
 use super::{PairsBudget, rule};
-use crate::{Error, Result};
-
-/// Groups of one forward pass.
-const GROUPS_PER_PASS: usize = 64;
+use crate::{Error, Result, style::policy::GROUPS_PER_PASS};
 
 /// Log-probabilities of chosen and rejected of each pair under one model.
 pub(super) type PairSums = Vec<(f64, f64)>;

@@ -2,8 +2,11 @@ use super::{PairPoint, PairsResult};
 use crate::{
     Result,
     claim::Evidence,
-    interval::{Estimate, half_width},
-    report::figure::{Figure, LineChart, Point, Series},
+    interval::{Estimate, half_width, mean},
+    report::{
+        figure::{Figure, LineChart, Series},
+        point,
+    },
     study::{Findings, Sample, Table},
 };
 
@@ -49,10 +52,6 @@ pub(super) fn show(runs: &Runs<'_>, findings: &mut Findings) -> Result<()> {
     let notes = runs.sft.first().map(|run| run.notes.clone()).unwrap_or_default();
     findings.deviations.extend(notes.into_iter().map(|note| format!("Data of the illustration: {note}.")));
     Ok(())
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 /// Averages one value per seed; with a single seed over its held-out pairs, which decides nothing about training.
@@ -168,9 +167,8 @@ fn path(ppo: &[PairsResult], of: fn(&(f64, f64, f64)) -> f64) -> Option<Series> 
     let length = ppo.iter().map(|run| run.path.len()).min().filter(|length| *length > 0)?;
     let points = (0..length).map(|index| {
         let at: Vec<&(f64, f64, f64)> = ppo.iter().filter_map(|run| run.path.get(index)).collect();
-        let values: Vec<f64> = at.iter().map(|point| of(point)).collect();
-        let (y, half) = (mean(&values), half_width(&values).unwrap_or(0.0));
-        Point { x: at.first().map_or(0.0, |point| point.0), y, low: y - half, high: y + half }
+        let values: Vec<f64> = at.iter().map(|step| of(step)).collect();
+        point(at.first().map_or(0.0, |first| first.0), &values)
     });
     Some(Series { name: "PPO".into(), points: points.collect() })
 }
@@ -185,9 +183,7 @@ fn plane(runs: &Runs<'_>) -> LineChart {
         if x.is_empty() || y.is_empty() {
             return None;
         }
-        let half = half_width(&y).unwrap_or(0.0);
-        let point = Point { x: mean(&x), y: mean(&y), low: mean(&y) - half, high: mean(&y) + half };
-        Some(Series { name: name.to_owned(), points: vec![point] })
+        Some(Series { name: name.to_owned(), points: vec![point(mean(&x), &y)] })
     };
     LineChart {
         title: "Llama: gold reward against KL to SFT".into(),
@@ -203,8 +199,7 @@ fn series(name: &str, results: &[PairsResult], of: fn(&PairPoint) -> f64) -> Opt
     let steps: Vec<u64> = results.first()?.curve.iter().map(|p| p.step).collect();
     let points = steps.iter().enumerate().map(|(index, step)| {
         let values: Vec<f64> = results.iter().filter_map(|r| r.curve.get(index)).map(of).collect();
-        let (y, half) = (mean(&values), half_width(&values).unwrap_or(0.0));
-        Point { x: *step as f64, y, low: y - half, high: y + half }
+        point(*step as f64, &values)
     });
     Some(Series { name: name.to_owned(), points: points.collect() })
 }

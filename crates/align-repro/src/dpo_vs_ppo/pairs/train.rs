@@ -15,7 +15,7 @@ use super::{
     score::{self, PairSums},
     source::{Pairs, chosen_side},
 };
-use crate::{Result, progress::UnitProgress};
+use crate::{Result, interval::mean, progress::UnitProgress};
 
 /// Flat tokens of one forward pass; it changes memory, not results.
 const MICRO_BATCH_TOKENS: usize = 8192;
@@ -161,10 +161,6 @@ impl Training<'_> {
             ..PairsResult::default()
         })
     }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 /// Writes a model folder with its tokenizer.

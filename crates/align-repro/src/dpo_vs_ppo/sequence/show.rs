@@ -2,9 +2,12 @@
 //! {offline, online} × {passing answers only, failing ones too}.
 
 use crate::{
-    interval::half_width,
+    interval::mean,
     on_policy::study::Measured,
-    report::figure::{Dot, Dots, Figure, LineChart, Point, Series},
+    report::{
+        figure::{Dot, Dots, Figure, LineChart, Point, Series},
+        point,
+    },
     study::{Findings, Table},
 };
 
@@ -22,10 +25,6 @@ type Arms = [(String, Vec<Measured>)];
 fn values(arms: &Arms, arm: &str, metric: &str) -> Vec<f64> {
     let runs = arms.iter().find(|(name, _)| name == arm).map(|(_, runs)| runs.as_slice()).unwrap_or_default();
     runs.iter().filter_map(|run| run.metrics.get(metric).copied()).collect()
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
 /// Adds what needs several arms at once; nothing where they were not run.
@@ -54,9 +53,9 @@ const CONTROLS: [&str; 2] = ["shuffled", "random"];
 fn ranking(arms: &Arms, metric: &str, title: &str) -> Option<Figure> {
     let dot = |(name, _): &(String, Vec<Measured>)| {
         let values = values(arms, name, metric);
-        let (value, half) = (mean(&values), half_width(&values).unwrap_or(0.0));
+        let Point { y: value, low, high, .. } = point(0.0, &values);
         let apart = CONTROLS.iter().any(|word| name.contains(word));
-        let dot = Dot { name: name.clone(), value, low: value - half, high: value + half, apart };
+        let dot = Dot { name: name.clone(), value, low, high, apart };
         (!values.is_empty()).then_some(dot)
     };
     let mut dots: Vec<Dot> = arms.iter().filter_map(dot).collect();
@@ -77,10 +76,6 @@ fn ranking(arms: &Arms, metric: &str, title: &str) -> Option<Figure> {
 fn line(arms: &Arms, name: &str) -> Option<Series> {
     let (before, after) = (values(arms, START, "sampled"), values(arms, name, "sampled"));
     let kl = mean(&values(arms, name, "kl"));
-    let point = |x: f64, values: &[f64]| {
-        let (y, half) = (mean(values), half_width(values).unwrap_or(0.0));
-        Point { x, y, low: y - half, high: y + half }
-    };
     let is_drawn = name != START && !before.is_empty() && !after.is_empty();
     is_drawn.then(|| Series { name: name.to_owned(), points: vec![point(0.0, &before), point(kl, &after)] })
 }
