@@ -5,7 +5,7 @@ use align_core::{
     tch::{Device, Kind, Tensor},
 };
 
-use crate::matrix::widened;
+use crate::{calls::Calls, matrix::widened};
 
 /// The rows of one layer before attention; queries `[T, heads, D]`, keys and values `[T, key-value heads, D]`.
 #[derive(Debug)]
@@ -104,20 +104,24 @@ pub(crate) trait Attention {
     fn attend(&mut self, layer: usize, rows: &Qkv, scores: &Scores) -> Result<Tensor>;
 }
 
-/// Attention of one piece, rows first: `[L, heads, D]` over `[M, key-value heads, D]`; causal without a mask.
-pub(crate) fn attend(rows: &Qkv, mask: Option<&Tensor>, scores: &Scores) -> Result<Tensor> {
+/// Attention of `count` pieces of one shape, rows first: `[count * L, heads, D]` over `[count * M, key-value heads, D]`;
+/// causal without a mask.
+pub(crate) fn attend(rows: &Qkv, count: usize, mask: Option<&Tensor>, scores: &Scores) -> Result<Tensor> {
     // libtorch aligns the causal triangle at the top left: with fewer queries than keys it would be silently wrong.
     if mask.is_none() && length(&rows.queries) != length(&rows.keys) {
         return Err(Error::input("causal attention", "queries and keys differ in number"));
     }
-    let heads_first = |x: &Tensor| -> Result<Tensor> { Ok(x.f_transpose(0, 1)?.f_unsqueeze(0)?) };
+    let heads_first = |x: &Tensor| -> Result<Tensor> {
+        let (rows, heads, size) = x.size3()?;
+        Ok(x.f_view([count as i64, rows / count.max(1) as i64, heads, size])?.f_transpose(1, 2)?)
+    };
     let rows = Qkv {
         queries: heads_first(&rows.queries)?,
         keys: heads_first(&rows.keys)?,
         values: heads_first(&rows.values)?,
     };
-    let out = scores.attend(&rows, mask, mask.is_none())?;
-    Ok(out.f_squeeze_dim(0)?.f_transpose(0, 1)?)
+    let out = scores.attend(&rows, mask, mask.is_none())?.f_transpose(1, 2)?;
+    Ok(out.f_flatten(0, 1)?)
 }
 
 fn length(x: &Tensor) -> i64 {
@@ -138,15 +142,15 @@ const SCORES_PER_CALL: usize = 6000;
 
 /// How one group attends.
 #[derive(Debug)]
-struct Group {
-    span: GroupSpan,
+pub(crate) struct Group {
+    pub(crate) span: GroupSpan,
     /// Whether the prompt attends by itself and each completion over the prompt's keys and its own, so that sibling ×
     /// sibling scores are never computed; otherwise one call with the tree mask.
-    split: bool,
+    pub(crate) split: bool,
 }
 
 impl Group {
-    fn new(span: &GroupSpan, scores_per_call: usize) -> Self {
+    pub(crate) fn new(span: &GroupSpan, scores_per_call: usize) -> Self {
         let split: usize = span.completion_lens.iter().map(|len| len * (span.prompt_len + len)).sum();
         let split = span.prompt_len * span.prompt_len + split;
         let saved = (span.len() * span.len()).saturating_sub(split);
@@ -160,7 +164,7 @@ impl Group {
     }
 
     /// As [`Self::pieces`] without the rows that predict nothing.
-    fn tail_pieces(&self) -> Vec<i64> {
+    pub(crate) fn tail_pieces(&self) -> Vec<i64> {
         let mut pieces = self.pieces();
         if let Some(first) = pieces.first_mut() {
             *first -= self.silent() as i64;
@@ -182,7 +186,7 @@ impl Group {
     }
 
     /// The number of rows of each piece the stream is cut into.
-    fn pieces(&self) -> Vec<i64> {
+    pub(crate) fn pieces(&self) -> Vec<i64> {
         let span = &self.span;
         match self.split {
             false => vec![span.len() as i64],
@@ -237,8 +241,9 @@ fn mask(
 #[derive(Debug)]
 pub(crate) struct PackedAttention {
     groups: Vec<Group>,
-    pieces: Vec<i64>,
     device: Device,
+    /// Which groups attend together: of all queries and of those of the tail.
+    calls: BTreeMap<bool, Calls>,
     /// The masks of every call, for each window that a layer asked for, of all queries and of those of the tail: made
     /// once, used by all layers.
     masks: BTreeMap<(Option<usize>, bool), Vec<Option<Tensor>>>,
@@ -262,16 +267,22 @@ impl PackedAttention {
 
     /// As [`Self::new`] with another price of a call.
     pub(crate) fn with_threshold(batch: &PackedBatch, scores_per_call: usize, device: Device) -> Self {
-        let groups: Vec<Group> =
-            batch.groups().iter().map(|span| Group::new(span, scores_per_call)).collect();
-        let pieces = groups.iter().flat_map(Group::pieces).collect();
-        Self { groups, pieces, device, masks: BTreeMap::new() }
+        let groups = batch.groups().iter().map(|span| Group::new(span, scores_per_call)).collect();
+        Self { groups, device, calls: BTreeMap::new(), masks: BTreeMap::new() }
+    }
+
+    fn make_calls(&mut self, tail: bool) -> Result<()> {
+        if !self.calls.contains_key(&tail) {
+            self.calls.insert(tail, Calls::new(&self.groups, tail, self.device)?);
+        }
+        Ok(())
     }
 
     fn make_masks(&mut self, scores: &Scores, tail: bool) -> Result<()> {
         if !self.masks.contains_key(&(scores.window, tail)) {
-            let mut masks = Vec::with_capacity(self.pieces.len());
-            for group in &self.groups {
+            let mut masks = Vec::new();
+            let calls = self.calls.get(&tail).into_iter().flat_map(|calls| &calls.calls);
+            for group in calls.filter_map(|call| self.groups.get(call.group)) {
                 masks.extend(match tail {
                     true => group.tail_masks(scores, self.device)?,
                     false => group.masks(scores, self.device)?,
@@ -283,54 +294,31 @@ impl PackedAttention {
     }
 
     fn attend_groups(&mut self, rows: &Qkv, scores: &Scores, tail: bool) -> Result<Tensor> {
+        self.make_calls(tail)?;
         self.make_masks(scores, tail)?;
-        let tail_pieces: Vec<i64> = self.groups.iter().flat_map(Group::tail_pieces).collect();
-        let mut pieces = Pieces {
-            queries: cut(&rows.queries, if tail { &tail_pieces } else { &self.pieces })?,
-            keys: cut(&rows.keys, &self.pieces)?,
-            values: cut(&rows.values, &self.pieces)?,
-        };
+        let calls = self.calls.get(&tail).ok_or_else(|| Error::input("attention", "it has no calls"))?;
+        let mut pieces = calls.cut(rows, &self.groups)?;
         let mut masks = self.masks.get(&(scores.window, tail)).into_iter().flatten().map(Option::as_ref);
-        let mut out = Vec::with_capacity(self.pieces.len());
-        for group in &self.groups {
+        let mut out = Vec::with_capacity(calls.calls.len());
+        for call in &calls.calls {
             let first = pieces.take()?;
-            out.push(attend(&first, masks.next().flatten(), scores)?);
-            let completions = if group.split { group.span.completion_lens.len() } else { 0 };
+            out.push(attend(&first, call.count, masks.next().flatten(), scores)?);
+            let group = self.groups.get(call.group).filter(|group| group.split);
+            let completions = group.map_or(0, |group| group.span.completion_lens.len());
             for mask in masks.by_ref().take(completions) {
                 let Qkv { queries, keys, values } = pieces.take()?;
                 let keys = Tensor::f_cat(&[&first.keys, &keys], 0)?;
                 let values = Tensor::f_cat(&[&first.values, &values], 0)?;
-                out.push(attend(&Qkv { queries, keys, values }, mask, scores)?);
+                out.push(attend(&Qkv { queries, keys, values }, 1, mask, scores)?);
             }
         }
-        Ok(Tensor::f_cat(&out, 0)?)
+        calls.back(&Tensor::f_cat(&out, 0)?)
     }
 }
 
 impl Attention for PackedAttention {
     fn attend(&mut self, _: usize, rows: &Qkv, scores: &Scores) -> Result<Tensor> {
         self.attend_groups(rows, scores, false)
-    }
-}
-
-/// Cuts rows into pieces with a single operation: the backward pass of each `narrow` would add a zero tensor as large as
-/// the whole stream.
-fn cut(x: &Tensor, pieces: &[i64]) -> Result<std::vec::IntoIter<Tensor>> {
-    Ok(x.f_split_with_sizes(pieces, 0)?.into_iter())
-}
-
-struct Pieces {
-    queries: std::vec::IntoIter<Tensor>,
-    keys: std::vec::IntoIter<Tensor>,
-    values: std::vec::IntoIter<Tensor>,
-}
-
-impl Pieces {
-    fn take(&mut self) -> Result<Qkv> {
-        match (self.queries.next(), self.keys.next(), self.values.next()) {
-            (Some(queries), Some(keys), Some(values)) => Ok(Qkv { queries, keys, values }),
-            _ => Err(Error::input("attention", "the stream has fewer pieces than its groups")),
-        }
     }
 }
 
@@ -353,7 +341,7 @@ mod tests {
     fn causal_attention_over_unequal_lengths_is_refused() {
         let x = |rows: i64| Tensor::zeros([rows, 1, 2], (Kind::Float, Device::Cpu));
         let rows = Qkv { queries: x(1), keys: x(2), values: x(2) };
-        assert!(attend(&rows, None, &Scores::default()).is_err());
+        assert!(attend(&rows, 1, None, &Scores::default()).is_err());
     }
 
     #[test]

@@ -245,7 +245,7 @@ fn prefill(
             Ok(x.f_select(0, index as i64)?.f_narrow(1, 0, slot.length())?.f_transpose(0, 1)?)
         };
         let rows = Qkv { queries, keys: held(&cache.keys)?, values: held(&cache.values)? };
-        out.push(attend(&rows, mask.as_ref(), scores)?);
+        out.push(attend(&rows, 1, mask.as_ref(), scores)?);
     }
     Ok(Tensor::f_cat(&out, 0)?)
 }

@@ -13,6 +13,7 @@ mod attention;
 mod baichuan;
 mod bloom;
 mod cache;
+mod calls;
 mod chatglm;
 mod checkpoint;
 mod classifier;

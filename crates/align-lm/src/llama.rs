@@ -200,14 +200,16 @@ mod tests {
     fn batch() -> PackedBatch {
         let completions = [vec![1, 0], vec![4], vec![2, 2, 3]].map(Completion::new).to_vec();
         let groups = [
-            PromptGroup::new(vec![3, 1], completions),
             PromptGroup::new(vec![2], vec![Completion::new(vec![0, 4])]),
+            PromptGroup::new(vec![3, 1], completions),
+            PromptGroup::new(vec![4], vec![Completion::new(vec![3, 1])]),
         ];
         PackedBatch::new(&groups).unwrap()
     }
 
     /// The gradient of a weighted sum of log-probabilities in every weight of a whole model, against central
-    /// differences in float64, for both ways to attend to siblings, with all rows in the last block and with few.
+    /// differences in float64, for both ways to attend to siblings, with all rows in the last block and with few; the
+    /// first group and the last have one shape and attend in one call.
     #[test]
     fn gradients_are_those_of_finite_differences() {
         // The threads of libtorch spin against those of the other tests.

@@ -34,17 +34,39 @@ pub struct RunOptions<'a> {
 #[derive(Debug)]
 struct Schedule {
     waiting: BTreeSet<usize>,
+    /// What each unit holds up, see [`holds_up`].
+    urgency: Vec<f64>,
     done: Vec<Option<Value>>,
     errors: Vec<(usize, Error)>,
 }
 
 impl Schedule {
-    /// Returns the first waiting unit whose needs are met.
+    /// Returns the waiting unit with its needs met that holds up most; of several the first.
     fn ready(&self, units: &[Unit]) -> Option<usize> {
         let is_done = |index: &usize| self.done.get(*index).is_some_and(Option::is_some);
         let is_ready = |index: &&usize| units.get(**index).is_some_and(|u| u.needs.iter().all(is_done));
-        self.waiting.iter().find(is_ready).copied()
+        let urgency = |index: &usize| self.urgency.get(*index).copied().unwrap_or(0.0);
+        // `max_by` takes the last of several.
+        self.waiting.iter().rev().filter(is_ready).max_by(|a, b| urgency(a).total_cmp(&urgency(b))).copied()
     }
+}
+
+/// Sums for every unit the seconds of the longest chain of units that begins with it and needs the one before: begun
+/// late, such a chain runs alone at the end while other threads have nothing to do.
+fn holds_up(units: &[Unit]) -> Vec<f64> {
+    let mut after = vec![0.0f64; units.len()];
+    for (index, unit) in units.iter().enumerate().rev() {
+        let chain = unit.cost + after.get(index).copied().unwrap_or(0.0);
+        for need in &unit.needs {
+            if let Some(longest) = after.get_mut(*need) {
+                *longest = longest.max(chain);
+            }
+        }
+        if let Some(own) = after.get_mut(index) {
+            *own = chain;
+        }
+    }
+    after
 }
 
 struct Floor<'a> {
@@ -72,7 +94,7 @@ pub fn run_units(
     let finished: Vec<bool> = done.iter().map(Option::is_some).collect();
     let progress = Progress::start(units, &finished, options.stop, options.talk);
     let waiting = finished.iter().enumerate().filter(|(_, f)| !**f).map(|(index, _)| index).collect();
-    let schedule = Mutex::new(Schedule { waiting, done, errors: Vec::new() });
+    let schedule = Mutex::new(Schedule { waiting, urgency: holds_up(units), done, errors: Vec::new() });
     let floor = Floor { study, units, store, schedule, changed: Condvar::new(), stop: options.stop };
     let joined = std::thread::scope(|scope| {
         let spawn = |_| scope.spawn(|| floor.work(&progress));
@@ -141,5 +163,39 @@ impl Floor<'_> {
         self.store.keep(unit, &value)?;
         progress.end(index, unit);
         Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(cost: f64, needs: &[usize]) -> Unit {
+        Unit { arm: "a".into(), seed: Some(0), needs: needs.to_vec(), cost }
+    }
+
+    fn schedule(units: &[Unit]) -> Schedule {
+        let done = units.iter().map(|_| None).collect();
+        Schedule { waiting: (0..units.len()).collect(), urgency: holds_up(units), done, errors: Vec::new() }
+    }
+
+    #[test]
+    fn what_begins_the_longest_chain_is_run_first() {
+        let units = [unit(10.0, &[]), unit(1.0, &[0]), unit(5.0, &[]), unit(20.0, &[2]), unit(2.0, &[2, 0])];
+        assert_eq!(holds_up(&units), [12.0, 1.0, 25.0, 20.0, 2.0]);
+        let mut schedule = schedule(&units);
+        let mut order = Vec::new();
+        while let Some(index) = schedule.ready(&units) {
+            schedule.waiting.remove(&index);
+            schedule.done[index] = Some(Value::Null);
+            order.push(index);
+        }
+        assert_eq!(order, [2, 3, 0, 4, 1]);
+    }
+
+    #[test]
+    fn of_several_as_urgent_the_first_is_run() {
+        let units = [unit(1.0, &[]), unit(1.0, &[]), unit(1.0, &[])];
+        assert_eq!(schedule(&units).ready(&units), Some(0));
     }
 }

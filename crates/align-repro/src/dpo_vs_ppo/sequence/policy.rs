@@ -8,6 +8,7 @@ use align_core::{
         Completion, Generator, PromptGroup, TokenId,
         config::{OptimizerConfig, SamplingConfig, Schedule},
     },
+    threads::prepare_compute_thread,
 };
 use align_lm::{Model, ModelConfig};
 use align_losses::{Sft, SftConfig};
@@ -113,9 +114,31 @@ impl PolicySettings {
         Descent { optimizer, horizon: self.warmup + fall.round() as u64 }
     }
 
+    /// Fine-tunes a new policy with this number of steps.
+    fn attempt(
+        &self,
+        steps: u64,
+        task: &Task,
+        rows: &[PromptGroup],
+        (seed, progress): (u64, &UnitProgress<'_>),
+    ) -> Result<FineTuned> {
+        let model = Model::init(&self.model()?, seed)?;
+        let job = Job {
+            objective: Box::new(Sft::new(SftConfig::default())),
+            rows: rows.to_vec(),
+            batch: self.batch,
+            steps,
+            descent: self.descent(steps),
+            seed,
+        };
+        let work = job.run(CausalLm::replicate(&model)?, progress, |_| Ok(()))?;
+        let validation = greedy(&model, task, &task.validation)?;
+        Ok(FineTuned { model, steps, validation, work })
+    }
+
     /// Says whether a share lies nearer to the window than the best so far; of two that are as near the earlier one stays.
-    fn is_better(&self, share: f64, best: Option<f64>) -> bool {
-        best.is_none_or(|best| self.distance(share) < self.distance(best))
+    fn is_better(&self, share: f64, best: f64) -> bool {
+        self.distance(share) < self.distance(best)
     }
 
     /// Says how far a share lies outside the window.
@@ -155,28 +178,32 @@ pub fn fine_tune(
         PromptGroup::new(tree.prompt(), vec![Completion::new(tree.demonstration(&mut random))])
     };
     let rows: Vec<PromptGroup> = (0..settings.demonstrations).map(demonstration).collect();
-    let config = settings.model()?;
-    let mut best: Option<FineTuned> = None;
-    for steps in &settings.steps {
-        let model = Model::init(&config, seed)?;
-        let job = Job {
-            objective: Box::new(Sft::new(SftConfig::default())),
-            rows: rows.clone(),
-            batch: settings.batch,
-            steps: *steps,
-            descent: settings.descent(*steps),
-            seed,
-        };
-        let work = job.run(CausalLm::replicate(&model)?, progress, |_| Ok(()))?;
-        let validation = greedy(&model, task, &task.validation)?;
-        if settings.is_better(validation, best.as_ref().map(|best| best.validation)) {
-            best = Some(FineTuned { model, steps: *steps, validation, work });
-        }
-        if settings.distance(validation) == 0.0 {
-            break;
+    let attempt = |steps| settings.attempt(steps, task, &rows, (seed, progress));
+    let (first, rest) = settings
+        .steps
+        .split_first()
+        .ok_or_else(|| Error::input("steps of fine-tuning", "the plan gives none"))?;
+    let mut best = attempt(*first)?;
+    if settings.distance(best.validation) == 0.0 {
+        return Ok(best);
+    }
+    // Everything waits for the policy and the first number often leads there, so only the others are tried at once.
+    let others = std::thread::scope(|scope| {
+        let tried = rest.iter().map(|steps| {
+            scope.spawn(|| {
+                prepare_compute_thread();
+                attempt(*steps)
+            })
+        });
+        let tried: Vec<_> = tried.collect();
+        tried.into_iter().map(|other| other.join().map_err(|_| Error::Worker)?).collect::<Result<Vec<_>>>()
+    })?;
+    for other in others {
+        if settings.distance(best.validation) > 0.0 && settings.is_better(other.validation, best.validation) {
+            best = other;
         }
     }
-    best.ok_or_else(|| Error::input("steps of fine-tuning", "the plan gives none"))
+    Ok(best)
 }
 
 /// Samples answers: one group per prompt; `step` separates the calls of one seed.
@@ -317,13 +344,8 @@ mod tests {
     #[test]
     fn the_nearest_share_wins_and_the_first_of_two_that_are_as_near() {
         let chosen = |shares: &[f64]| {
-            let mut best: Option<f64> = None;
-            for share in shares {
-                if settings().is_better(*share, best) {
-                    best = Some(*share);
-                }
-            }
-            best
+            let better = |best, share: &f64| if settings().is_better(*share, best) { *share } else { best };
+            shares.iter().fold(f64::INFINITY, better)
         };
         for (shares, expected) in [
             ([0.05, 0.15, 0.1], 0.15),
@@ -331,7 +353,7 @@ mod tests {
             ([0.1, 0.3, 0.35], 0.3),
             ([0.3, 0.25, 0.35], 0.3),
         ] {
-            assert_eq!(chosen(&shares), Some(expected));
+            assert_eq!(chosen(&shares), expected);
         }
     }
 
