@@ -15,7 +15,7 @@ use super::facts::{ANSWER_TOKENS, ByKey, END, Fact, Facts, Kind, VOCABULARY, tex
 use crate::{
     Result,
     on_policy::{
-        study::{Chart, Measured, Method, Place, Tamper},
+        study::{Chart, Columns, Measured, Method, Place, Tamper},
         train::{OnPolicySettings, Run, SLOTS},
     },
     progress::UnitProgress,
@@ -109,15 +109,18 @@ impl Method for Abstain {
     type Size = AbstainSize;
     type Arm = AbstainArm;
 
-    const METRICS: &'static [(&'static str, &'static str)] = &[
-        ("unknown/wrong", "wrong, unknown facts"),
-        ("unknown/abstained", "'I do not know', unknown facts"),
-        ("known/right", "right, known facts"),
-        ("known/abstained", "'I do not know', known facts"),
-        ("known/wrong", "wrong, known facts"),
-        ("score", "mean of +1, 0, -4"),
-        ("kl", "KL to the start, nats per answer"),
-    ];
+    const TABLES: &'static [Columns] = &[Columns {
+        title: "Every arm on held-out prompts",
+        metrics: &[
+            ("unknown/wrong", "wrong, unknown facts"),
+            ("unknown/abstained", "'I do not know', unknown facts"),
+            ("known/right", "right, known facts"),
+            ("known/abstained", "'I do not know', known facts"),
+            ("known/wrong", "wrong, known facts"),
+            ("score", "mean of +1, 0, -4"),
+            ("kl", "KL to the start, nats per answer"),
+        ],
+    }];
 
     const CHARTS: &'static [Chart] =
         &[Chart { title: CURVE, x: "samples", y: "share of the samples of an iteration" }];

@@ -133,7 +133,7 @@ impl<M: Method> MethodPart<M> {
         for (id, figure) in &self.figures {
             findings.evidence.extend(show::evidence(id, figure, &arms)?.map(|found| (id.clone(), found)));
         }
-        findings.tables.push(show::table(M::TITLE, M::METRICS, &arms));
+        findings.tables.extend(M::TABLES.iter().filter_map(|columns| show::table(columns, &arms)));
         findings.figures.extend(M::CHARTS.iter().flat_map(|chart| show::charts(chart, &arms)));
         M::show(&arms, findings)?;
         let samples = arms.iter().filter_map(|(name, runs)| Some((name, runs.first()?.sample.clone()?)));

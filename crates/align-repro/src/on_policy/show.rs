@@ -1,4 +1,4 @@
-use super::study::{Chart, Difference, Measured};
+use super::study::{Chart, Columns, Difference, Measured};
 use crate::{
     Error, Result,
     claim::Evidence,
@@ -58,20 +58,23 @@ fn cell(values: Option<Vec<f64>>) -> String {
     }
 }
 
-/// Shows every number of every arm.
-pub(super) fn table(title: &str, metrics: &[(&str, &str)], arms: &Arms) -> Table {
+/// Shows numbers of every arm that measures any of them; nothing where no arm does.
+pub(super) fn table(columns: &Columns, arms: &Arms) -> Option<Table> {
     let seeds = arms.iter().map(|(_, runs)| runs.len()).max().unwrap_or(0);
-    let head = std::iter::once("arm").chain(metrics.iter().map(|(_, about)| *about));
+    let head = std::iter::once("arm").chain(columns.metrics.iter().map(|(_, about)| *about));
     let row = |(name, _): &(String, Vec<Measured>)| {
-        let cells = metrics.iter().map(|(metric, _)| cell(values(arms, name, metric)));
-        std::iter::once(name.clone()).chain(cells).collect()
+        let numbers: Vec<_> = columns.metrics.iter().map(|(metric, _)| values(arms, name, metric)).collect();
+        let measured = numbers.iter().any(Option::is_some);
+        let cells = numbers.into_iter().map(cell);
+        measured.then(|| std::iter::once(name.clone()).chain(cells).collect::<Vec<_>>())
     };
-    Table {
-        title: title.into(),
+    let rows: Vec<_> = arms.iter().filter_map(row).collect();
+    (!rows.is_empty()).then(|| Table {
+        title: columns.title.into(),
         head: head.map(str::to_owned).collect(),
-        rows: arms.iter().map(row).collect(),
+        rows,
         note: format!("Mean over {seeds} seeds with 95 % Student half-width."),
-    }
+    })
 }
 
 /// Curves that can be told apart in one drawing.

@@ -32,7 +32,7 @@ pub type Options = crate::study::Options<Tamper>;
 /// What an arm with a seed leads to.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// Numbers by name; those of [`Method::METRICS`] are shown in the table.
+    /// Numbers by name; those of [`Method::TABLES`] are shown.
     pub metrics: BTreeMap<String, f64>,
     /// Curves by the title of their chart: points (x, y).
     pub curves: BTreeMap<String, Vec<(f64, f64)>>,
@@ -75,16 +75,23 @@ pub struct Chart {
     pub y: &'static str,
 }
 
+/// A table with a row for every arm that measures any of its numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// Its title.
+    pub title: &'static str,
+    /// The numbers and what they are.
+    pub metrics: &'static [(&'static str, &'static str)],
+}
+
 /// What is an experiment's own.
 pub trait Method: Sync {
     /// Settings of a size.
     type Size: DeserializeOwned + Clone + std::fmt::Debug + Sync;
     /// Settings of an arm.
     type Arm: DeserializeOwned + std::fmt::Debug + Sync;
-    /// Title of the table.
-    const TITLE: &'static str = "Every arm on held-out prompts";
-    /// Columns of the table: the number and what it is.
-    const METRICS: &'static [(&'static str, &'static str)];
+    /// The tables of all arms.
+    const TABLES: &'static [Columns];
     /// The charts.
     const CHARTS: &'static [Chart];
 

@@ -16,7 +16,7 @@ use crate::{
     Error, Result,
     on_policy::{
         rated::{Rated, scale},
-        study::{Chart, Measured, Method, Place, Tamper},
+        study::{Chart, Columns, Measured, Method, Place, Tamper},
         train::{OnPolicySettings, Run, SLOTS},
     },
     reward::{
@@ -97,13 +97,16 @@ impl Method for Rlhf {
     type Size = RlhfSize;
     type Arm = RlhfArm;
 
-    const METRICS: &'static [(&'static str, &'static str)] = &[
-        ("gold", "gold, held-out requests"),
-        ("kl", "KL to the start, nats per answer"),
-        ("earlier", "loss on held-out earlier texts, nats per token"),
-        ("accuracy", "reward model: held-out pairs ranked as gold does"),
-        ("ties", "share of compared answers that tie"),
-    ];
+    const TABLES: &'static [Columns] = &[Columns {
+        title: "Every arm on held-out prompts",
+        metrics: &[
+            ("gold", "gold, held-out requests"),
+            ("kl", "KL to the start, nats per answer"),
+            ("earlier", "loss on held-out earlier texts, nats per token"),
+            ("accuracy", "reward model: held-out pairs ranked as gold does"),
+            ("ties", "share of compared answers that tie"),
+        ],
+    }];
 
     const CHARTS: &'static [Chart] = &[
         Chart { title: SCORE_CURVE, x: "samples", y: "mean score, standard deviations" },

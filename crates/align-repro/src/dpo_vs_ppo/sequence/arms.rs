@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Result,
-    on_policy::study::{Chart, Measured, Method, Place},
+    on_policy::study::{Chart, Columns, Measured, Method, Place},
     store::{read, write},
     study::Findings,
     style::policy::{load, save},
@@ -97,27 +97,43 @@ impl Method for Sequence {
     type Size = SequenceSize;
     type Arm = SequenceArm;
 
-    const TITLE: &'static str = "Every arm on test prompts";
-    const METRICS: &'static [(&'static str, &'static str)] = &[
-        ("greedy", "greedy pass@1"),
-        ("sampled", "sampled pass@1"),
-        ("pass_at_n", "pass@8"),
-        ("ratio", "sampled pass@1 as a multiple of SFT's"),
-        ("kl", "KL to SFT, nats per answer"),
-        ("entropy", "entropy, nats per token"),
-        ("wrong", "wrong value"),
-        ("broken", "broken"),
-        ("overflow", "right but too deep"),
-        ("illegal", "illegal token"),
-        ("endless", "no END"),
-        ("answers", "answers sampled"),
-        ("rows", "pairs or passing answers"),
-        ("updates", "updates"),
-        ("trained_tokens", "tokens trained on"),
-        ("sft_steps", "steps of SFT"),
-        ("better_ratio", "log-ratio of better answers to the reference"),
-        ("worse_ratio", "log-ratio of worse answers"),
-        ("validation", "SFT: greedy pass@1 on validation"),
+    const TABLES: &'static [Columns] = &[
+        Columns {
+            title: "Every arm on test prompts",
+            metrics: &[
+                ("greedy", "greedy pass@1"),
+                ("sampled", "sampled pass@1"),
+                ("pass_at_n", "pass@8"),
+                ("ratio", "sampled pass@1 as a multiple of SFT's"),
+                ("kl", "KL to SFT, nats per answer"),
+                ("entropy", "entropy, nats per token"),
+            ],
+        },
+        Columns {
+            title: "What every arm took",
+            metrics: &[
+                ("answers", "answers sampled"),
+                ("rows", "pairs or passing answers"),
+                ("updates", "updates"),
+                ("trained_tokens", "tokens trained on"),
+                ("sft_steps", "steps of SFT"),
+                ("validation", "greedy pass@1 on validation"),
+            ],
+        },
+        Columns {
+            title: "Why sampled answers fail, shares of all answers",
+            metrics: &[
+                ("wrong", "wrong value"),
+                ("broken", "broken"),
+                ("overflow", "right but too deep"),
+                ("illegal", "illegal token"),
+                ("endless", "no END"),
+            ],
+        },
+        Columns {
+            title: "Where the last pairs went, log-ratios to the reference",
+            metrics: &[("better_ratio", "better answers"), ("worse_ratio", "worse answers")],
+        },
     ];
 
     const CHARTS: &'static [Chart] = CHARTS;
