@@ -82,7 +82,7 @@ fn pairs() -> Result<Work, Box<dyn Error>> {
     Ok(Box::new(move || {
         // Keeps the folder as long as the work.
         let _ = folder.path();
-        let (pairs, _) = load_pairs(&[&file], &tokenizer, None, &DataConfig::default())?;
+        let (pairs, _) = load_pairs(std::slice::from_ref(&file), &tokenizer, None, &DataConfig::default())?;
         assert_eq!(black_box(pairs).len(), ROWS);
         Ok(())
     }))

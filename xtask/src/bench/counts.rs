@@ -44,7 +44,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<(Vec<Gauge>, Vec<Unit>)> {
 /// Builds the programs and returns where they are.
 fn build(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let mut command = workspace.cargo("bench");
-    command.args(ALL_CRATES).args(["--bench", BENCH, "--no-run", "--message-format=json"]);
+    command.args(ALL_CRATES).args(["--bench", BENCH, "--no-run", "--message-format=json-render-diagnostics"]);
     let messages = output(&mut command)?;
     let program = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;

@@ -43,7 +43,7 @@ impl Unit {
                 Self::Ratio => 0.8,
                 Self::Allocations => 1.02,
                 Self::Bytes => 1.05,
-                Self::Instructions => 1.1,
+                Self::Instructions => 1.05,
             }
     }
 }
