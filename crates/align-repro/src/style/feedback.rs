@@ -48,6 +48,8 @@ pub struct Recipe {
     pub keep_desirable: f64,
     /// Added to all scores of a random half of the requests and subtracted from those of the others.
     pub offset: f64,
+    /// How far the range that scores are scaled from goes beyond them, on both sides.
+    pub widen: f64,
     /// Seed of the above.
     pub seed: u64,
 }
@@ -57,7 +59,7 @@ pub struct Recipe {
 pub struct Rows {
     /// The rows; pairs of answers, or single answers for [`Form::PairLabels`].
     pub groups: Vec<PromptGroup>,
-    /// Smallest and largest score of all answers.
+    /// Smallest and largest score of all answers, or beyond them.
     pub score_range: (f64, f64),
     /// Desirable and undesirable answers, where rows have labels.
     pub labels: (usize, usize),
@@ -103,7 +105,8 @@ impl Recipe {
         let mut sorted = scores.clone();
         sorted.sort_by(f64::total_cmp);
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
-        let range = (sorted.first().copied().unwrap_or(0.0), sorted.last().copied().unwrap_or(0.0));
+        let end = |score: Option<&f64>, widen: f64| score.copied().unwrap_or(0.0) + widen;
+        let range = (end(sorted.first(), -self.widen), end(sorted.last(), self.widen));
         let mut groups: Vec<PromptGroup> =
             scored.iter().flat_map(|group| self.pairs(group, median)).collect();
         self.exchange(&mut groups);
@@ -211,7 +214,7 @@ mod tests {
     }
 
     fn recipe(form: Form) -> Recipe {
-        Recipe { form, scramble: Scramble::None, keep_desirable: 1.0, offset: 0.0, seed: 5 }
+        Recipe { form, scramble: Scramble::None, keep_desirable: 1.0, offset: 0.0, widen: 0.0, seed: 5 }
     }
 
     /// The score that [`scored`] gave.
@@ -282,6 +285,18 @@ mod tests {
             assert_eq!(of(&plain, prompt), of(&permuted, prompt));
         }
         assert_ne!(plain, permuted);
+    }
+
+    /// The offset moves the largest score up or the smallest down, or both; a wider range moves no score.
+    #[test]
+    fn a_wider_range_is_that_of_an_offset_without_it() {
+        let plain = recipe(Form::Scores).rows(&scored());
+        let wide = Recipe { widen: 100.0, ..recipe(Form::Scores) }.rows(&scored());
+        assert_eq!(wide.groups, plain.groups);
+        let (low, high) = plain.score_range;
+        assert_eq!(wide.score_range, (low - 100.0, high + 100.0));
+        let (lowest, highest) = Recipe { offset: 100.0, ..recipe(Form::Scores) }.rows(&scored()).score_range;
+        assert!(lowest >= low - 100.0 && highest <= high + 100.0, "{lowest} {highest}");
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub struct ArmSettings {
     /// Offset of the scores by request, in points of gold.
     #[serde(default)]
     pub offset: f64,
+    /// How far the range that scores are scaled from goes beyond them, in points of gold.
+    #[serde(default)]
+    pub widen: f64,
     /// Class weights of KTO.
     #[serde(default)]
     pub balance: Balance,
@@ -228,6 +231,7 @@ impl StyleStudy {
             scramble,
             keep_desirable: settings.keep_desirable,
             offset: settings.offset,
+            widen: settings.widen,
             seed,
         };
         let sweep = Sweep {

@@ -25,7 +25,7 @@ const DEVIATIONS: &[&str] = &[
     "The control with permuted scores takes the setting that was chosen for the sound arm: a choice of its own on validation \
      requests would be learning from gold. The arm with an offset sweeps the whole grid.",
     "The offset is added to the scores of a random half of the requests and subtracted from the others; scaling to [0, 1] \
-     then also makes differences within a request smaller.",
+     then also makes differences within a request smaller. The arm score-wide has that range without the offset.",
     "UNA online is not part of this experiment.",
     "Sizes, grid and claims were set on pilot runs with seeds from 1000, which are not reported.",
     "No correction for the number of comparisons was made.",
