@@ -44,13 +44,17 @@ fn refused(folder: &Path, method: &str, more: &str, texts: &[&str]) {
 #[test]
 fn nan_in_a_later_step_stops_after_a_checkpoint_and_names_the_rows() {
     type Row = fn(usize, &str) -> Value;
-    let rows: [(&str, Row); 3] = [
+    let rows: [(&str, Row); 4] = [
         ("dpo", |row, word| pair(&format!("Number {row}?"), &format!(" Yes{word}"), " No")),
         (
             "kto",
             |row, word| json!({"prompt": format!("Number {row}?"), "completion": format!(" It is{word}"), "label": row % 2 == 0}),
         ),
         ("sft", |row, word| json!({"prompt": format!("Number {row}?"), "completion": format!(" Yes{word}")})),
+        (
+            "una",
+            |row, word| json!({"prompt": format!("Number {row}?"), "completion": format!(" It is{word}"), "score": row as f64 / 12.0}),
+        ),
     ];
     for (method, row) in rows {
         let temporary = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! Public data sets as they are published: the doctor answers for every file, and many of them train.
 
+use std::{path::Path, process::Command};
+
 use crate::support;
 
 use align_testkit::real_data;
@@ -7,7 +9,7 @@ use serde_json::Value;
 use support::{align, tiny_llama, tree};
 
 /// Files that train as they are or with their columns mapped: command, file, further flags.
-const TRAINED: [(&str, &str, &str); 19] = [
+const TRAINED: [(&str, &str, &str); 23] = [
     ("sft", "alpaca/random_9k.json", "--bad-rows skip"),
     ("sft", "alpaca_eval/alpaca_eval.jsonl", ""),
     ("sft", "codealpaca/code_alpaca_2k.json", "--bad-rows skip"),
@@ -43,6 +45,10 @@ const TRAINED: [(&str, &str, &str); 19] = [
     ),
     ("dpo", "tulu3-preference/preference_sample.jsonl", "--truncation keep-end"),
     ("dpo", "ultrafeedback/train_clean.jsonl", "--truncation keep-end --bad-rows skip"),
+    ("kto", "kto/kto_en_demo.json", "--truncation keep-end --bad-rows skip"),
+    ("kto", "kto/kto-mix-test.json", "--truncation keep-end --bad-rows skip"),
+    ("una", "hh-rlhf/harmless-base/test.jsonl.gz", "--bad-rows skip"),
+    ("una", "kto/kto_en_demo.json", "--truncation keep-end --bad-rows skip"),
 ];
 
 #[test]
@@ -62,6 +68,61 @@ fn published_files_train() {
         let summary: Value = serde_json::from_str(&answer.stdout).unwrap();
         assert!(summary["final"]["loss"].as_f64().unwrap().is_finite(), "{file}: {summary}");
         assert_eq!(summary["steps"], 2, "{file}");
+    }
+}
+
+/// Writes the rows from `first` on, `count` at most, of a file of JSON Lines, which may be compressed.
+const SLICE: &str = "
+import gzip, itertools, sys
+name, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with (gzip.open if name.endswith('.gz') else open)(name, 'rb') as rows:
+    sys.stdout.buffer.writelines(itertools.islice(rows, first, first + count))
+";
+
+/// Writes what a Python program prints.
+fn python(arguments: &[&str], to: &Path) {
+    let ran = Command::new("python3").args(arguments).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    std::fs::write(to, ran.stdout).unwrap();
+}
+
+/// Transcripts, pairs, rankings with ties and scores; the nested ones are flattened by the program in fixtures/.
+#[test]
+fn published_feedback_makes_reward_models() {
+    let Some(root) = real_data("README.md") else { return };
+    let root = root.parent().unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let flatten = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/data/rankings.py");
+    let at = |file: &str| root.join(file).display().to_string();
+    python(&[flatten, "oasst", "--tie", &at("oasst/en_100_tree.jsonl")], &folder.join("trees.jsonl"));
+    python(&[flatten, "prometheus", &at("prometheus-scores/vicuna_eval.json")], &folder.join("judged.jsonl"));
+    let nested = |file: &str| folder.join(file).display().to_string();
+    let files = [
+        (at("hh-rlhf/harmless-base/test.jsonl.gz"), (200, 40), "--max-length 512"),
+        (at("ultrafeedback/train_clean.jsonl"), (60, 20), "--max-length 1600"),
+        (nested("trees.jsonl"), (100, 30), "--max-length 1600"),
+        // The answers to a prompt lie anywhere: all rows are trained on and compared.
+        (nested("judged.jsonl"), (240, 0), "--score-min 1 --score-max 5 --max-length 1600"),
+    ];
+    for (file, (train, test), more) in files {
+        let slice = |first: usize, count: usize, to: &str| {
+            python(&["-c", SLICE, &file, &first.to_string(), &count.to_string()], &folder.join(to));
+        };
+        slice(0, train, "train.jsonl");
+        slice(if test > 0 { train } else { 0 }, if test > 0 { test } else { train }, "test.jsonl");
+        // Some rows of the transcripts cannot be used, which is said; training leaves them out.
+        let checked = align(folder, "data check {train.jsonl}");
+        assert!([0, 4].contains(&checked.code), "{file}: {}", checked.stderr);
+        let line = format!(
+            "reward --model {} --data {{train.jsonl}} --eval-data {{test.jsonl}} --output-dir {{run}} --overwrite \
+             --max-steps 2 --batch-size 4 --bad-rows skip {more}",
+            tiny_llama().display(),
+        );
+        align(folder, &format!("{line} --dry-run")).ok();
+        let said = align(folder, &line).ok().stderr;
+        assert!(said.contains("held out: accuracy"), "{file}: {said}");
+        assert!(said.contains("preferring the longer answer has"), "{file}: {said}");
     }
 }
 

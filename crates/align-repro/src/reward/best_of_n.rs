@@ -129,4 +129,12 @@ mod tests {
         assert!((found.peak().unwrap() - 2.5).abs() < 1e-9);
         assert_eq!(Fit::of(&[point(1), point(4)]), None);
     }
+
+    /// The curve of 2210.10760 with alpha .662 and beta .09: .662 / .18 = 3.67777778, where it is .662² / .36 = 1.21734444.
+    #[test]
+    fn the_peak_is_half_of_alpha_over_beta() {
+        let fit = Fit { a: 0.662, b: 0.09 };
+        let peak = fit.peak().unwrap();
+        assert!((peak - 3.677_777_78).abs() < 1e-8 && (fit.at(peak) - 1.217_344_44).abs() < 1e-8, "{peak}");
+    }
 }

@@ -26,6 +26,13 @@ pub fn load(
     device: Device,
     micro_batch_tokens: usize,
 ) -> Result<WeightedSum> {
+    let models = flags.reward_model.len();
+    if models > 1 && !flags.normalize {
+        talk::warn(&format!(
+            "the scores of {models} reward models are added as they are, each in units of its own; --normalize brings \
+             them to mean 0 and variance 1"
+        ));
+    }
     let mut parts: Vec<Box<dyn Reward>> = Vec::with_capacity(flags.count());
     for folder in &flags.reward_model {
         let model = RewardModel::load(folder, machine, device, micro_batch_tokens)?;

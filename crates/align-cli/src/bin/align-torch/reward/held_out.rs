@@ -1,8 +1,10 @@
 //! What a trained reward model says of held-out comparisons, next to what their lengths say.
 
+use std::collections::BTreeMap;
+
 use align_cli::Result;
 use align_core::{
-    align_types::PromptGroup,
+    align_types::{Completion, PromptGroup},
     evaluation::{PairAgreement, PairMargin, Prompts},
     intervals::Estimate,
 };
@@ -26,8 +28,8 @@ pub struct HeldOut {
 
 /// Measures a model on the comparisons of some rows; `None` where rows compare nothing.
 ///
-/// Every two answers of a ranking with different ranks are a comparison; intervals are over prompts, because those of
-/// one prompt depend on each other. `saved` names the data type of the weights that are written, where it is not float32.
+/// Every two answers of a ranking with different ranks are a comparison, and every two scored or labelled ones to the same
+/// prompt with different scores; intervals are over prompts, because those of one prompt depend on each other. `saved` names the data type of the weights that are written, where it is not float32.
 ///
 /// # Errors
 /// A model that fails, a reward that is not finite, rows on a disk that fails.
@@ -39,16 +41,13 @@ pub fn measure(
 ) -> Result<Option<HeldOut>> {
     let rows = rows.clone().into_vec()?;
     let rewards = scorer.rewards(&rows)?;
-    let margins: Vec<PairMargin> = rows
-        .iter()
-        .zip(&rewards)
-        .enumerate()
-        .flat_map(|(index, (row, rewards))| comparisons(index, row, rewards))
-        .collect();
+    let prompts = Prompts::of(&rows);
+    let within = rows.iter().zip(&rewards).enumerate();
+    let within = within.flat_map(|(index, (row, rewards))| comparisons(index, row, rewards));
+    let margins: Vec<PairMargin> = within.chain(across(&rows, &rewards, &prompts)).collect();
     if margins.is_empty() {
         return Ok(None);
     }
-    let prompts = Prompts::of(&rows);
     let agreement = PairAgreement::of(&margins, &prompts, seed).map_err(failure::of)?;
     Ok(Some(HeldOut { comparisons: margins.len(), prompts: prompts.count, agreement, saved }))
 }
@@ -63,21 +62,57 @@ fn comparisons(index: usize, row: &PromptGroup, rewards: &[f64]) -> Vec<PairMarg
         return Vec::new();
     }
     let lengths = row.completions.iter().map(|answer| answer.token_ids.len() as f64);
-    let answers: Vec<(u32, f64, f64)> = order
-        .into_iter()
-        .zip(rewards)
-        .zip(lengths)
-        .map(|((rank, reward), length)| (rank, *reward, length))
-        .collect();
+    let ranked = order.into_iter().zip(rewards).zip(lengths);
+    // The first rank is the best.
+    let answers = ranked.map(|((rank, reward), length)| Answer {
+        row: index,
+        worth: -f64::from(rank),
+        reward: *reward,
+        length,
+    });
+    better_less_worse(&answers.collect::<Vec<_>>())
+}
+
+/// An answer that can be compared with others.
+struct Answer {
+    row: usize,
+    /// What feedback says; more is better.
+    worth: f64,
+    /// What the model says.
+    reward: f64,
+    /// Tokens.
+    length: f64,
+}
+
+fn better_less_worse(answers: &[Answer]) -> Vec<PairMargin> {
     let pairs = answers.iter().flat_map(|better| answers.iter().map(move |worse| (better, worse)));
     pairs
-        .filter(|((better, ..), (worse, ..))| better < worse)
-        .map(|((_, reward, length), (_, other, shorter))| PairMargin {
-            row: index,
-            margin: reward - other,
-            difference: length - shorter,
+        .filter(|(better, worse)| better.worth > worse.worth)
+        .map(|(better, worse)| PairMargin {
+            row: better.row,
+            margin: better.reward - worse.reward,
+            difference: better.length - worse.length,
         })
         .collect()
+}
+
+/// Lists the comparisons between rows: answers to the same prompt, each with a score or a label.
+fn across(rows: &[PromptGroup], rewards: &[Vec<f64>], prompts: &Prompts) -> Vec<PairMargin> {
+    let mut answers: BTreeMap<usize, Vec<Answer>> = BTreeMap::new();
+    for (row, ((group, rewards), prompt)) in rows.iter().zip(rewards).zip(&prompts.of_rows).enumerate() {
+        for (answer, reward) in group.completions.iter().zip(rewards) {
+            if let Some(worth) = told(answer) {
+                let length = answer.token_ids.len() as f64;
+                answers.entry(*prompt).or_default().push(Answer { row, worth, reward: *reward, length });
+            }
+        }
+    }
+    answers.values().flat_map(|answers| better_less_worse(answers)).collect()
+}
+
+/// What a row says of its answer by itself.
+fn told(answer: &Completion) -> Option<f64> {
+    answer.reward.or(answer.label.map(|label| f64::from(u8::from(label))))
 }
 
 impl HeldOut {
@@ -155,7 +190,29 @@ mod tests {
         assert_eq!(preferred(0.9), found);
         assert_eq!(preferred(0.1), [PairMargin { row: 0, margin: -0.75, difference: 2.0 }]);
         assert_eq!(preferred(0.5), []);
-        let scored = Completion { reward: Some(0.5), ..answer(None, 2) };
-        assert_eq!(comparisons(0, &PromptGroup::new(vec![0], vec![scored.clone(), scored]), &[1.0, 2.0]), []);
+    }
+
+    /// To prompt 0 scores 0.2, 0.9 and 0.2, to prompt 1 labels false and true, to prompt 2 one answer alone.
+    #[test]
+    fn scores_and_labels_are_compared_among_the_answers_to_one_prompt() {
+        let row = |prompt: u32, answer: Completion| PromptGroup::new(vec![7, prompt], vec![answer]);
+        let scored =
+            |prompt, score, tokens| row(prompt, Completion { reward: Some(score), ..answer(None, tokens) });
+        let labelled = |prompt, label| row(prompt, Completion { label: Some(label), ..answer(None, 3) });
+        let rows = [
+            scored(0, 0.2, 4),
+            labelled(1, false),
+            scored(0, 0.9, 6),
+            labelled(1, true),
+            scored(0, 0.2, 9),
+            scored(2, 1.0, 1),
+        ];
+        let rewards: Vec<Vec<f64>> = (0..6).map(|row| vec![f64::from(row)]).collect();
+        let found: Vec<_> = across(&rows, &rewards, &Prompts::of(&rows))
+            .iter()
+            .map(|it| (it.row, it.margin, it.difference))
+            .collect();
+        assert_eq!(found, [(2, 2.0, 2.0), (2, -2.0, -3.0), (3, 2.0, 0.0)]);
+        assert!(rows.iter().all(|row| comparisons(0, row, &[1.0]).is_empty()));
     }
 }

@@ -114,9 +114,14 @@ impl Training for RewardModel<'_> {
             let saved = Some(setup.policy.source_dtype()).filter(|dtype| *dtype != "float32");
             let saved = saved.filter(|_| setup.policy.lora().is_none());
             let report = held_out::measure(&rows.eval, &mut scorer, setup.train.seed, saved)?;
-            if let Some(report) = report {
-                talk::say(&report.text());
-                found.insert("held_out".into(), report.summary()?);
+            match report {
+                Some(report) => {
+                    talk::say(&report.text());
+                    found.insert("held_out".into(), report.summary()?);
+                }
+                None => talk::say(
+                    "held out: there is no accuracy, because no two answers to the same prompt have different scores",
+                ),
             }
         }
         Ok(found)
