@@ -4,8 +4,9 @@ use crate::support;
 
 use std::path::Path;
 
+use align_cli::metrics::Place;
 use serde_json::{Value, json};
-use support::{align, copy_of_adapter, copy_of_tiny_llama, json_lines, write, write_pairs};
+use support::{align, assert_defined, copy_of_adapter, copy_of_tiny_llama, json_lines, write, write_pairs};
 use tempfile::TempDir;
 
 /// Flags of every call: small, and the same on every machine.
@@ -18,9 +19,12 @@ fn folder() -> TempDir {
     folder
 }
 
+/// What the command finds; every number of it is defined.
 fn eval(folder: &Path, arguments: &str) -> Value {
     let answer = align(folder, &format!("eval {arguments} {SMALL}")).ok();
-    serde_json::from_str(&answer.stdout).unwrap()
+    let found = serde_json::from_str(&answer.stdout).unwrap();
+    assert_defined(&found, Place::Eval);
+    found
 }
 
 fn number(value: &Value, path: &str) -> f64 {

@@ -5,7 +5,7 @@ use crate::support;
 use std::f64::consts::LN_2;
 use std::path::Path;
 
-use align_cli::metrics::{METRICS, Place, is_named};
+use align_cli::metrics::{self, Place, is_named};
 use align_core::align_types::config::DpoLossType;
 use serde_json::{Value, json};
 use support::{Answer, align, json_lines, reward_model, tiny_llama, write, write_pairs, write_prompts};
@@ -45,7 +45,7 @@ fn write_answers(folder: &Path, name: &str, column: &str, feedback: impl Fn(usiz
 fn assert_defined(line: &Value, place: Place) {
     for name in line.as_object().unwrap().keys() {
         let here = [Place::Training, Place::Offline, place];
-        let defined = METRICS.iter().any(|metric| here.contains(&metric.place) && is_named(metric, name));
+        let defined = metrics::all().any(|metric| here.contains(&metric.place) && is_named(metric, name));
         assert!(defined, "{name} is not in the table");
     }
 }

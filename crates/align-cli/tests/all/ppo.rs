@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use align_cli::metrics::{METRICS, Place, is_named};
+use align_cli::metrics::{self, Place, is_named};
 use serde_json::Value;
 
 use crate::support::{
@@ -61,7 +61,7 @@ fn a_run_leaves_what_it_promises() {
         let plain = name.strip_prefix("eval/").unwrap_or(name);
         let here = [Place::Training, Place::Ppo];
         assert!(
-            METRICS.iter().any(|metric| here.contains(&metric.place) && is_named(metric, plain)),
+            metrics::all().any(|metric| here.contains(&metric.place) && is_named(metric, plain)),
             "{name} is not in the table"
         );
         assert!(value.is_number(), "{name}: {value}");

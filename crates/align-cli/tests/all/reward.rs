@@ -6,7 +6,7 @@ use crate::support;
 use std::fs;
 use std::path::Path;
 
-use align_cli::metrics::{METRICS, Place, is_named};
+use align_cli::metrics::{self, Place, is_named};
 use align_core::{
     PackedBatch, ScoreModel,
     align_types::{Completion, PromptGroup, Purpose, RngStream},
@@ -109,7 +109,7 @@ fn every_kind_of_rows_trains_in_one_run_and_every_number_is_defined() {
         reward(folder, &format!("{flags} --ties {ties}")).ok();
         let lines = json_lines(&folder.join("run/metrics.jsonl"));
         let places = [Place::Training, Place::Reward];
-        let defined: Vec<_> = METRICS.iter().filter(|metric| places.contains(&metric.place)).collect();
+        let defined: Vec<_> = metrics::all().filter(|metric| places.contains(&metric.place)).collect();
         let shown: Vec<&String> = lines[0].as_object().unwrap().keys().collect();
         for name in &shown {
             assert!(defined.iter().any(|metric| is_named(metric, name)), "{name} is not in the table");

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use align_cli::metrics::{METRICS, Place};
+use align_cli::metrics::{self, Place};
 use align_testkit::real_data;
 use serde_json::Value;
 use support::{
@@ -54,8 +54,7 @@ fn dpo_starts_at_ln_2_and_learns_the_pairs() {
     assert!(number(&lines[9], "rewards/accuracies") > 0.9);
 
     // Every number of the run is defined, and every defined number is there.
-    let defined: Vec<&str> = METRICS
-        .iter()
+    let defined: Vec<&str> = metrics::all()
         .filter(|metric| matches!(metric.place, Place::Training | Place::Offline | Place::Dpo))
         .map(|metric| metric.name)
         .filter(|name| !name.starts_with("reference_free/") && *name != "loss/NAME")
@@ -68,7 +67,7 @@ fn dpo_starts_at_ln_2_and_learns_the_pairs() {
         assert!(shown.iter().any(|shown| shown == name), "{name} is not shown");
     }
     let elsewhere = ["eval_data", "completions_sampled"];
-    for metric in METRICS.iter().filter(|metric| metric.place == Place::Summary) {
+    for metric in metrics::all().filter(|metric| metric.place == Place::Summary) {
         if elsewhere.contains(&metric.name) {
             continue;
         }
@@ -127,7 +126,7 @@ fn sft_lowers_the_loss_of_every_layout() {
             let known = |metric: &&align_cli::metrics::Metric| {
                 metric.name == name && matches!(metric.place, Place::Training | Place::Sft)
             };
-            assert!(METRICS.iter().any(|metric| known(&metric)), "{name} is not in the table");
+            assert!(metrics::all().any(|metric| known(&metric)), "{name} is not in the table");
         }
     }
 }

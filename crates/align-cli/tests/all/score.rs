@@ -5,10 +5,11 @@ use crate::support;
 use std::fs;
 use std::path::Path;
 
+use align_cli::metrics::Place;
 use serde_json::{Value, json};
 use support::{
-    align, command, copy_of_tiny_llama, edit_json, json_lines, poison_token, reward_model, tree, write,
-    write_pairs,
+    align, assert_defined, command, copy_of_tiny_llama, edit_json, json_lines, poison_token, reward_model,
+    tree, write, write_pairs,
 };
 use tempfile::TempDir;
 
@@ -500,6 +501,7 @@ fn a_report_says_how_far_rewards_can_be_trusted() {
         }
     }
     let found = &written["agreement"];
+    assert_defined(found, Place::Report);
     let number =
         |path: &str| found.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path}: {found}"));
     assert_eq!(

@@ -249,3 +249,29 @@ pub fn poison_token(model: &Path, token: &str) {
     bytes[start..start + nan.len()].copy_from_slice(nan);
     std::fs::write(path, bytes).unwrap();
 }
+
+/// Lists the numbers of an object by their paths; an average with its interval and a list are one each.
+fn numbers_in(value: &serde_json::Value, path: &str) -> Vec<String> {
+    match value {
+        serde_json::Value::Object(map) if !(map.contains_key("mean") && map.contains_key("over")) => map
+            .iter()
+            .flat_map(|(key, value)| {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}/{key}") };
+                numbers_in(value, &path)
+            })
+            .collect(),
+        serde_json::Value::String(_) => Vec::new(),
+        _ => vec![path.to_owned()],
+    }
+}
+
+/// Asserts that every number of an object is in the table of numbers.
+pub fn assert_defined(value: &serde_json::Value, place: align_cli::metrics::Place) {
+    use align_cli::metrics::{all, is_named};
+    let names = numbers_in(value, "");
+    assert!(!names.is_empty(), "{value}");
+    for name in names {
+        let known = all().any(|metric| metric.place == place && is_named(metric, &name));
+        assert!(known, "{name} is not in the table of {place:?}");
+    }
+}
