@@ -10,7 +10,7 @@
 
 use std::error::Error;
 
-use align_cli::metrics::METRICS;
+use align_cli::metrics;
 use serde_json::{Map, Value};
 
 const LINES: &str = r#"{"step":1,"loss":0.693147,"grad_norm":1.8755,"rewards/margins":0.0}
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let last = text.lines().last().ok_or("no step was logged yet")?;
     let values: Map<String, Value> = serde_json::from_str(last)?;
     for (name, value) in &values {
-        let metric = METRICS.iter().find(|metric| metric.name == name.trim_start_matches("eval/"));
+        let metric = metrics::all().find(|metric| metric.name == name.trim_start_matches("eval/"));
         let formula = metric.map_or("not defined", |metric| metric.formula);
         println!("{name:<28}{:>8.4}  {formula}", value.as_f64().unwrap_or(f64::NAN));
     }

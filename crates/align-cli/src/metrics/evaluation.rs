@@ -73,6 +73,14 @@ pub(super) const METRICS: &[Metric] = &[
     ),
     metric(
         Place::Eval,
+        "held_out/figures/kl",
+        "`kto`: the baseline z0 of the loss, as in training over all rows together",
+        "nats",
+        "0 or above",
+        "-",
+    ),
+    metric(
+        Place::Eval,
         "held_out/figures/una/target",
         "`una`: mean of the scaled scores",
         "scaled score",

@@ -49,6 +49,9 @@ pub(super) fn evidence(id: &str, figure: &Difference, arms: &Arms) -> Result<Opt
 
 fn cell(values: Option<Vec<f64>>) -> String {
     let Some(values) = values else { return "–".to_owned() };
+    if values.iter().all(|v| *v == 0.0) {
+        return "0".to_owned();
+    }
     // Counts are shown as such.
     let counts = values.iter().all(|v| v.fract() == 0.0) && values.iter().any(|v| v.abs() > 1.0);
     let digits = if counts { 0 } else { 3 };

@@ -260,7 +260,7 @@ fn numbers_in(value: &serde_json::Value, path: &str) -> Vec<String> {
                 numbers_in(value, &path)
             })
             .collect(),
-        serde_json::Value::String(_) => Vec::new(),
+        serde_json::Value::String(_) | serde_json::Value::Null => Vec::new(),
         _ => vec![path.to_owned()],
     }
 }
