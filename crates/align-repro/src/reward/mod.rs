@@ -7,6 +7,7 @@
 //! ([`best_of_n`]); an experiment may train policies on the rewards as well ([`policy`]). Experiments are plans whose arms are data ([`study`]).
 
 pub mod best_of_n;
+mod combine;
 pub mod data;
 pub mod model;
 pub mod policy;

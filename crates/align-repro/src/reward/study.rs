@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    best_of_n::{self, CurvePoint, Fit},
+    best_of_n::{CurvePoint, Fit},
     data::{Form, Recipe, Scramble},
     model,
     policy::{self, Optimise},
     proxy::Proxy,
     settings::{ArmSettings, Choice, Settings, SizeSettings, Which},
     show,
-    trial::{Scored, Trial, agreement, difference, mean_of_scores},
+    trial::{Trial, agreement, difference},
     world::{Answers, Stream},
 };
 use crate::{
@@ -24,13 +24,13 @@ use crate::{
     on_policy::{self, part::MethodPart},
     outcome::Outcome,
     planned::Planned,
-    store::{read, write},
+    store::write,
     study::{Findings, Results, Study, Unit, UnitContext},
     style::policy::Requests,
 };
 
 pub(super) const MODEL: &str = "model";
-const SCORED: &str = "scored.json";
+pub(super) const SCORED: &str = "scored.json";
 
 /// A deliberate fault. Tests show that each changes the verdict; the program knows only [`Tamper::None`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -152,11 +152,11 @@ impl RewardStudy {
         self.planned.size().choose(&self.settings.quick, None, &self.settings.full)
     }
 
-    fn fail(&self, why: String) -> Error {
+    pub(super) fn fail(&self, why: String) -> Error {
         self.planned.fail(why)
     }
 
-    fn arm(&self, name: &str) -> Result<&ArmSettings> {
+    pub(super) fn arm(&self, name: &str) -> Result<&ArmSettings> {
         self.settings.arms.get(name).ok_or_else(|| self.fail(format!("arm {name} has no settings")))
     }
 
@@ -261,57 +261,6 @@ impl RewardStudy {
         Ok(order.into_iter().take(recipe.count).map(|(_, pair)| pair).collect())
     }
 
-    fn combine(&self, arm: &str, seed: u64, context: &UnitContext<'_>) -> Result<ArmResult> {
-        let settings = self.settings();
-        let trial = Trial::of(settings, seed);
-        let mut result = ArmResult::default();
-        let (scored, proxy) = match self.arm(arm)? {
-            ArmSettings::Weights { of } => {
-                let folders: Vec<PathBuf> = of.iter().map(|name| folder(context, name, seed)).collect();
-                let mean = model::average(&folders)?;
-                let mean = mean.ok_or_else(|| self.fail(format!("arm {arm} averages nothing")))?;
-                result.parameters = mean.parameters().iter().map(|p| p.tensor.numel()).sum();
-                model::save(&mean, &folder(context, arm, seed))?;
-                let scored = trial.score(|answers| model::scores(&mean, answers))?;
-                let proxy = Proxy::of_model(arm, &scored.pairs);
-                (scored, proxy)
-            }
-            ArmSettings::Scores { of } => {
-                let member = |name: &String| read::<Scored>(&folder(context, name, seed).join(SCORED));
-                let scored = mean_of_scores(&of.iter().map(member).collect::<Result<Vec<_>>>()?);
-                let proxy = |name: &String| Proxy::of(&context.folder(name, seed));
-                (scored, Proxy::mean(of.iter().map(proxy).collect::<Result<_>>()?))
-            }
-            ArmSettings::BestSingle { of } => {
-                let mut best: Option<(f64, &String, Scored)> = None;
-                for name in of {
-                    let scored: Scored = read(&folder(context, name, seed).join(SCORED))?;
-                    let validation = trial.validate(&scored.validation, settings.world.noise, seed);
-                    if best.as_ref().is_none_or(|(before, ..)| validation > *before) {
-                        best = Some((validation, name, scored));
-                    }
-                }
-                let (_, name, scored) =
-                    best.ok_or_else(|| self.fail(format!("arm {arm} chooses from nothing")))?;
-                result.chosen = Some(name.clone());
-                (scored, Proxy::of(&context.folder(name, seed))?)
-            }
-            ArmSettings::Gold => {
-                let gold = |answers: &Answers| {
-                    answers.answers.iter().map(|answer| answer.gold).collect::<Vec<f64>>()
-                };
-                (trial.score(|answers| Ok(answers.iter().map(gold).collect()))?, Proxy::Gold)
-            }
-            _ => {
-                let random = || Stream::Nothing.random(seed, 0);
-                (trial.score(|answers| Ok(best_of_n::nothing(answers, &mut random())))?, Proxy::Nothing)
-            }
-        };
-        proxy.keep(&context.folder(arm, seed))?;
-        trial.judge(&scored, settings, seed, (0, 0.0), &mut result)?;
-        Ok(result)
-    }
-
     /// The arm's comparisons, broken where a test asks for it.
     fn broken(&self, recipe: &Recipe) -> Recipe {
         let scramble = match self.tamper {
@@ -354,7 +303,7 @@ fn is_policy(arm: &Arm) -> bool {
 }
 
 /// The folder of an arm's model.
-fn folder(context: &UnitContext<'_>, arm: &str, seed: u64) -> PathBuf {
+pub(super) fn folder(context: &UnitContext<'_>, arm: &str, seed: u64) -> PathBuf {
     context.folder(arm, seed).join(MODEL)
 }
 
