@@ -37,6 +37,13 @@ fn small(texts: &Texts) -> String {
     set("world", "test_pairs", Value::Integer(200));
     if texts.name == reward_overoptimisation::TEXTS.name {
         set("best_of_n", "requests", Value::Integer(2));
+        let policy = settings["policy"].as_table_mut().unwrap();
+        let quick = policy["quick"].as_table_mut().unwrap()["on_policy"].as_table_mut().unwrap();
+        quick.insert("iterations".into(), Value::Integer(16));
+        quick.insert("prompts".into(), Value::Integer(32));
+        let gain = |metric: &str| format!("metric = '{metric}'\nof = 'ppo-300'").parse::<Table>().unwrap();
+        let figures = policy["figures"].as_table_mut().unwrap();
+        figures.extend(["gain", "proxy-gain"].map(|name| (name.to_owned(), Value::Table(gain(name)))));
     }
     plan.to_string()
 }
@@ -80,6 +87,23 @@ fn a_reversed_reward_model_lowers_gold_at_once() {
     assert!(mean(&sound, "gold-itself") < 0.0);
 }
 
+/// The same for a policy that is trained on it: the reward model says that it rises, gold falls.
+#[test]
+fn a_policy_on_a_reversed_reward_model_loses_gold() {
+    let run_with = |tamper| {
+        let plan = small(&reward_overoptimisation::TEXTS);
+        run(reward_overoptimisation::TEXTS, options(plan, &["ppo-300"], tamper))
+    };
+    let (sound, reversed) = (run_with(Tamper::None), run_with(Tamper::Reverse));
+    assert!(mean(&sound, "gain") > 0.2, "{}", mean(&sound, "gain"));
+    assert!(mean(&reversed, "gain") < -0.2, "{}", mean(&reversed, "gain"));
+    for outcome in [&sound, &reversed] {
+        assert!(mean(outcome, "proxy-gain") > 0.2, "{}", mean(outcome, "proxy-gain"));
+    }
+    assert_ne!(reversed.verdict("ppo-gold-rises"), Verdict::Reproduced);
+    assert!(!reversed.passes());
+}
+
 /// Data without meaning give no gain of data.
 #[test]
 fn more_labels_without_meaning_are_no_gain() {
@@ -110,9 +134,10 @@ fn choices_are_what_they_are_called() {
 
 #[test]
 fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
-    let arms = ["scores", "single", "weights"];
+    let arms = ["scores", "single", "weights", "ppo-scores"];
     let small = || {
         let plan = small(&reward_overoptimisation::TEXTS).replace("count = 600", "count = 60");
+        let plan = plan.replace("iterations = 16", "iterations = 2");
         Options { seeds: Some(1), ..options(plan, &arms, Tamper::None) }
     };
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -123,7 +148,7 @@ fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
     }
     let whole = outcome.to_json().unwrap();
     assert_eq!(run_in(second.path(), texts, small(), false, 1).to_json().unwrap(), whole);
-    for lost in ["member-2-seed-0.json", "scores-seed-0.json"] {
+    for lost in ["member-2-seed-0.json", "scores-seed-0.json", "ppo-scores-seed-0.json"] {
         std::fs::remove_file(first.path().join("units").join(lost)).unwrap();
     }
     assert_eq!(run_in(first.path(), texts, small(), true, 2).to_json().unwrap(), whole);
@@ -134,6 +159,13 @@ fn plans_that_do_not_fit_are_refused() {
     for (texts, from, to, word) in [
         (reward_ranking::TEXTS, "width-8 = {", "width-9 = {", "width-8 has no settings"),
         (reward_overoptimisation::TEXTS, "samples = 1024", "samples = 100", "of 100 samples"),
+        (reward_overoptimisation::TEXTS, "ppo-300 = {", "ppo-30 = {", "ppo-300 has no settings"),
+        (
+            reward_overoptimisation::TEXTS,
+            "ppo-gold-rises = {",
+            "ppo-rises = {",
+            "ppo-gold-rises has no figure",
+        ),
         (reward_boundary::TEXTS, "present = \"present\"", "present = \"random\"", "does not need it"),
         (reward_boundary::TEXTS, "which = \"boundary\"", "which = \"middle\"", "middle"),
     ] {

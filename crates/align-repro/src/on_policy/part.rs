@@ -29,6 +29,13 @@ pub struct PartSettings<S, A> {
     figures: BTreeMap<String, Difference>,
 }
 
+impl<S, A> PartSettings<S, A> {
+    /// Returns the settings of the arms by their names.
+    pub fn arms(&self) -> &BTreeMap<String, A> {
+        &self.arms
+    }
+}
+
 fn none<S>() -> Option<S> {
     None
 }

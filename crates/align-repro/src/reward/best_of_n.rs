@@ -41,23 +41,8 @@ pub struct Fit {
 impl Fit {
     /// Fits gold by least squares; d = 0 says nothing and is left out. `None` for fewer than two other points.
     pub fn of(curve: &[CurvePoint]) -> Option<Self> {
-        // Normal equations of R = a d − b d².
-        let (mut dd, mut ddd, mut dddd, mut rd, mut rdd) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for point in curve {
-            let (d, r) = (point.distance(), point.gold);
-            dd += d * d;
-            ddd += d.powi(3);
-            dddd += d.powi(4);
-            rd += r * d;
-            rdd += r * d * d;
-        }
-        let determinant = dd * dddd - ddd * ddd;
-        if determinant <= f64::EPSILON * dd * dddd {
-            return None;
-        }
-        let a = (rd * dddd - rdd * ddd) / determinant;
-        let b = (rd * ddd - rdd * dd) / determinant;
-        Some(Self { a, b })
+        let points = curve.iter().map(|point| (point.distance(), point.distance().powi(2), point.gold));
+        least_squares(points).map(|(a, b)| Self { a, b })
     }
 
     /// Where gold is highest, a / (2 b); `None` for a curve that does not bend down.
@@ -69,6 +54,23 @@ impl Fit {
     pub fn at(&self, distance: f64) -> f64 {
         distance * (self.a - self.b * distance)
     }
+}
+
+/// Solves r = a u − b v for a and b over points (u, v, r) by least squares; `None` where the points do not tell them apart.
+pub(super) fn least_squares(points: impl Iterator<Item = (f64, f64, f64)>) -> Option<(f64, f64)> {
+    let (mut uu, mut uv, mut vv, mut ru, mut rv) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for (u, v, r) in points {
+        uu += u * u;
+        uv += u * v;
+        vv += v * v;
+        ru += r * u;
+        rv += r * v;
+    }
+    let determinant = uu * vv - uv * uv;
+    if determinant <= f64::EPSILON * uu * vv {
+        return None;
+    }
+    Some(((ru * vv - rv * uv) / determinant, (ru * uv - rv * uu) / determinant))
 }
 
 /// Draws a reward that has nothing to do with the answers.

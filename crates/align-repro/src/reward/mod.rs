@@ -4,11 +4,14 @@
 //! Answers come from writers of all skills and, now and then, from one who says two pleasing words over and over
 //! ([`world`]); gold punishes repetition, and few comparisons show it. A reward model is a small Llama with a score head
 //! ([`model`]) that learns from rankings or pairs ([`data`]). It is judged by fresh pairs and by best-of-n
-//! ([`best_of_n`]). Experiments are plans whose arms are data ([`study`]).
+//! ([`best_of_n`]); an experiment may train policies on the rewards as well ([`policy`]). Experiments are plans whose arms are data ([`study`]).
 
 pub mod best_of_n;
+mod combine;
 pub mod data;
 pub mod model;
+pub mod policy;
+mod proxy;
 pub mod settings;
 pub mod show;
 pub mod study;

@@ -4,7 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{data::Recipe, model::TrainSettings, show::FigureOf, world::WorldSettings};
+use super::{
+    data::Recipe,
+    model::TrainSettings,
+    policy::{PolicyArm, PolicySize},
+    show::FigureOf,
+    world::WorldSettings,
+};
+use crate::on_policy::part::PartSettings;
 
 /// An arm, as the plan has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,7 +114,7 @@ pub struct SizeSettings {
 }
 
 /// All settings of a plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Of `--quick`.
@@ -118,6 +125,9 @@ pub struct Settings {
     pub arms: BTreeMap<String, ArmSettings>,
     /// The figures of claims and controls.
     pub figures: BTreeMap<String, FigureOf>,
+    /// The policies that are trained on the rewards, where the plan has such a part.
+    #[serde(default)]
+    pub policy: Option<PartSettings<PolicySize, PolicyArm>>,
 }
 
 impl ArmSettings {

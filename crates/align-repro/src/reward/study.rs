@@ -8,26 +8,29 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    best_of_n::{self, CurvePoint, Fit},
+    best_of_n::{CurvePoint, Fit},
     data::{Form, Recipe, Scramble},
     model,
+    policy::{self, Optimise},
+    proxy::Proxy,
     settings::{ArmSettings, Choice, Settings, SizeSettings, Which},
     show,
-    trial::{Scored, Trial, agreement, difference, mean_of_scores},
+    trial::{Trial, agreement, difference},
     world::{Answers, Stream},
 };
 use crate::{
     Error, Result,
     experiment::Arm,
+    on_policy::{self, part::MethodPart},
     outcome::Outcome,
     planned::Planned,
-    store::{read, write},
+    store::write,
     study::{Findings, Results, Study, Unit, UnitContext},
     style::policy::Requests,
 };
 
-const MODEL: &str = "model";
-const SCORED: &str = "scored.json";
+pub(super) const MODEL: &str = "model";
+pub(super) const SCORED: &str = "scored.json";
 
 /// A deliberate fault. Tests show that each changes the verdict; the program knows only [`Tamper::None`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +59,8 @@ pub struct RewardStudy {
     planned: Planned,
     settings: Settings,
     tamper: Tamper,
+    /// The policies that are trained on the rewards.
+    policy: Option<MethodPart<Optimise>>,
 }
 
 /// A reward model on held-out pairs.
@@ -115,11 +120,17 @@ impl RewardStudy {
     pub fn new(texts: Texts, options: Options) -> Result<Self> {
         let planned = Planned::new(texts.name, texts.plan, &options)?;
         let fail = |why: String| planned.fail(why);
-        let settings: Settings = planned.settings()?;
+        let mut settings: Settings = planned.settings()?;
+        let policies = settings.policy.take();
         for arm in &planned.experiment().arms {
-            let known = settings.arms.get(&arm.name);
-            let known = known.ok_or_else(|| fail(format!("arm {} has no settings", arm.name)))?;
-            if let Some(other) = known.needs().into_iter().find(|other| !arm.needs.contains(other)) {
+            let needs = if is_policy(arm) {
+                let known = policies.as_ref().and_then(|policies| policies.arms().get(&arm.name));
+                known.map(|known| known.needs())
+            } else {
+                settings.arms.get(&arm.name).map(ArmSettings::needs)
+            };
+            let needs = needs.ok_or_else(|| fail(format!("arm {} has no settings", arm.name)))?;
+            if let Some(other) = needs.into_iter().find(|other| !arm.needs.contains(other)) {
                 return Err(fail(format!("arm {} uses {other} and does not need it", arm.name)));
             }
         }
@@ -129,7 +140,11 @@ impl RewardStudy {
                 return Err(fail(format!("best-of-{n} of {most} samples")));
             }
         }
-        Ok(Self { texts, planned, settings, tamper: options.tamper })
+        // A fault of the comparisons reaches policies through the reward models.
+        let sound = on_policy::study::Tamper::None;
+        let policy =
+            policies.map(|policies| MethodPart::new(policies, &planned, is_policy, sound)).transpose()?;
+        Ok(Self { texts, planned, settings, tamper: options.tamper, policy })
     }
 
     /// Returns the settings of the size that is run.
@@ -137,12 +152,20 @@ impl RewardStudy {
         self.planned.size().choose(&self.settings.quick, None, &self.settings.full)
     }
 
-    fn fail(&self, why: String) -> Error {
+    pub(super) fn fail(&self, why: String) -> Error {
         self.planned.fail(why)
     }
 
-    fn arm(&self, name: &str) -> Result<&ArmSettings> {
+    pub(super) fn arm(&self, name: &str) -> Result<&ArmSettings> {
         self.settings.arms.get(name).ok_or_else(|| self.fail(format!("arm {name} has no settings")))
+    }
+
+    /// Tells initialisations of one seed apart.
+    fn init(&self, start: &str) -> Result<u64> {
+        match self.arm(start)? {
+            ArmSettings::Start { init, .. } => Ok(*init),
+            _ => Err(self.fail(format!("arm {start} is no start"))),
+        }
     }
 
     fn start(&self, arm: &str, seed: u64, context: &UnitContext<'_>) -> Result<ArmResult> {
@@ -166,8 +189,9 @@ impl RewardStudy {
         context: &UnitContext<'_>,
     ) -> Result<ArmResult> {
         let settings = self.settings();
-        // Heads are equal wherever the seed is: WARM's condition.
-        let model = model::with_head(&folder(context, training.start, seed), seed)?;
+        // Heads are equal where the start is: WARM's condition.
+        let head = seed ^ (self.init(training.start)? << 32);
+        let model = model::with_head(&folder(context, training.start, seed), head)?;
         let requests = Requests::split(seed);
         let recipe = self.broken(training.rows);
         let mut rows = recipe.rows(&settings.world, &recipe.answers(&settings.world, &requests, seed), seed);
@@ -208,6 +232,7 @@ impl RewardStudy {
         model::save(&model, &folder)?;
         let scored = trial.score(|answers| model::scores(&model, answers))?;
         write(&folder.join(SCORED), &scored)?;
+        Proxy::of_model(arm, &scored.pairs).keep(&context.folder(arm, seed))?;
         trial.judge(&scored, settings, seed, (updates, updates as f64 / per_epoch), &mut result)?;
         Ok(result)
     }
@@ -234,48 +259,6 @@ impl RewardStudy {
             Which::Random => {}
         }
         Ok(order.into_iter().take(recipe.count).map(|(_, pair)| pair).collect())
-    }
-
-    fn combine(&self, arm: &str, seed: u64, context: &UnitContext<'_>) -> Result<ArmResult> {
-        let settings = self.settings();
-        let trial = Trial::of(settings, seed);
-        let mut result = ArmResult::default();
-        let scored = match self.arm(arm)? {
-            ArmSettings::Weights { of } => {
-                let folders: Vec<PathBuf> = of.iter().map(|name| folder(context, name, seed)).collect();
-                let mean = model::average(&folders)?;
-                let mean = mean.ok_or_else(|| self.fail(format!("arm {arm} averages nothing")))?;
-                result.parameters = mean.parameters().iter().map(|p| p.tensor.numel()).sum();
-                trial.score(|answers| model::scores(&mean, answers))?
-            }
-            ArmSettings::Scores { of } => {
-                let member = |name: &String| read::<Scored>(&folder(context, name, seed).join(SCORED));
-                mean_of_scores(&of.iter().map(member).collect::<Result<Vec<_>>>()?)
-            }
-            ArmSettings::BestSingle { of } => {
-                let mut best: Option<(f64, &String, Scored)> = None;
-                for name in of {
-                    let scored: Scored = read(&folder(context, name, seed).join(SCORED))?;
-                    let validation = trial.validate(&scored.validation, settings.world.noise, seed);
-                    if best.as_ref().is_none_or(|(before, ..)| validation > *before) {
-                        best = Some((validation, name, scored));
-                    }
-                }
-                let (_, name, scored) =
-                    best.ok_or_else(|| self.fail(format!("arm {arm} chooses from nothing")))?;
-                result.chosen = Some(name.clone());
-                scored
-            }
-            ArmSettings::Gold => trial.score(|answers| {
-                Ok(answers.iter().map(|a| a.answers.iter().map(|answer| answer.gold).collect()).collect())
-            })?,
-            _ => {
-                let random = || Stream::Nothing.random(seed, 0);
-                trial.score(|answers| Ok(best_of_n::nothing(answers, &mut random())))?
-            }
-        };
-        trial.judge(&scored, settings, seed, (0, 0.0), &mut result)?;
-        Ok(result)
     }
 
     /// The arm's comparisons, broken where a test asks for it.
@@ -314,8 +297,13 @@ impl RewardStudy {
     }
 }
 
+/// Says whether an arm is a policy, and not a reward or where one begins.
+fn is_policy(arm: &Arm) -> bool {
+    arm.part == policy::PART
+}
+
 /// The folder of an arm's model.
-fn folder(context: &UnitContext<'_>, arm: &str, seed: u64) -> PathBuf {
+pub(super) fn folder(context: &UnitContext<'_>, arm: &str, seed: u64) -> PathBuf {
     context.folder(arm, seed).join(MODEL)
 }
 
@@ -325,11 +313,19 @@ impl Study for RewardStudy {
     }
 
     fn cost(&self, arm: &Arm) -> f64 {
-        self.seconds(&arm.name)
+        match &self.policy {
+            Some(policy) if is_policy(arm) => policy.cost(&arm.name),
+            _ => self.seconds(&arm.name),
+        }
     }
 
     fn run(&self, unit: &Unit, context: &UnitContext<'_>) -> Result<Value> {
         let (arm, seed) = (unit.arm.as_str(), unit.seed.unwrap_or(0));
+        let policy =
+            self.policy.as_ref().filter(|_| self.planned.experiment().arm(arm).is_some_and(is_policy));
+        if let Some(policy) = policy {
+            return policy.run(unit, context);
+        }
         let result = match self.arm(arm)? {
             ArmSettings::Start { .. } => self.start(arm, seed, context)?,
             ArmSettings::Trained { start, rows, epochs, order, choice } => {
@@ -345,7 +341,7 @@ impl Study for RewardStudy {
     fn findings(&self, results: &Results) -> Result<Findings> {
         let mut findings = Findings::default();
         let mut arms = Vec::new();
-        for arm in &self.planned.experiment().arms {
+        for arm in self.planned.experiment().arms.iter().filter(|arm| !is_policy(arm)) {
             let runs = results.of::<ArmResult>(&arm.name)?;
             if !runs.is_empty() {
                 arms.push((arm.name.clone(), runs));
@@ -356,6 +352,9 @@ impl Study for RewardStudy {
             findings.evidence.extend(runs.evidence(id, figure)?.map(|evidence| (id.clone(), evidence)));
         }
         runs.show(&mut findings);
+        if let Some(policy) = &self.policy {
+            policy.show(results, &mut findings)?;
+        }
         findings.deviations.push(format!("The gold reward: {}.", crate::style::gold::RULE));
         findings.deviations.extend(self.texts.deviations.iter().map(ToString::to_string));
         Ok(findings)

@@ -1,5 +1,5 @@
 //! "Scaling Laws for Reward Model Overoptimization" (2210.10760) and "WARM: On the Benefits of Weight Averaged Reward
-//! Models" (2401.12187) with best-of-n: gold falls while the reward model that chooses says that it rises.
+//! Models" (2401.12187) with best-of-n and with PPO: gold falls while the reward model that is optimised says that it rises.
 
 use crate::{
     outcome::Outcome,
@@ -18,18 +18,28 @@ pub const TEXTS: Texts = Texts {
 const DEVIATIONS: &[&str] = &[
     "The papers' reward models have millions to billions of parameters and learn from people. Here some thousand parameters \
      learn from a rule on 20 tokens: direction only, no statement about the size of any effect in a language model.",
-    "Only best-of-n: policies trained on a reward model are not part of this experiment.",
-    "Samples come from the writers themselves, whose next-token probabilities are not needed: best-of-n has its KL in \
+    "Samples of best-of-n come from the writers themselves, whose next-token probabilities are not needed: best-of-n has its KL in \
      closed form. A small share of the samples says a kind word and a word of the topic over and over, which gold punishes; \
      far fewer of the answers that are compared do, so that few pairs show it.",
     "The place before the fall, n = 8, was fixed on the pilot and not chosen on the curve, which would favour a fall.",
     "Members of an average start from one model that has read texts and from one head, and differ in the order of the same \
      rows; in the paper they differ in rates and in checkpoints of fine-tuning, too.",
-    "WARM's claims are about policies trained on a reward; here best-of-n chooses by it, at the same n and thus KL.",
+    "The control of averaged weights of different initialisations asked for a loss of more than 10 points of accuracy, of two \
+     models with equal heads; a run of the quick size left that undecided (1 point). Now they are three, as those of the average \
+     that is judged, with heads of their own; a pilot lost 10 points, and the control asks for a loss at all. The average \
+     stays far above chance: in models this small it does not collapse.",
+    "PPO begins with the language model that the reward models began with, has no penalty on the divergence, and a critic of its \
+     own that begins with the same model. Gold and proxy are read on sampled answers to held-out requests.",
+    "The highest point of a noisy curve is too high. Where gold of a policy has its peak is read from one half of the answers \
+     at each point, how high it is from the other half, so that gold that does not change has no fall.",
+    "WARM compares policies by a judge at several lengths of training; here gold is read at a KL of 16 nats per answer, by a \
+     straight line between two points of the curve, or at its end where a policy does not go so far. \
+     These policies are trained at the full size only.",
     "Sizes, rates and claims were set on a pilot run with a seed from 1000, which does not count.",
     "Reward models from 300, 1000 and 3000 pairs are trained for 3, 2 and 1 epochs, so that they differ in updates (45, 100, \
      150) as well as in data. A part of the quick run (seeds 0 to 2) left their difference undecided; after that its claim \
-     was made required at the full size only.",
+     was made required at the full size only. When the policies were added, the reward model of width 8 and that from 1000 \
+     pairs were left to the full size, whose seeds were cut from 6 to 5.",
     "No correction for the number of comparisons was made.",
 ];
 
@@ -53,9 +63,27 @@ fn answer(outcome: &Outcome) -> Vec<String> {
         "averaged weights earn more gold than the best single model at equal KL",
         "averaged weights earn less gold than the best single model at equal KL",
     );
+    let policy = say(
+        outcome,
+        "ppo-gold-falls",
+        "gold falls as well after its peak",
+        "gold does not fall after its peak",
+    );
+    let policies = say(
+        outcome,
+        "ppo-more-data-at-equal-kl",
+        "a reward model with more data gives more gold at equal KL",
+        "a reward model with more data gives less gold at equal KL",
+    );
+    let averaged = say(
+        outcome,
+        "ppo-weights-over-single",
+        "PPO earns more gold with them",
+        "PPO earns less gold with them",
+    );
     vec![
-        format!("Under best-of-n, {falls}; {data}."),
-        format!("Of models from one start, {warm}."),
+        format!("Under best-of-n, {falls}; {data}. Under PPO, {policy}; {policies}."),
+        format!("Of models from one start, {warm}; at equal KL, {averaged}."),
         controls(outcome),
     ]
 }
