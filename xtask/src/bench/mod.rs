@@ -1,7 +1,9 @@
-//! `cargo xtask bench`: runs the criterion benches and shows what they measured, or runs whole commands against their
-//! peers.
+//! `cargo xtask bench`: runs the criterion benches and shows what they measured, holds some numbers to those that are
+//! committed, or runs whole commands against their peers.
 
 mod commands;
+mod counts;
+mod gauges;
 mod peers;
 mod ppo;
 mod race;
@@ -15,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
+use gauges::Baseline;
 use serde_json::{Value, json};
 
 use crate::process;
@@ -26,6 +29,12 @@ pub struct Options {
     /// Write the results as JSON to stdout
     #[arg(long)]
     json: bool,
+    /// Only what the committed baseline has; exit code 1 where a number is worse than it may be
+    #[arg(long, conflicts_with_all = ["filter", "peers"])]
+    gate: bool,
+    /// Only what the baseline has, and commit to what is measured: writes fixtures/speed/baseline.json
+    #[arg(long, conflicts_with_all = ["filter", "peers", "gate"])]
+    bless: bool,
     /// Only benches whose name contains this
     #[arg(value_name = "FILTER", conflicts_with = "peers")]
     filter: Option<String>,
@@ -56,10 +65,50 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.peers.are_given() {
         return race::run(workspace, &metadata, &options.peers, options.json);
     }
-    let Some(mut command) = command(workspace, &metadata) else {
-        return Err(Error::usage("the workspace has no benches", []));
-    };
-    command.arg("--").args(&options.filter);
+    // What is held to a baseline is the counts and the one bench that sets padded rows against packed ones.
+    let only_gated = options.gate || options.bless;
+    let bench =
+        if only_gated { Some(command_of(workspace, &["packed"])) } else { command(workspace, &metadata) };
+    let bench = bench.ok_or_else(|| Error::usage("the workspace has no benches", []))?;
+    let measures = measures(bench, &metadata, options.filter.as_deref())?;
+    // Who asks for some benches by name does not ask for the commands and counts.
+    let whole = options.filter.is_none() && !only_gated;
+    let answers = if whole { commands::run(workspace, &metadata)? } else { Vec::new() };
+    let mut gauges = gauges::ratios(&measures);
+    let mut skipped = Vec::new();
+    if whole || only_gated {
+        let (counted, uncounted) = counts::run(workspace)?;
+        gauges.extend(counted);
+        skipped = uncounted;
+    }
+    if options.bless {
+        Baseline::write(workspace.root(), &gauges)?;
+    }
+    let baseline = Baseline::read(workspace.root())?;
+    let machine = Machine::this();
+    if options.json {
+        let mut results = machine.json(&measures);
+        if let Some(object) = results.as_object_mut() {
+            object.insert("commands".into(), answers.iter().map(commands::Answer::json).collect());
+            object.insert("gauges".into(), baseline.json(&gauges));
+        }
+        println!("{results:#}");
+    } else {
+        print!("{}", machine.table(&measures));
+        for lines in [baseline.lines(&gauges), answers.iter().map(commands::Answer::line).collect()] {
+            if !lines.is_empty() {
+                println!();
+            }
+            lines.iter().for_each(|line| println!("{line}"));
+        }
+    }
+    let missed = if options.gate { baseline.missed(&gauges, &skipped) } else { Vec::new() };
+    if missed.is_empty() { Ok(()) } else { Err(Error::Missed { what: missed.join(", ") }) }
+}
+
+/// Runs criterion benches and reads what they measured.
+fn measures(mut command: Command, metadata: &Metadata, filter: Option<&str>) -> Result<Vec<Measure>> {
+    command.arg("--").args(filter);
     // One thread, because numbers of two that share a memory bus say more about the machine than about the code.
     if std::env::var_os("OMP_NUM_THREADS").is_none() {
         command.env("OMP_NUM_THREADS", "1");
@@ -72,26 +121,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     collect(&folder.unwrap_or_else(|| metadata.target_directory.join("criterion")), start, &mut measures)?;
     measures.sort_by(|a, b| a.id.cmp(&b.id));
     if measures.is_empty() {
-        let filter = options.filter.as_deref().unwrap_or_default();
+        let filter = filter.unwrap_or_default();
         return Err(Error::usage(format!("no bench has {filter:?} in its name"), []));
     }
-    // Who asks for some benches by name does not ask for the commands.
-    let answers = if options.filter.is_none() { commands::run(workspace, &metadata)? } else { Vec::new() };
-    let machine = Machine::this();
-    if options.json {
-        let mut results = machine.json(&measures);
-        if let Some(object) = results.as_object_mut() {
-            object.insert("commands".into(), answers.iter().map(commands::Answer::json).collect());
-        }
-        println!("{results:#}");
-        return Ok(());
-    }
-    print!("{}", machine.table(&measures));
-    if !answers.is_empty() {
-        println!();
-    }
-    answers.iter().for_each(|answer| println!("{}", answer.line()));
-    Ok(())
+    Ok(measures)
 }
 
 /// The command that builds and runs every criterion bench, or `None` if there is none.
@@ -102,12 +135,13 @@ pub(crate) fn command(workspace: &Workspace, metadata: &Metadata) -> Option<Comm
     let mut names: Vec<_> = metadata.targets("bench").map(|(_, name)| name).collect();
     names.sort_unstable();
     names.dedup();
-    if names.is_empty() {
-        return None;
-    }
+    (!names.is_empty()).then(|| command_of(workspace, &names))
+}
+
+fn command_of(workspace: &Workspace, names: &[&str]) -> Command {
     let mut command = workspace.cargo("bench");
     command.args(ALL_CRATES).args(names.iter().flat_map(|name| ["--bench", name]));
-    Some(command)
+    command
 }
 
 /// Reads criterion's files that are newer than `start`.
