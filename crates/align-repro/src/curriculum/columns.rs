@@ -11,19 +11,20 @@ use serde::{Deserialize, Serialize};
 /// Most columns of a problem; there are as many difficulties.
 pub const COLUMNS: usize = 6;
 /// Tokens of every prompt.
-pub const PROMPT_TOKENS: usize = 2 * COLUMNS + 2;
+pub const PROMPT_TOKENS: usize = COLUMNS + 1;
 /// Most tokens of an answer, the end included.
 pub const ANSWER_TOKENS: usize = COLUMNS + 1;
 /// Problems of one column, the fewest of all difficulties.
 pub const FEWEST: usize = (BASE * BASE) as usize;
 
+/// The digits of answers are the first tokens; then comes one token for every two digits that can stand in a column.
 const BASE: TokenId = 10;
-const BEGIN: TokenId = BASE;
-const EQUALS: TokenId = BASE + 1;
+const FIRST_COLUMN: TokenId = BASE;
+const EQUALS: TokenId = FIRST_COLUMN + BASE * BASE;
 /// Stands for the columns that a problem does not have.
-pub const BLANK: TokenId = BASE + 2;
+pub const BLANK: TokenId = EQUALS + 1;
 /// Ends an answer.
-pub const END: TokenId = BASE + 3;
+pub const END: TokenId = EQUALS + 2;
 /// Tokens of the vocabulary.
 pub const VOCABULARY: usize = END as usize + 1;
 
@@ -67,31 +68,33 @@ impl Problem {
         self.columns.len()
     }
 
-    /// Writes the prompt: BEGIN, the two digits of every column, blanks, and EQUALS in the last place.
+    /// Writes the prompt: one token for every column, blanks, and EQUALS in the last place.
     pub fn prompt(&self) -> Vec<TokenId> {
-        let mut tokens = vec![BEGIN];
-        tokens.extend(self.columns.iter().flatten());
-        tokens.resize(PROMPT_TOKENS - 1, BLANK);
+        let mut tokens: Vec<TokenId> =
+            self.columns.iter().map(|[a, b]| FIRST_COLUMN + a * BASE + b).collect();
+        tokens.resize(COLUMNS, BLANK);
         tokens.push(EQUALS);
         tokens
     }
 
     /// Reads a prompt; nothing for tokens that are none.
     pub fn read(prompt: &[TokenId]) -> Option<Self> {
-        let (&BEGIN, rest) = prompt.split_first()? else { return None };
-        let (&EQUALS, rest) = rest.split_last()? else { return None };
-        let digits = rest.iter().take_while(|token| **token < BASE).count();
-        let (digits, blanks) = rest.split_at_checked(digits)?;
-        let (columns, odd) = digits.as_chunks::<2>();
-        let whole = rest.len() == 2 * COLUMNS && odd.is_empty() && blanks.iter().all(|token| *token == BLANK);
-        (whole && !columns.is_empty()).then(|| Self { columns: columns.to_vec() })
+        let (&EQUALS, rest) = prompt.split_last()? else { return None };
+        let digits = |token: &TokenId| {
+            let pair = token.checked_sub(FIRST_COLUMN).filter(|pair| *pair < BASE * BASE)?;
+            Some([pair / BASE, pair % BASE])
+        };
+        let columns: Vec<[TokenId; 2]> = rest.iter().map_while(digits).collect();
+        let blanks = rest.get(columns.len()..)?;
+        let whole = rest.len() == COLUMNS && blanks.iter().all(|token| *token == BLANK);
+        (whole && !columns.is_empty()).then_some(Self { columns })
     }
 
     /// Returns the right answer, the end included.
     ///
     /// ```
     /// use align_repro::curriculum::columns::{END, Problem, text};
-    /// let problem = Problem::read(&[10, 7, 8, 2, 1, 12, 12, 12, 12, 12, 12, 12, 12, 11]).ok_or("no problem")?;
+    /// let problem = Problem::read(&[88, 31, 111, 111, 111, 111, 110]).ok_or("no problem")?;
     /// assert_eq!(problem.answer(), [5, 3, END]);
     /// assert_eq!(text(&problem.prompt()), "7+8 2+1 =");
     /// # Ok::<(), &str>(())
@@ -202,11 +205,11 @@ pub fn text(tokens: &[TokenId]) -> String {
         return columns.chain(["=".to_owned()]).collect();
     }
     let name = |token: &TokenId| match *token {
-        BEGIN => "begin".to_owned(),
         EQUALS => "=".to_owned(),
         BLANK => "blank".to_owned(),
         END => ".".to_owned(),
-        digit => digit.to_string(),
+        token if token < FIRST_COLUMN => token.to_string(),
+        token => format!("{}+{}", (token - FIRST_COLUMN) / BASE, token % BASE),
     };
     tokens.iter().map(name).collect::<Vec<_>>().join(" ")
 }
@@ -279,7 +282,7 @@ mod tests {
         }
 
         #[test]
-        fn other_tokens_are_no_prompt(tokens in prop::collection::vec(0u32..16, 0..16)) {
+        fn other_tokens_are_no_prompt(tokens in prop::collection::vec(prop_oneof![8u32..114, Just(BLANK), Just(EQUALS)], 0..9)) {
             if let Some(problem) = Problem::read(&tokens) {
                 prop_assert_eq!(problem.prompt(), tokens);
             }
