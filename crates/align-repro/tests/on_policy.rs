@@ -80,3 +80,28 @@ fn run(changes: &[(&str, &str)], arms: &[&str], tamper: Tamper) -> Outcome {
 fn mean(outcome: &Outcome, id: &str) -> f64 {
     outcome.findings.evidence.get(id).unwrap().estimate.mean
 }
+
+/// Without the estimates, which are three iterations, five are left.
+const SHORT: (&str, &str) = ("iterations = 40", "iterations = 8");
+const EDGE: &str =
+    "edge = { kind = \"train\", filter = { range = [0.2, 0.8], explore = 0.0, replay = 0.1 } }";
+
+#[test]
+fn the_filter_finds_what_can_teach_and_turned_round_what_cannot() {
+    let sound = run(&[SHORT], &["all", "edge"], Tamper::None);
+    assert_eq!(sound.control_verdict("same-rollouts"), ControlVerdict::Holds);
+    assert_eq!(sound.control_verdict("starts-easy"), ControlVerdict::Holds);
+    assert_eq!(sound.control_verdict("starts-hard"), ControlVerdict::Holds);
+    let turned = EDGE.replace("replay = 0.1", "replay = 1.0");
+    let turned = run(&[SHORT, (EDGE, &turned)], &["all", "edge"], Tamper::None);
+    let [found, lost] = [&sound, &turned].map(|outcome| mean(outcome, "edge-mixed"));
+    assert!(found > 0.1 && lost < 0.0, "{found} {lost}");
+    assert_ne!(turned.verdict("edge-mixed"), Verdict::Reproduced);
+}
+
+#[test]
+fn a_reward_for_wrong_answers_unteaches() {
+    let reversed = run(&[SHORT], &["all"], Tamper::Reverse);
+    assert!(mean(&reversed, "all-over-start") < 0.0, "{}", mean(&reversed, "all-over-start"));
+    assert_ne!(reversed.verdict("all-over-start"), Verdict::Reproduced);
+}

@@ -28,6 +28,9 @@ const DEVIATIONS: &[&str] = &[
     "Problems inside the range are drawn by weight, p (1 - p) + floor, as `align ppo` draws them; with the floor of the plan \
      this differs little from an even draw between 0.2 and 0.8, and prefers the least hard ones of only hard problems.",
     "The reversed filter is the same one whose every place is given to problems outside the range.",
+    "Steps are in proportion to gradients (Adam with an epsilon of 1), as in the bound p (1 - p) on what a problem can teach. With Adam's \
+     usual epsilon the size of a step does not depend on how much a batch teaches; a reckoning with one number for each column gave \
+     the filter no advantage then, before anything was run.",
     "Dropping groups that are all right or all wrong after they were sampled (DAPO) is no arm.",
     "No correction for the number of comparisons was made.",
 ];
