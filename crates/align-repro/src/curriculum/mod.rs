@@ -21,7 +21,7 @@ pub const TEXTS: Texts = Texts {
 };
 
 const DEVIATIONS: &[&str] = &[
-    "The paper trains models of 3 billion parameters and more on questions of mathematics; here a policy of a tenth of a million \
+    "The paper trains models of 3 billion parameters and more on questions of mathematics; here a policy of some twenty thousand \
      parameters adds digits by column: direction only.",
     "Success rates are first estimated from answers of the start that are used for nothing else, and all of them count; after that \
      they follow the answers that are trained on, which are other ones than those that a problem was chosen by.",
