@@ -9,6 +9,7 @@
 
 pub mod abstain;
 pub mod claim;
+pub mod curriculum;
 pub mod dpo_vs_ppo;
 mod environment;
 mod error;

@@ -12,6 +12,7 @@ use align_core::threads::prepare_compute_thread;
 use align_repro::{
     Environment, Error, Result,
     abstain::{self, Abstain},
+    curriculum::{self, Curriculum},
     dpo_vs_ppo::{self, DpoVsPpo},
     experiment::{Experiment, Size},
     kto,
@@ -96,7 +97,7 @@ const STYLE: [Texts; 2] = [kto::TEXTS, una::TEXTS];
 const REWARD: [Texts; 3] = [reward_ranking::TEXTS, reward_overoptimisation::TEXTS, reward_boundary::TEXTS];
 
 /// The experiments on policies that are trained on their own samples.
-const ON_POLICY: [Texts; 2] = [abstain::TEXTS, rlhf::TEXTS];
+const ON_POLICY: [Texts; 3] = [abstain::TEXTS, curriculum::TEXTS, rlhf::TEXTS];
 
 fn planned() -> impl Iterator<Item = Texts> {
     STYLE.into_iter().chain(REWARD).chain(ON_POLICY)
@@ -117,6 +118,9 @@ fn run(cli: &Cli) -> Result<bool> {
         }
         if name == abstain::TEXTS.name {
             return reproduce(&MethodStudy::<Abstain>::new(texts, options(cli)?)?, cli);
+        }
+        if name == curriculum::TEXTS.name {
+            return reproduce(&MethodStudy::<Curriculum>::new(texts, options(cli)?)?, cli);
         }
         if name == rlhf::TEXTS.name {
             return reproduce(&MethodStudy::<Rlhf>::new(texts, options(cli)?)?, cli);
