@@ -83,7 +83,7 @@ impl Proxy {
                 Judge::Models(members.iter().map(member).collect::<Result<_>>()?)
             }
             Self::Gold => Judge::Gold(Request::all().into_iter().map(|r| (r.prompt(), r)).collect()),
-            Self::Nothing => Judge::Nothing(Stream::Nothing.random(seed, 1 + index)),
+            Self::Nothing => Judge::Nothing(Box::new(Stream::Nothing.random(seed, 1 + index))),
         })
     }
 }
@@ -95,7 +95,7 @@ pub(super) enum Judge {
     /// By gold.
     Gold(BTreeMap<Vec<TokenId>, Request>),
     /// By lot.
-    Nothing(RngStream),
+    Nothing(Box<RngStream>),
 }
 
 impl Judge {
