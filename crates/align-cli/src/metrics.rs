@@ -149,7 +149,8 @@ those after the step's update. The event files beside `metrics.jsonl` have the s
 
 Averages of `align eval` and `align score --report` are objects with `mean`, `interval` (95 %, bootstrapped over prompts; none
 where there are too few), `count` and `over` (what was resampled). Slashes in their names are the objects they lie in; the figures of
-`held_out` in the `summary.json` of `align reward` are those of `align score --report`.
+`held_out` in the `summary.json` of `align reward` are those of `align score --report` for pairs and rankings; scored and labelled rows
+are compared there among the answers to one prompt, where the report sets labels against a reward of 0.
 "
     .to_owned();
     for place in Place::ALL {

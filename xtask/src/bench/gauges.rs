@@ -1,6 +1,10 @@
 //! Numbers that say the same on a busy machine, beside those that are committed: what a change can be held to.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use serde_json::{Value, json};
 
@@ -62,9 +66,8 @@ pub(super) fn ratios(measures: &[Measure]) -> Vec<Gauge> {
         let prefix = format!("{group}/{layout} ");
         measures.iter().find(|measure| measure.id.starts_with(&prefix)).map(|measure| measure.median)
     };
-    let mut groups: Vec<&str> =
+    let groups: BTreeSet<&str> =
         measures.iter().filter_map(|measure| Some(measure.id.rsplit_once('/')?.0)).collect();
-    groups.dedup();
     let ratio = |group: &str| {
         let value = median(group, "padded")? / median(group, "packed")?;
         Some(Gauge { unit: Unit::Ratio, id: format!("{group}/padded over packed"), value })
@@ -99,12 +102,15 @@ impl Baseline {
         Ok(Self(numbers))
     }
 
-    /// Writes the numbers of this run in place of the committed ones.
+    /// Writes the numbers of this run in place of these; those of `skipped` units, which this machine cannot count, stay.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub(super) fn write(root: &Path, gauges: &[Gauge]) -> Result<()> {
+    pub(super) fn write(&self, root: &Path, gauges: &[Gauge], skipped: &[Unit]) -> Result<()> {
         let mut file: BTreeMap<&str, BTreeMap<&str, f64>> = BTreeMap::new();
+        for ((unit, id), value) in self.0.iter().filter(|((unit, _), _)| skipped.contains(unit)) {
+            file.entry(unit.name()).or_default().insert(id, *value);
+        }
         for Gauge { unit, id, value } in gauges {
             // Two decimals of a ratio are more than it is worth.
             let value = if *unit == Unit::Ratio { (value * 100.0).round() / 100.0 } else { *value };
@@ -151,12 +157,16 @@ impl Baseline {
         gauges.iter().map(one).collect()
     }
 
-    /// Says which numbers are worse than they may be, and which of the baseline's were not measured; `skipped` are units that
+    /// Says which numbers are worse than they may be or have no baseline, and which of the baseline's were not measured; `skipped` are units that
     /// this machine cannot count.
     pub(super) fn missed(&self, gauges: &[Gauge], skipped: &[Unit]) -> Vec<String> {
-        let beyond =
-            gauges.iter().filter(|gauge| self.of(gauge).is_some_and(|value| !is_within(gauge, value)));
-        let beyond = beyond.map(|gauge| format!("{} of {}", gauge.unit.name(), gauge.id));
+        let beyond = gauges.iter().filter_map(|gauge| {
+            let what = format!("{} of {}", gauge.unit.name(), gauge.id);
+            match self.of(gauge) {
+                None => Some(format!("{what} (no baseline)")),
+                Some(value) => (!is_within(gauge, value)).then_some(what),
+            }
+        });
         let measured = |(unit, id): &&(Unit, String)| {
             skipped.contains(unit) || gauges.iter().any(|gauge| gauge.unit == *unit && gauge.id == *id)
         };
@@ -203,6 +213,8 @@ mod tests {
         let baseline = baseline(&[(Unit::Instructions, 5.0)]);
         assert_eq!(baseline.missed(&[], &[]), ["instructions of a (not measured)"]);
         assert!(baseline.missed(&[], &[Unit::Instructions]).is_empty());
+        let new = gauge(Unit::Bytes, 1.0);
+        assert_eq!(baseline.missed(&[new], &[Unit::Instructions]), ["bytes of a (no baseline)"]);
     }
 
     #[test]
@@ -210,9 +222,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join(BASELINE).parent().unwrap()).unwrap();
         assert_eq!(Baseline::read(root.path()).unwrap(), Baseline::default());
-        Baseline::write(root.path(), &[gauge(Unit::Ratio, 2.504), gauge(Unit::Bytes, 7.0)]).unwrap();
+        let old = baseline(&[(Unit::Instructions, 5.0), (Unit::Bytes, 9.0)]);
+        let new = [gauge(Unit::Ratio, 2.504), gauge(Unit::Bytes, 7.0)];
+        old.write(root.path(), &new, &[Unit::Instructions]).unwrap();
         let read = Baseline::read(root.path()).unwrap();
-        assert_eq!(read, baseline(&[(Unit::Ratio, 2.5), (Unit::Bytes, 7.0)]));
+        assert_eq!(read, baseline(&[(Unit::Ratio, 2.5), (Unit::Bytes, 7.0), (Unit::Instructions, 5.0)]));
         fs::write(root.path().join(BASELINE), r#"{"seconds": {"a": 1}}"#).unwrap();
         assert!(Baseline::read(root.path()).unwrap_err().to_string().contains("\"seconds\" is no unit"));
     }

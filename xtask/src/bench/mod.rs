@@ -82,7 +82,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         skipped = uncounted;
     }
     if options.bless {
-        Baseline::write(workspace.root(), &gauges)?;
+        Baseline::read(workspace.root())?.write(workspace.root(), &gauges, &skipped)?;
     }
     let baseline = Baseline::read(workspace.root())?;
     let machine = Machine::this();
@@ -127,7 +127,7 @@ fn measures(mut command: Command, metadata: &Metadata, filter: Option<&str>) -> 
     Ok(measures)
 }
 
-/// The command that builds and runs every criterion bench, or `None` if there is none.
+/// The command that builds and runs every bench, or `None` if there is none.
 ///
 /// The benches are named one by one: without that, `cargo bench` would also run the unit tests of every crate.
 /// The bench profile inherits the release profile, so nothing is compiled a second time.

@@ -98,12 +98,14 @@ fn better_less_worse(answers: &[Answer]) -> Vec<PairMargin> {
 
 /// Lists the comparisons between rows: answers to the same prompt, each with a score or a label.
 fn across(rows: &[PromptGroup], rewards: &[Vec<f64>], prompts: &Prompts) -> Vec<PairMargin> {
-    let mut answers: BTreeMap<usize, Vec<Answer>> = BTreeMap::new();
+    // A label and a score are not on one scale.
+    let mut answers: BTreeMap<(usize, bool), Vec<Answer>> = BTreeMap::new();
     for (row, ((group, rewards), prompt)) in rows.iter().zip(rewards).zip(&prompts.of_rows).enumerate() {
         for (answer, reward) in group.completions.iter().zip(rewards) {
             if let Some(worth) = told(answer) {
                 let length = answer.token_ids.len() as f64;
-                answers.entry(*prompt).or_default().push(Answer { row, worth, reward: *reward, length });
+                let place = (*prompt, answer.reward.is_some());
+                answers.entry(place).or_default().push(Answer { row, worth, reward: *reward, length });
             }
         }
     }
@@ -192,7 +194,7 @@ mod tests {
         assert_eq!(preferred(0.5), []);
     }
 
-    /// To prompt 0 scores 0.2, 0.9 and 0.2, to prompt 1 labels false and true, to prompt 2 one answer alone.
+    /// To prompt 0 scores 0.2, 0.9 and 0.2, to prompt 1 labels false and true, to prompt 2 a score and a label.
     #[test]
     fn scores_and_labels_are_compared_among_the_answers_to_one_prompt() {
         let row = |prompt: u32, answer: Completion| PromptGroup::new(vec![7, prompt], vec![answer]);
@@ -206,8 +208,9 @@ mod tests {
             labelled(1, true),
             scored(0, 0.2, 9),
             scored(2, 1.0, 1),
+            labelled(2, false),
         ];
-        let rewards: Vec<Vec<f64>> = (0..6).map(|row| vec![f64::from(row)]).collect();
+        let rewards: Vec<Vec<f64>> = (0..7).map(|row| vec![f64::from(row)]).collect();
         let found: Vec<_> = across(&rows, &rewards, &Prompts::of(&rows))
             .iter()
             .map(|it| (it.row, it.margin, it.difference))
