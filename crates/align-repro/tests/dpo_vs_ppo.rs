@@ -253,8 +253,7 @@ fn the_programs_give_the_same_bytes_again_resumed_and_on_one_worker() {
     }
     assert_eq!(run_in(first.path(), small(), true, 2).to_json().unwrap(), bytes);
     // 32 prompts with 8 answers each, or as many iterations as that budget allows.
-    let table =
-        whole.findings.tables.iter().find(|table| table.title == "Every arm on test prompts").unwrap();
+    let table = whole.findings.tables.iter().find(|table| table.title == "What every arm took").unwrap();
     let place = table.head.iter().position(|head| head == "answers sampled").unwrap();
     for row in table.rows.iter().filter(|row| arms.contains(&row[0].as_str())) {
         assert_eq!(row[place], "256", "{row:?}");
