@@ -51,11 +51,12 @@ impl Point {
 fn halves(groups: &[Vec<f64>], (mean, deviation): (f64, f64)) -> [f64; HALVES] {
     let (mut sums, mut counts) = ([0.0; HALVES], [0.0f64; HALVES]);
     for group in groups {
-        let middle = group.len() / HALVES;
-        for (place, value) in group.iter().enumerate() {
-            let half = usize::from(place >= middle);
-            sums.iter_mut().skip(half).take(1).for_each(|sum| *sum += (value - mean) / deviation);
-            counts.iter_mut().skip(half).take(1).for_each(|count| *count += 1.0);
+        let (first, second) = group.split_at(group.len() / HALVES);
+        for ((sum, count), half) in sums.iter_mut().zip(&mut counts).zip([first, second]) {
+            for value in half {
+                *sum += (value - mean) / deviation;
+            }
+            *count += half.len() as f64;
         }
     }
     let [first, second] = sums;
