@@ -14,91 +14,23 @@ const MOST_GAP: f64 = 0.25;
 /// Most growth of memory from the second look at it to the last: what an allocator may take for itself over time.
 const MOST_GROWTH: f64 = 1.15;
 
-/// Both sides, ours first.
-pub(super) struct Found {
+/// Iterations on the same prompts; both sides, ours first.
+pub(super) struct Case {
     pub(super) runs: Runs,
     /// Seconds of each phase of an iteration.
     pub(super) phases: [Vec<(String, f64)>; 2],
+}
+
+/// Both sides, ours first.
+pub(super) struct Found {
+    pub(super) cases: Vec<Case>,
     /// Mean score of each iteration.
     pub(super) curves: [Vec<f64>; 2],
     /// Resident bytes of a long run of ours.
     pub(super) memory: Vec<f64>,
 }
 
-impl Found {
-    /// By how much the curves differ at their ends, in units of the peer's rise; infinite where the peer learned nothing
-    /// or a score is no number.
-    fn gap(&self) -> f64 {
-        let [ours, peer] = &self.curves;
-        let ([_, ours], [first, peer]) = (ends(ours), ends(peer));
-        let rise = peer - first;
-        let gap = (ours - peer).abs() / rise;
-        if rise > 0.0 && gap.is_finite() { gap } else { f64::INFINITY }
-    }
-
-    /// How many times as much memory there is at the last look as at the second: the first iteration has not seen the
-    /// longest answers yet. Infinite where there was no third look.
-    fn growth(&self) -> f64 {
-        match self.memory.as_slice() {
-            [_, early, .., late] => late / early,
-            _ => f64::INFINITY,
-        }
-    }
-
-    /// Fails where a target is missed.
-    pub(super) fn verdict(&self) -> Result<()> {
-        let missed: Vec<&str> = [
-            (!self.runs.is_fast_enough(), "seconds per iteration"),
-            (!self.runs.is_small_enough(), "peak memory"),
-            (self.gap() > MOST_GAP, "the curve that is learned"),
-            (self.growth() > MOST_GROWTH, "memory over iterations"),
-        ]
-        .into_iter()
-        .filter_map(|(is_missed, what)| is_missed.then_some(what))
-        .collect();
-        if missed.is_empty() { Ok(()) } else { Err(Error::Missed { what: missed.join(", ") }) }
-    }
-
-    pub(super) fn json(&self) -> Value {
-        let object = |phases: &[(String, f64)]| -> Map<String, Value> {
-            phases.iter().map(|(name, seconds)| (name.clone(), json!(seconds))).collect()
-        };
-        let ([ours, peer], [our_curve, peer_curve]) = (&self.phases, &self.curves);
-        json!({
-            "schema": 1,
-            "processor": super::super::processor(),
-            "cases": [self.runs.json()],
-            "seconds_by_phase": { "align": object(ours), "peer": object(peer) },
-            "scores": { "align": our_curve, "peer": peer_curve, "gap": self.gap() },
-            "resident_bytes_every_100_iterations": self.memory,
-        })
-    }
-
-    pub(super) fn text(&self) -> String {
-        let mut text = format!(
-            "{}; {MODEL} parameters, {BATCH} prompts, {NEW_TOKENS} new tokens; iterations after the first\n\n",
-            super::super::processor()
-        );
-        let _ = writeln!(text, "{:28} {:>9} {:>9} {:>7}", "", "align", "peer", "ratio");
-        self.usage(&mut text);
-        for (side, phases) in ["align", "peer"].iter().zip(&self.phases) {
-            let list: Vec<String> =
-                phases.iter().map(|(name, seconds)| format!("{name} {seconds:.2}")).collect();
-            let _ = writeln!(text, "\n{side}, seconds of an iteration by phase: {}", list.join(", "));
-        }
-        self.learning(&mut text);
-        let megabytes: Vec<String> = self.memory.iter().map(|bytes| format!("{:.0}", bytes / 1e6)).collect();
-        let growth = self.growth();
-        let _ = writeln!(
-            text,
-            "\nresident MB at iteration 1 and every {PER_LOOK} of 0.8M parameters: {}; growth {growth:.2}   at most \
-             {MOST_GROWTH}{}",
-            megabytes.join(" "),
-            mark(growth <= MOST_GROWTH)
-        );
-        text
-    }
-
+impl Case {
     fn usage(&self, text: &mut String) {
         let runs = &self.runs;
         // Writing to a String cannot fail.
@@ -127,10 +59,96 @@ impl Found {
             format!("at most {MOST_MEMORY}{}", mark(runs.is_small_enough())),
         );
     }
+}
+
+impl Found {
+    /// By how much the curves differ at their ends, in units of the peer's rise; infinite where the peer learned nothing
+    /// or a score is no number.
+    fn gap(&self) -> f64 {
+        let [ours, peer] = &self.curves;
+        let ([_, ours], [first, peer]) = (ends(ours), ends(peer));
+        let rise = peer - first;
+        let gap = (ours - peer).abs() / rise;
+        if rise > 0.0 && gap.is_finite() { gap } else { f64::INFINITY }
+    }
+
+    /// How many times as much memory there is at the last look as at the second: the first iteration has not seen the
+    /// longest answers yet. Infinite where there was no third look.
+    fn growth(&self) -> f64 {
+        match self.memory.as_slice() {
+            [_, early, .., late] => late / early,
+            _ => f64::INFINITY,
+        }
+    }
+
+    /// Fails where a target is missed.
+    pub(super) fn verdict(&self) -> Result<()> {
+        let of_case = |Case { runs, .. }: &Case| {
+            let named = |what: &str| format!("{what} ({})", runs.name);
+            [
+                (!runs.is_fast_enough(), named("seconds per iteration")),
+                (!runs.is_small_enough(), named("peak memory")),
+            ]
+        };
+        let of_all = [
+            (self.gap() > MOST_GAP, "the curve that is learned".to_owned()),
+            (self.growth() > MOST_GROWTH, "memory over iterations".to_owned()),
+        ];
+        let all = self.cases.iter().flat_map(of_case).chain(of_all);
+        let missed: Vec<String> = all.filter_map(|(is_missed, what)| is_missed.then_some(what)).collect();
+        if missed.is_empty() { Ok(()) } else { Err(Error::Missed { what: missed.join(", ") }) }
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let object = |phases: &[(String, f64)]| -> Map<String, Value> {
+            phases.iter().map(|(name, seconds)| (name.clone(), json!(seconds))).collect()
+        };
+        let case = |Case { runs, phases: [ours, peer] }: &Case| {
+            let mut case = runs.json();
+            case["seconds_by_phase"] = json!({ "align": object(ours), "peer": object(peer) });
+            case
+        };
+        let [our_curve, peer_curve] = &self.curves;
+        json!({
+            "schema": 2,
+            "processor": super::super::processor(),
+            "cases": self.cases.iter().map(case).collect::<Vec<_>>(),
+            "scores": { "align": our_curve, "peer": peer_curve, "gap": self.gap() },
+            "resident_bytes_every_100_iterations": self.memory,
+        })
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut text = format!(
+            "{}; {MODEL} parameters, {BATCH} prompts, {NEW_TOKENS} new tokens; iterations after the first\n\n",
+            super::super::processor()
+        );
+        for case in &self.cases {
+            let _ = writeln!(text, "{:28} {:>9} {:>9} {:>7}", case.runs.name, "align", "peer", "ratio");
+            case.usage(&mut text);
+            for (side, phases) in ["align", "peer"].iter().zip(&case.phases) {
+                let list: Vec<String> =
+                    phases.iter().map(|(name, seconds)| format!("{name} {seconds:.2}")).collect();
+                let _ = writeln!(text, "{side}, seconds of an iteration by phase: {}", list.join(", "));
+            }
+            text.push('\n');
+        }
+        self.learning(&mut text);
+        let megabytes: Vec<String> = self.memory.iter().map(|bytes| format!("{:.0}", bytes / 1e6)).collect();
+        let growth = self.growth();
+        let _ = writeln!(
+            text,
+            "\nresident MB at iteration 1 and every {PER_LOOK} of 0.8M parameters: {}; growth {growth:.2}   at most \
+             {MOST_GROWTH}{}",
+            megabytes.join(" "),
+            mark(growth <= MOST_GROWTH)
+        );
+        text
+    }
 
     fn learning(&self, text: &mut String) {
         let rates = [LEARNING.learning_rate, LEARNING.critic_learning_rate];
-        let _ = writeln!(text, "\n{SCORES} at rates {} and {}", rates[0], rates[1]);
+        let _ = writeln!(text, "{SCORES} at rates {} and {}", rates[0], rates[1]);
         let _ = writeln!(text, "{:>9} {:>9} {:>9}", "iteration", "align", "peer");
         let [ours, peer] = &self.curves;
         for (index, (ours, peer)) in ours.iter().zip(peer).enumerate() {
@@ -173,8 +191,10 @@ mod tests {
         };
         let rounds = vec![(usage(0.375, 1e9), usage(0.125, 2e9))];
         Found {
-            runs: Runs { name: "iterations", least_rate: LEAST_RATE, most_memory: MOST_MEMORY, rounds },
-            phases: [vec![("sample".into(), 1.0)], vec![]],
+            cases: vec![Case {
+                runs: Runs { name: "prompts", least_rate: LEAST_RATE, most_memory: MOST_MEMORY, rounds },
+                phases: [vec![("sample".into(), 1.0)], vec![]],
+            }],
             curves: [vec![0.0, 0.5, 1.0], vec![0.0, 0.5, 1.0]],
             memory: vec![1e8, 2e8, 2.2e8],
         }
@@ -187,11 +207,15 @@ mod tests {
         type Spoil = fn(&mut Found);
         let cases: [(Spoil, &str, &str); 4] = [
             (
-                |found| found.runs.rounds[0].0.pairs_per_wall_second = 0.25,
-                "seconds per iteration",
+                |found| found.cases[0].runs.rounds[0].0.pairs_per_wall_second = 0.25,
+                "seconds per iteration (prompts)",
                 "2.00   at least 3 MISSED",
             ),
-            (|found| found.runs.rounds[0].0.peak_bytes = 1.5e9, "peak memory", "0.75   at most 0.5 MISSED"),
+            (
+                |found| found.cases[0].runs.rounds[0].0.peak_bytes = 1.5e9,
+                "peak memory (prompts)",
+                "0.75   at most 0.5 MISSED",
+            ),
             (
                 |found| found.curves[0] = vec![0.0; 3],
                 "the curve that is learned",

@@ -12,19 +12,20 @@ use super::peers;
 use super::race::{Options, Race};
 use super::runs::{Runs, Usage};
 use crate::{Error, Result};
-use found::Found;
+use found::{Case, Found};
 
 const MODEL: &str = "5M";
 /// Prompts of an iteration, and tokens that are sampled for each.
 const BATCH: &str = "64";
 const NEW_TOKENS: &str = "48";
-/// Prompts of the data set: the shorter half of those that are made, because a static batch pads all to the longest one
-/// and the peer would spend most of its time on padding.
+/// Prompts of the shorter half; twice as many are made.
 const PROMPTS: usize = 128;
 /// What both sides can compute of a text: minus its characters over 400. A model of random weights learns it by ending
 /// its answers, and by taking short tokens.
 const REWARD: &str = "rule:overlong=400,400";
-/// The file of the short prompts.
+/// The file of all prompts in the model's folder, and that of their shorter half: a static batch pads all rows to the
+/// longest prompt, so that the peer's time depends on how lengths differ.
+const ALL: &str = "prompts.jsonl";
 const SHORT: &str = "ppo-prompts.jsonl";
 /// The folder of our run.
 const RUN: &str = "ppo-run";
@@ -35,22 +36,40 @@ const MOST_MEMORY: f64 = 0.5;
 /// Iterations of the run that shows whether memory grows, and how many lie between two looks at it.
 const MANY: &str = "500";
 const PER_LOOK: &str = "100";
+/// The first iteration is not counted.
+const LEAST_ITERATIONS: usize = 2;
 
 /// What one side is told to learn by.
 struct Arm {
     name: &'static str,
     learning_rate: &'static str,
     critic_learning_rate: &'static str,
-    /// By how much the number of iterations is multiplied.
-    iterations: usize,
+    /// Whether prompts are those of the shorter half alone.
+    is_short: bool,
+    /// By how much the number of iterations is multiplied and divided.
+    iterations: (usize, usize),
 }
 
 /// The rates of the defaults, which change next to nothing in so few iterations: every iteration costs the same.
-const SPEED: Arm =
-    Arm { name: "iterations", learning_rate: "3e-6", critic_learning_rate: "1e-5", iterations: 1 };
+const SPEED: [Arm; 2] = [
+    Arm { name: "prompts as they come", is_short: false, iterations: (1, 2), ..SLOW },
+    Arm { name: "their shorter half", is_short: true, iterations: (1, 1), ..SLOW },
+];
+const SLOW: Arm = Arm {
+    name: "",
+    learning_rate: "3e-6",
+    critic_learning_rate: "1e-5",
+    is_short: false,
+    iterations: (1, 1),
+};
 /// Rates at which a small model learns in a few iterations.
-const LEARNING: Arm =
-    Arm { name: "learning", learning_rate: "1e-3", critic_learning_rate: "1e-3", iterations: 2 };
+const LEARNING: Arm = Arm {
+    name: "learning",
+    learning_rate: "1e-3",
+    critic_learning_rate: "1e-3",
+    is_short: true,
+    iterations: (2, 1),
+};
 
 /// What one side showed: what it took, its scores by iteration, its seconds of each phase of an iteration.
 struct Ran {
@@ -67,26 +86,31 @@ struct Ran {
 pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
     peers::make_models(race, options, 2 * PROMPTS)?;
     keep_short(race)?;
-    let iterations = options.peer_steps.max(4);
-    let mut runs = Runs {
-        name: SPEED.name,
-        least_rate: LEAST_RATE,
-        most_memory: MOST_MEMORY,
-        rounds: Vec::with_capacity(options.rounds),
-    };
-    let (mut phases, mut curves) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
+    let mut cases = SPEED.map(|arm| {
+        let runs = Runs {
+            name: arm.name,
+            least_rate: LEAST_RATE,
+            most_memory: MOST_MEMORY,
+            rounds: Vec::with_capacity(options.rounds),
+        };
+        (arm, Case { runs, phases: Default::default() })
+    });
+    let mut curves = [const { Vec::new() }; 2];
     for round in 0..options.rounds {
-        eprintln!("round {} of {}: {}", round + 1, options.rounds, SPEED.name);
-        let (ours, peer) = pair(race, &SPEED, iterations, round)?;
-        runs.add((ours.usage, peer.usage));
-        phases = [ours.phases, peer.phases];
+        for (arm, case) in &mut cases {
+            eprintln!("round {} of {}: {}", round + 1, options.rounds, arm.name);
+            let (ours, peer) = pair(race, arm, options.peer_steps, round)?;
+            case.runs.add((ours.usage, peer.usage));
+            case.phases = [ours.phases, peer.phases];
+        }
         eprintln!("round {} of {}: {}", round + 1, options.rounds, LEARNING.name);
-        let (ours, peer) = pair(race, &LEARNING, iterations, round)?;
+        let (ours, peer) = pair(race, &LEARNING, options.peer_steps, round)?;
         curves.iter_mut().zip([ours, peer]).for_each(|(side, ran): (&mut Vec<_>, _)| side.push(ran.scores));
     }
     eprintln!("{MANY} iterations of one run");
     let memory = memory_over_iterations(race)?;
-    let found = Found { runs, phases, curves: curves.map(|rounds| mean_curve(&rounds)), memory };
+    let cases = cases.map(|(_, case)| case).into();
+    let found = Found { cases, curves: curves.map(|rounds| mean_curve(&rounds)), memory };
     if as_json {
         println!("{:#}", found.json());
     } else {
@@ -97,32 +121,35 @@ pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
 
 /// Runs ours, then the peer.
 fn pair(race: &Race, arm: &Arm, iterations: usize, seed: usize) -> Result<(Ran, Ran)> {
-    let iterations = (iterations * arm.iterations).to_string();
+    let iterations = (iterations * arm.iterations.0 / arm.iterations.1).max(LEAST_ITERATIONS).to_string();
+    let model = race.folder.join(MODEL);
+    let prompts = if arm.is_short { race.folder.join(SHORT) } else { model.join(ALL) };
     let both = flags(&[
-        ("--model", race.folder.join(MODEL).into()),
+        ("--model", model.into()),
         ("--batch-size", BATCH.into()),
         ("--max-new-tokens", NEW_TOKENS.into()),
         ("--learning-rate", arm.learning_rate.into()),
         ("--critic-learning-rate", arm.critic_learning_rate.into()),
         ("--seed", seed.to_string().into()),
     ]);
-    let ours = align(race, &[both.clone(), only_ours(race, &iterations, "1")].concat(), |used, run| {
-        let summary: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).ok()?).ok()?;
-        let lines = lines(&run.join("metrics.jsonl"))?;
-        let per_iteration = lines.len() as f64;
-        Some(Ran {
-            usage: Usage::of(used, 1)?,
-            scores: scores(&lines)?,
-            phases: phases_of(summary.get("wall_time")?, per_iteration)?,
-        })
-    })?;
+    let ours =
+        align(race, &[both.clone(), only_ours(race, &prompts, &iterations, "1")].concat(), |used, run| {
+            let summary: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).ok()?).ok()?;
+            let lines = lines(&run.join("metrics.jsonl"))?;
+            let per_iteration = lines.len() as f64;
+            Some(Ran {
+                usage: Usage::of(used, 1)?,
+                scores: scores(&lines)?,
+                phases: phases_of(summary.get("wall_time")?, per_iteration)?,
+            })
+        })?;
     let output = race.folder.join("ppo-peer.jsonl");
     if output.exists() {
         fs::remove_file(&output).map_err(Error::io("delete", &output))?;
     }
     let theirs = flags(&[
         ("--reward", REWARD.into()),
-        ("--prompts", race.folder.join(SHORT).into()),
+        ("--prompts", prompts.into()),
         ("--output", output.clone().into()),
         ("--iterations", iterations.into()),
         ("--threads", race.threads.to_string().into()),
@@ -146,7 +173,7 @@ fn memory_over_iterations(race: &Race) -> Result<Vec<f64>> {
         ("--batch-size", "4".into()),
         ("--max-new-tokens", "16".into()),
     ]);
-    align(race, &[small, only_ours(race, MANY, PER_LOOK)].concat(), |used, _| {
+    align(race, &[small, only_ours(race, &race.folder.join(SHORT), MANY, PER_LOOK)].concat(), |used, _| {
         let resident = |line: &Value| line.get("resident_bytes")?.as_f64();
         used.get("lines")?.as_array()?.iter().map(resident).collect()
     })
@@ -162,10 +189,10 @@ fn align<T>(race: &Race, arguments: &[OsString], read: impl FnOnce(&Value, &Path
 }
 
 /// What `align ppo` is told in its own words: no checkpoints but the last, no samples.
-fn only_ours(race: &Race, iterations: &str, log_every: &str) -> Vec<OsString> {
+fn only_ours(race: &Race, prompts: &Path, iterations: &str, log_every: &str) -> Vec<OsString> {
     let mut arguments = flags(&[
         ("--reward", REWARD.into()),
-        ("--data", race.folder.join(SHORT).into()),
+        ("--data", prompts.into()),
         ("--output-dir", race.folder.join(RUN).into()),
         ("--max-steps", iterations.into()),
         ("--lr-scheduler", "constant".into()),
@@ -188,7 +215,7 @@ fn reference(race: &Race) -> PathBuf {
 
 /// Writes the shorter half of the model's prompts, in their order.
 fn keep_short(race: &Race) -> Result<()> {
-    let path = race.folder.join(MODEL).join("prompts.jsonl");
+    let path = race.folder.join(MODEL).join(ALL);
     let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     let file = race.folder.join(SHORT);
     fs::write(&file, shorter_half(&text)).map_err(Error::io("write", &file))
