@@ -281,10 +281,10 @@ fn a_line_behind_the_very_last_answer_is_an_error_that_shows_it() {
 fn a_program_that_hangs_at_its_end_is_stopped_after_the_time_limit() {
     for hang in ["exec sleep 600", "exec >&-; exec sleep 600"] {
         let begin = Instant::now();
-        let (ended, told) = end_of(&answering_then(hang), Duration::from_millis(700));
+        let (ended, told) = end_of(&answering_then(hang), Duration::from_secs(2));
         ended.unwrap();
-        assert!(begin.elapsed() > Duration::from_millis(600) && begin.elapsed() < Duration::from_secs(30));
-        assert!(told.len() == 1 && told[0].contains("did not end within 0.7 s"), "{told:?}");
+        assert!(begin.elapsed() > Duration::from_millis(1900) && begin.elapsed() < Duration::from_secs(30));
+        assert!(told.len() == 1 && told[0].contains("did not end within 2 s"), "{told:?}");
     }
 }
 
