@@ -30,11 +30,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // `RewardNormalization::read` reads what `align score --fit-normalization` wrote beside a model.
     let scale = RewardNormalization::fit(&scores, NormalizedOn::Samples, Spread::Unit)?;
     let mut normalized = raw.normalized(scale.clone())?;
-    println!("{:<24} {:.3?}", normalized.name(), score(&mut normalized, &items)?.values());
+    let scores = score(&mut normalized, &items)?;
+    println!("{:<24} {:.3?}", normalized.name(), scores.values());
 
     let members = vec![normalized, open("two")?.normalized(scale)?];
     let mut worst = EnsembleReward::new(members, EnsembleRule::Worst)?;
-    println!("{:<24} {:.3?}", worst.name(), score(&mut worst, &items)?.values());
+    let scores = score(&mut worst, &items)?;
+    println!("{:<24} {:.3?}", worst.name(), scores.values());
     Ok(())
 }
 

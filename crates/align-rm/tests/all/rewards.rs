@@ -17,14 +17,12 @@ use align_testkit::{assert_close, fixture};
 use serde_json::Value;
 
 /// Opens the small reward model with the tokenizer of a folder.
-fn open(tokenizer: &Path) -> ModelReward {
-    let template = Tokenizer::from_folder(tokenizer).unwrap();
-    let tokenizer = (ChatTemplate::from_folder(tokenizer, template.special_tokens()).unwrap(), template);
+fn open(folder: &Path) -> ModelReward {
+    let tokenizer = Tokenizer::from_folder(folder).unwrap();
+    let template = ChatTemplate::from_folder(folder, tokenizer.special_tokens()).unwrap();
     let model = SequenceClassifier::load(&fixture("classifiers/llama"), &LoadOptions::default()).unwrap();
     let scorer = RowScorer::new("rm", Box::new(model)).with_threads(2).unwrap().with_batch_tokens(64);
-    ModelReward::new(scorer, move |item, index| {
-        Ok(encode_item(item, index, &tokenizer.1, tokenizer.0.as_ref())?)
-    })
+    ModelReward::new(scorer, move |item, index| Ok(encode_item(item, index, &tokenizer, template.as_ref())?))
 }
 
 fn item<'a>(completion: &'a str, columns: &'a Columns) -> RewardItem<'a> {
