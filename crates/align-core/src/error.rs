@@ -33,6 +33,12 @@ pub enum Error {
     /// Plain data is wrong.
     #[error(transparent)]
     Data(#[from] align_types::Error),
+    /// A compute thread could not be started or ended in a panic.
+    #[error("compute thread: {why}")]
+    Thread {
+        /// What happened.
+        why: String,
+    },
     /// libtorch refused an operation.
     #[error("libtorch: {message}")]
     Torch {

@@ -6,6 +6,7 @@
 //!   [`ScoreModel`] and [`ValueModel`] those of reward models and critics.
 //! * [`Learn`] is a model that an algorithm trains over planned batches ([`Packs`]), [`Steps`] what a run repeats.
 //! * [`Coupling`] is how a loss whose rows depend on each other sees the whole batch however it is cut.
+//! * [`passes`] sends many rows through replicas of a model, in batches by tokens.
 //! * [`mix_weights`] is every average of weights.
 //! * [`kl`] and [`stats`] hold the estimators that every algorithm needs, [`intervals`] what a figure is worth.
 //! * [`evaluation`] turns numbers of held-out rows and of samples into win rates, accuracies and divergences.
@@ -28,6 +29,8 @@ mod objective;
 mod packed;
 mod packs;
 mod padded;
+pub mod parallel;
+pub mod passes;
 pub mod stats;
 mod steps;
 pub mod storage;

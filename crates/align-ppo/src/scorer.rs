@@ -71,6 +71,11 @@ impl<'a, R: Reward> TextScorer<'a, R> {
     pub fn reward(&self) -> &R {
         &self.reward
     }
+
+    /// Lends the reward, to end it ([`Reward::finish`]) once nothing more is scored.
+    pub fn reward_mut(&mut self) -> &mut R {
+        &mut self.reward
+    }
 }
 
 impl<R: Reward> Scorer for TextScorer<'_, R> {

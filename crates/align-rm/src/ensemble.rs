@@ -27,6 +27,17 @@ pub enum EnsembleRule {
     },
 }
 
+impl EnsembleRule {
+    /// Names the rule in messages: `mean`, `worst`, `mean less 0.5 variances`.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Mean => "mean".to_owned(),
+            Self::Worst => "worst".to_owned(),
+            Self::MeanMinusVariance { k } => format!("mean less {k} variances"),
+        }
+    }
+}
+
 /// The scores that one model of an ensemble gives to the same answers as the others.
 #[derive(Debug, Clone, Copy)]
 pub struct EnsembleMember<'a> {
@@ -149,8 +160,7 @@ pub struct WeightedMember<'a> {
 /// to nothing: the accuracy collapses.
 ///
 /// Parameters are matched by name. Where the fingerprints of initial heads are known they are compared; where they are
-/// not, [`head_cosine`] tells: trained heads of one initialisation point nearly the same way, those of two are at right
-/// angles but for about 1 / √d in d dimensions.
+/// not, [`check_common_beginning`] tells.
 ///
 /// ```
 /// use align_core::{Parameter, tch::Tensor};
@@ -224,24 +234,61 @@ fn matched(first: &WeightedMember<'_>, other: &WeightedMember<'_>) -> Result<Vec
     Ok(list)
 }
 
-/// Computes the cosine of the angle between two heads of equal shape; see [`average_weights`].
+/// The cosine of two sets of weights above which they are taken for descendants of one. Those of weights that were drawn
+/// apart have a standard deviation of 1 / √d in d dimensions: 0.02 for a head of 2048.
+const LEAST_COSINE: f64 = 0.5;
+
+/// Refuses models that did not begin as one: after training, weights of one beginning still point nearly the same way,
+/// and those of two are at right angles.
+///
+/// The heads, which are called `head`, are held against each other, and all other matrices together: another base with the
+/// same head is no common beginning either. It finds out from the weights alone, so that it also knows folders of which
+/// nothing else is known; fingerprints of heads ([`WeightedMember::initial_head`]) are exact where they were kept.
 ///
 /// # Errors
-/// [`Error::Shape`] for different shapes; [`Error::Input`] for a head of zeros; libtorch refuses.
-pub fn head_cosine(first: &Tensor, second: &Tensor) -> Result<f64> {
-    align_core::expect_shape("second head", second, &first.size())?;
+/// [`Error::Input`] names both models, and says which weights are apart.
+pub fn check_common_beginning(members: &[WeightedMember<'_>], head: &str) -> Result<()> {
+    let Some((first, others)) = members.split_first() else { return Ok(()) };
+    for other in others {
+        let own = matched(first, other)?;
+        for (what, of_head) in [("heads", true), ("weights below the heads", false)] {
+            let pairs = first.parameters.iter().zip(&own);
+            let wanted = pairs.filter(|(one, _)| one.tensor.dim() > 1 && (one.name == head) == of_head);
+            if let Some(cosine) = cosine(wanted)?
+                && cosine < LEAST_COSINE
+            {
+                let why = format!(
+                    "their {what} have a cosine of {cosine:.2}: they did not begin as one, and the average of such weights \
+                     means nothing"
+                );
+                return Err(Error::input(format!("models {} and {}", first.name, other.name), why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Computes the cosine of the angle between two lists of weights; none where there are no weights.
+fn cosine<'a>(pairs: impl Iterator<Item = (&'a Parameter, &'a Parameter)>) -> Result<Option<f64>> {
     let _guard = no_grad();
-    let flat = |head: &Tensor| head.f_detach()?.f_to_kind(Kind::Double)?.f_flatten(0, -1);
-    let (first, second) = (flat(first)?, flat(second)?);
+    let mut sums = None;
     let dot = |a: &Tensor, b: &Tensor| -> Result<f64> { Ok(a.f_dot(b)?.f_double_value(&[])?) };
-    let norms = (dot(&first, &first)? * dot(&second, &second)?).sqrt();
+    for (one, other) in pairs {
+        let (one, other) = (one.tensor.f_flatten(0, -1)?, other.tensor.f_flatten(0, -1)?);
+        let (product, first, second) = sums.get_or_insert((0.0, 0.0, 0.0));
+        *product += dot(&one, &other)?;
+        *first += dot(&one, &one)?;
+        *second += dot(&other, &other)?;
+    }
+    let Some((product, first, second)) = sums else { return Ok(None) };
+    let norms = f64::sqrt(first * second);
     if !(norms > 0.0 && norms.is_finite()) {
         return Err(Error::input(
-            "head of a reward model",
-            "it is all zeros, or not finite, and has no direction",
+            "weights of a reward model",
+            "they are all zeros, or not finite, and have no direction",
         ));
     }
-    Ok(dot(&first, &second)? / norms)
+    Ok(Some(product / norms))
 }
 
 /// Computes a fingerprint of a head (FNV-1a of its shape and float32 bits, 16 hexadecimal digits), to be kept from before

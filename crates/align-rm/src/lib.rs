@@ -6,7 +6,9 @@
 //! * [`comparison_loss`], [`label_loss`] and [`regression_loss`] are the losses as pure functions, [`RewardModelObjective`]
 //!   puts them behind [`align_core::Objective`].
 //! * [`Calibration`] is what held-out pairs say of a model; [`RewardNormalization`] gives its scores a zero and a scale.
-//! * [`combine_scores`] and [`average_weights`] make one model of several.
+//! * [`RowScorer`] scores rows in batches by tokens; [`ModelReward`] puts a model behind
+//!   [`Reward`](align_core::align_types::Reward), with a tokenizer and a template of its own.
+//! * [`combine_scores`] and [`average_weights`] make one model of several, [`EnsembleReward`] one reward of them.
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -20,6 +22,9 @@ mod error;
 mod normalization;
 mod objective;
 mod pairs;
+mod reward;
+mod scale;
+mod scorer;
 
 pub use align_core::align_types::config::{RewardConfig, ScoreLoss, TieRule};
 pub use answers::{label_loss, regression_loss};
@@ -28,10 +33,13 @@ pub use calibration::{
 };
 pub use comparisons::{Comparison, comparison_loss};
 pub use ensemble::{
-    EnsembleMember, EnsembleRule, WeightedMember, average_weights, combine_scores, head_cosine,
+    EnsembleMember, EnsembleRule, WeightedMember, average_weights, check_common_beginning, combine_scores,
     head_fingerprint,
 };
-pub use error::{Error, Result};
+pub use error::{Error, Result, ScoringError};
 pub use normalization::{NORMALIZATION_FILE, NormalizedOn, RewardNormalization, Spread};
 pub use objective::{MARGIN, PREFERENCE, RewardModelObjective};
 pub use pairs::{PairInputs, pair_loss};
+pub use reward::{Encode, EnsembleReward, ModelReward};
+pub use scale::{files_digest, weights_digest};
+pub use scorer::{BATCH_TOKENS, RowScorer};

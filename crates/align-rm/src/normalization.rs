@@ -16,6 +16,16 @@ pub enum NormalizedOn {
     Demonstrations,
 }
 
+impl NormalizedOn {
+    /// Names the answers in messages and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Samples => "samples",
+            Self::Demonstrations => "demonstrations",
+        }
+    }
+}
+
 /// What becomes 1 and what stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

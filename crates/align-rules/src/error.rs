@@ -74,6 +74,19 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A program wrote on behind its last answer.
+    #[error(
+        "{row}: the reward command `{command}` wrote {line} behind its last answer: one line too many; it must answer every \
+         line it reads once, and write nothing else on its standard output"
+    )]
+    Surplus {
+        /// The last row that was asked for.
+        row: String,
+        /// The command line.
+        command: String,
+        /// The line that came, shortened.
+        line: String,
+    },
     /// A program runs, but has not read what it was asked before.
     #[error(
         "{row}: the reward command `{command}` does not read its input; it must read every line to its end"

@@ -34,6 +34,21 @@ pub(crate) type Line = std::io::Result<Vec<u8>>;
 /// Gives the pipe back once all is written.
 pub(crate) type Written = Receiver<ChildStdin>;
 
+/// How a process ended that was asked nothing more.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// By itself, with success and without another word.
+    Well,
+    /// By itself, but not with success: how, and what it said on standard error.
+    Failed(String),
+    /// It wrote one more line first.
+    Surplus(Vec<u8>),
+    /// Not within the time.
+    Late,
+    /// It still has something to read, so that its input cannot be closed.
+    Unread,
+}
+
 /// A running process.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -101,6 +116,32 @@ impl Process {
     /// Waits for a line.
     pub(crate) fn line(&self, limit: Duration) -> Result<Line, RecvTimeoutError> {
         self.lines.recv_timeout(limit)
+    }
+
+    /// Closes its input, and waits for its end, at most so long, or for a line that it still writes.
+    pub(crate) fn close(&mut self, limit: Duration) -> End {
+        let end = Instant::now() + limit;
+        let left = || end.saturating_duration_since(Instant::now());
+        if self.input.take().is_none() && wait(&mut self.child, PATIENCE).is_none() {
+            return End::Unread;
+        }
+        loop {
+            // Looked at before the lines are: what an ended process wrote waits in the pipe.
+            let ended = matches!(self.child.try_wait(), Ok(Some(_)));
+            // A process that it started may keep standard output open for ever.
+            let patience = if ended { LAST_WORDS } else { left().min(LAST_WORDS) };
+            match self.lines.recv_timeout(patience) {
+                Ok(Ok(line)) => return End::Surplus(line),
+                Err(RecvTimeoutError::Timeout) if !ended && !left().is_zero() => {}
+                Err(RecvTimeoutError::Timeout) if !ended => return End::Late,
+                _ => break,
+            }
+        }
+        match wait(&mut self.child, left().max(LAST_WORDS)) {
+            Some(status) if status.success() => End::Well,
+            Some(_) => End::Failed(self.farewell()),
+            None => End::Late,
+        }
     }
 
     /// Says whether it goes on, after the time that it may take to end.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Error, Result,
-    process::{LONGEST_LINE, Process},
+    process::{End, LONGEST_LINE, Process},
     words::words,
 };
 
@@ -26,11 +26,13 @@ pub type Notice = Box<dyn FnMut(&str) + Send>;
 /// The program is started once and serves all batches. One that ends is started again, once for each batch, and asked
 /// for the completions that have no answer yet; that is counted ([`Program::restarts`]) and told to
 /// [`Program::with_notice`]. One that ends twice in a batch, answers something else, takes longer than the time limit for
-/// an answer, or lives on without reading its input is an error that names the row, after which it is not asked again. When the reward is dropped its
-/// input is closed, and it has 2 seconds to end before it is killed.
+/// an answer, or lives on without reading its input is an error that names the row, after which it is not asked again. When
+/// the reward is dropped its input is closed, and it has 2 seconds to end before it is killed.
 ///
-/// A line behind the last answer of a batch is found when the next batch is asked; behind the very last one nobody
-/// looks.
+/// A line behind the last answer of a batch is found when the next batch is asked; behind the very last one
+/// [`Reward::finish`] looks: it closes the input, waits at most the time limit of an answer for the program to end, and a
+/// line that comes meanwhile is an error. All rewards are there then, so that a program that does not end in time, or not
+/// with success, is only told to [`Program::with_notice`].
 pub struct Program {
     name: String,
     command: String,
@@ -41,6 +43,8 @@ pub struct Program {
     restarts: u64,
     notice: Option<Notice>,
     next: u64,
+    /// The last row that was asked for.
+    last: Option<String>,
 }
 
 impl std::fmt::Debug for Program {
@@ -66,7 +70,7 @@ impl Program {
         let name = format!("command:{}", words.first().map_or("", String::as_str));
         let process = Some(start(command, &words)?);
         let command = command.to_owned();
-        Ok(Self { name, command, words, limit, process, restarts: 0, notice: None, next: 0 })
+        Ok(Self { name, command, words, limit, process, restarts: 0, notice: None, next: 0, last: None })
     }
 
     /// Checks a command line without starting anything.
@@ -92,6 +96,9 @@ impl Program {
     fn ask(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>> {
         let first = self.next;
         self.next += items.len() as u64;
+        if let Some((index, item)) = items.iter().enumerate().next_back() {
+            self.last = Some(item.describe(index));
+        }
         let mut scores = Vec::with_capacity(items.len());
         let mut outcome = self.ask_rest(items, first, &mut scores);
         if let Err(Error::Ended { row, status, .. }) = &outcome
@@ -107,13 +114,38 @@ impl Program {
         outcome.map(|()| scores)
     }
 
-    fn restart(&mut self, told: &str) -> Result<()> {
+    fn tell(&mut self, told: &str) {
         if let Some(notice) = &mut self.notice {
             notice(told);
         }
+    }
+
+    fn restart(&mut self, told: &str) -> Result<()> {
+        self.tell(told);
         self.process = None;
         self.process = Some(start(&self.command, &self.words)?);
         self.restarts += 1;
+        Ok(())
+    }
+
+    /// Lets the program go, and looks at what it does then.
+    fn end(&mut self) -> Result<()> {
+        // One that was asked nothing has nothing to answer, and one that failed has been complained about.
+        let (Some(mut process), Some(row)) = (self.process.take(), self.last.take()) else { return Ok(()) };
+        let (command, limit) = (self.command.clone(), self.limit);
+        match process.close(limit) {
+            End::Well => {}
+            End::Surplus(line) => return Err(Error::Surplus { row, command, line: shown(&line) }),
+            End::Unread => return Err(Error::Unread { row, command }),
+            End::Failed(how) => {
+                self.tell(&format!("the reward command `{command}` gave all its answers, but ended with {how}"));
+            }
+            End::Late => self.tell(&format!(
+                "the reward command `{command}` gave all its answers, but did not end within {} s after its input was \
+                 closed; it is stopped",
+                limit.as_secs_f64()
+            )),
+        }
         Ok(())
     }
 
@@ -163,6 +195,10 @@ impl Reward for Program {
     fn score(&mut self, items: &[RewardItem<'_>]) -> align_types::Result<Vec<Option<f64>>> {
         Ok(self.ask(items)?)
     }
+
+    fn finish(&mut self) -> align_types::Result<()> {
+        Ok(self.end()?)
+    }
 }
 
 fn start(command: &str, words: &[String]) -> Result<Process> {
@@ -181,15 +217,19 @@ fn answer(process: &mut Process, command: &str, limit: Duration, row: &str, id: 
 }
 
 fn refuse(command: &str, row: &str, line: &[u8], why: &str) -> Error {
-    // What a terminal would obey is shown as what it is not.
-    let harmless = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    let shown: String = String::from_utf8_lossy(line).trim_end().chars().take(120).map(harmless).collect();
     Error::Answer {
         row: row.to_owned(),
         command: command.to_owned(),
-        answer: format!("`{shown}`"),
+        answer: shown(line),
         why: why.to_owned(),
     }
+}
+
+/// Quotes a line, shortened; what a terminal would obey is shown as what it is not.
+fn shown(line: &[u8]) -> String {
+    let harmless = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let text: String = String::from_utf8_lossy(line).trim_end().chars().take(120).map(harmless).collect();
+    format!("`{text}`")
 }
 
 fn question(item: &RewardItem<'_>, id: u64) -> Value {

@@ -96,4 +96,10 @@ impl Reward for WeightedSum {
         }
         Ok(sums)
     }
+
+    /// Ends every part, also where an earlier one complains: each may hold a process.
+    fn finish(&mut self) -> align_types::Result<()> {
+        let ends: Vec<_> = self.parts.iter_mut().map(|part| part.reward.finish()).collect();
+        ends.into_iter().collect()
+    }
 }

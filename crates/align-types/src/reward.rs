@@ -38,6 +38,15 @@ pub trait Reward: Send {
     /// # Errors
     /// Anything that is neither a score nor an abstention; the message names the item.
     fn score(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>>;
+
+    /// Ends the reward: nothing more is asked. A reward outside of this process is let go, and what it still had to say is
+    /// looked at; nothing happens unless written. Callers call it once, behind the last [`score`].
+    ///
+    /// # Errors
+    /// More was answered than was asked.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl<R: Reward + ?Sized> Reward for &mut R {
@@ -48,6 +57,10 @@ impl<R: Reward + ?Sized> Reward for &mut R {
     fn score(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>> {
         (**self).score(items)
     }
+
+    fn finish(&mut self) -> Result<()> {
+        (**self).finish()
+    }
 }
 
 impl<R: Reward + ?Sized> Reward for Box<R> {
@@ -57,6 +70,10 @@ impl<R: Reward + ?Sized> Reward for Box<R> {
 
     fn score(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>> {
         (**self).score(items)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        (**self).finish()
     }
 }
 
@@ -268,6 +285,30 @@ mod tests {
         assert_eq!(huge.mean(), Some(f64::MAX));
     }
 
+    /// Has something left to say.
+    struct Talkative;
+
+    impl Reward for Talkative {
+        fn name(&self) -> &str {
+            "talkative"
+        }
+
+        fn score(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>> {
+            Ok(vec![None; items.len()])
+        }
+
+        fn finish(&mut self) -> Result<()> {
+            Err(Error::Seam { what: "talkative".into(), why: "one more".into(), source: None })
+        }
+    }
+
+    #[test]
+    fn an_end_goes_through_boxes_and_borrows() {
+        let mut boxed: Box<dyn Reward> = Box::new(Talkative);
+        assert!((&mut boxed).finish().unwrap_err().to_string().contains("one more"));
+        RewardFn::new("silent", |_: &RewardItem<'_>| None::<f64>).finish().unwrap();
+    }
+
     #[test]
     fn closures_boxes_and_borrows_are_rewards() {
         let mut calls = 0;
@@ -278,6 +319,7 @@ mod tests {
         assert_eq!(ask(&mut &mut counting, 2).unwrap().values(), [Some(1.0), Some(2.0)]);
         let mut boxed: Box<dyn Reward> = Box::new(RewardFn::new("never", |_: &RewardItem<'_>| None::<f64>));
         assert_eq!(boxed.name(), "never");
+        boxed.finish().unwrap();
         // A reward may be moved to the thread that scores.
         let scores = std::thread::spawn(move || ask(&mut boxed, 3)).join().unwrap().unwrap();
         assert!(scores.all_abstained());

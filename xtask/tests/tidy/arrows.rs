@@ -77,6 +77,8 @@ fn allows(from: &str, allowed: &[&str], to: &str, kind: DependencyKind) -> bool 
     }
     let for_tests = match from {
         "align-train" | "align-rollout" => ["align-losses", "align-lm", "align-testkit"].contains(&to),
+        // A folder as a reward is tried with the models and tokenizers that it does not know.
+        "align-rm" => ["align-lm", "align-data", "align-testkit"].contains(&to),
         // Its iteration is tried with the engine, the sampler and the models that it does not know.
         "align-ppo" => ["align-train", "align-rollout", "align-lm", "align-testkit"].contains(&to),
         from => to == "align-testkit" && !WITHOUT_LIBTORCH.contains(&from),
@@ -99,6 +101,9 @@ fn wrong_arrows_are_caught() {
         ("align-ppo", "align-rm", Normal),
         ("align-ppo", "align-train", Normal),
         ("align-ppo", "align-rm", Dev),
+        ("align-rm", "align-lm", Normal),
+        ("align-rm", "align-data", Normal),
+        ("align-rm", "align-train", Dev),
         ("align-losses", "align-lm", Normal),
         ("align-losses", "align-lm", Dev),
         ("align-types", "align-core", Normal),
@@ -124,6 +129,7 @@ fn wrong_arrows_are_caught() {
         ("align-ppo", "align-types", Normal),
         ("align-core", "align-testkit", Dev),
         ("align-train", "align-losses", Dev),
+        ("align-rm", "align-data", Dev),
         ("align-repro", "align-testkit", Normal),
         ("align-cli", "align-report", Normal),
         ("align-cgpo", "align-rules", Normal),

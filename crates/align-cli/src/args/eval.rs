@@ -4,7 +4,7 @@ use align_rules::Registry;
 use align_types::config::{DpoConfig, KtoConfig, UnaConfig};
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
-use super::{BadRowsName, ModelArgs, SamplingArgs, values};
+use super::{BadRowsName, EnsembleArgs, ModelArgs, SamplingArgs, values};
 use crate::{Error, Result};
 
 /// `align eval`.
@@ -127,6 +127,9 @@ pub struct RewardArgs {
     /// Bring the rewards of reward models to the scale in the reward_normalization.json of their folders
     #[arg(long, action = ArgAction::SetTrue)]
     pub normalize: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub several: EnsembleArgs,
     /// Rule (repeatable), such as rule:length, rule:contains=TEXT, rule:regex=PATTERN, rule:math-answer, rule:format; all
     /// of them stand below
     #[arg(long, value_name = "rule:NAME[=ARG]", value_parser = parse_rule)]
@@ -135,7 +138,8 @@ pub struct RewardArgs {
     /// null abstains
     #[arg(long, value_name = "PROGRAM ARGS", value_parser = parse_command)]
     pub reward_command: Vec<String>,
-    /// Weights of the rewards, which are added up: first those of --reward-model, then --reward, then --reward-command
+    /// Weights of the rewards, which are added up: first those of --reward-model (one for an --ensemble of them), then
+    /// --reward, then --reward-command
     /// [default: 1 each]
     #[arg(long, value_name = "X", value_delimiter = ',', value_parser = values::number, allow_hyphen_values = true)]
     pub reward_weights: Vec<f64>,
@@ -160,9 +164,11 @@ fn parse_command(text: &str) -> Result<String, String> {
 }
 
 impl RewardArgs {
-    /// Counts the rewards.
+    /// Counts the rewards; an ensemble is one.
     pub fn count(&self) -> usize {
-        self.reward_model.len() + self.reward.len() + self.reward_command.len()
+        let models = self.reward_model.len();
+        let models = if self.several.ensemble.is_some() { models.min(1) } else { models };
+        models + self.reward.len() + self.reward_command.len()
     }
 
     /// Names the first of the flags that was given.
@@ -192,6 +198,7 @@ impl RewardArgs {
         if self.normalize && self.reward_model.is_empty() {
             return Err(Error::usage("--normalize needs --reward-model DIR", []));
         }
+        self.several.check("--reward-model", self.reward_model.len(), self.normalize)?;
         let seconds = self.reward_timeout;
         if !(seconds > 0.0 && seconds <= 1e6) {
             return Err(Error::usage(

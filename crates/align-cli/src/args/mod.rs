@@ -1,6 +1,7 @@
 //! The flags of every command, one file per command.
 
 mod dpo;
+mod ensemble;
 mod eval;
 mod generate;
 mod kto;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 pub use dpo::DpoArgs;
+pub use ensemble::{EnsembleArgs, EnsembleName};
 pub use eval::{EvalArgs, HeldOutArgs, Measure, MethodName, RewardArgs, rules_help};
 pub use generate::{DrawArgs, GenerateArgs, SamplingArgs};
 pub use kto::KtoArgs;
@@ -34,7 +36,7 @@ pub use ppo::{CriticArgs, CurriculumArgs, KlArgs, PpoArgs, PpoMethodArgs, PtxArg
 pub use reference::ReferenceArgs;
 pub use report::ReportArgs;
 pub use reward::{PairBand, RewardMethodArgs, RewardModelArgs, TiesName};
-pub use score::{AnswersName, EnsembleName, ScaleArgs, ScoreArgs, TrustArgs};
+pub use score::{AnswersName, ScaleArgs, ScoreArgs, TrustArgs};
 pub use sft::{AggregationName, SftArgs, TrainOnName};
 pub use train::{BadRowsName, RowStoreName, ScheduleName, TrainArgs, TruncationName};
 pub use una::UnaArgs;

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use align_data::DataConfig;
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
-use super::{BadRowsName, ModelArgs, values};
+use super::{BadRowsName, EnsembleArgs, ModelArgs, values};
 use crate::{Error, Result};
 
 /// `align score`.
@@ -87,12 +87,9 @@ pub struct ScaleArgs {
     /// are
     #[arg(long, value_enum, value_name = "CHOICE")]
     pub fit_normalization: Option<AnswersName>,
-    /// How several models are one reward; needs --normalize, as raw rewards have no common scale
-    #[arg(long, value_enum, value_name = "CHOICE")]
-    pub ensemble: Option<EnsembleName>,
-    /// How many times the variance is taken from the mean [default: 1]
-    #[arg(long, value_name = "K", value_parser = values::number, allow_hyphen_values = true)]
-    pub ensemble_coefficient: Option<f64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub several: EnsembleArgs,
 }
 
 /// Values of `--fit-normalization`.
@@ -112,17 +109,6 @@ impl AnswersName {
             Self::Demonstrations => "demonstrations",
         }
     }
-}
-
-/// Values of `--ensemble`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EnsembleName {
-    /// The mean of the models
-    Mean,
-    /// The worst of the models
-    Min,
-    /// The mean less --ensemble-coefficient times the variance among the models
-    Variance,
 }
 
 impl ScoreArgs {
@@ -150,7 +136,7 @@ impl ScoreArgs {
     /// [`Error::Usage`] names the flags.
     pub fn check(&self) -> Result<()> {
         let usage = |message: &str, hint: &str| Err(Error::usage(message, [hint.to_owned()]));
-        let ScaleArgs { normalize, fit_normalization, ensemble, ensemble_coefficient } = &self.scale;
+        let ScaleArgs { normalize, fit_normalization, several } = &self.scale;
         if self.output.is_none() {
             if self.margins {
                 return usage("--margins needs --output FILE", "margins are written beside the rewards");
@@ -179,10 +165,7 @@ impl ScoreArgs {
             let hint = "`align merge --model DIR --adapter DIR --output DIR` makes one model of it first";
             return usage(&message, hint);
         }
-        match (ensemble, self.model.as_slice()) {
-            (Some(_), [_]) => {
-                return usage("--ensemble needs several --model DIR", "one model is no ensemble");
-            }
+        match (several.ensemble, self.model.as_slice()) {
             (None, [_, _, ..]) => {
                 return usage("several --model need --ensemble CHOICE", "choices: mean, min, variance");
             }
@@ -192,24 +175,7 @@ impl ScoreArgs {
                     "fit the scale of each model first, one by one",
                 );
             }
-            (Some(_), _) if !normalize => {
-                return usage(
-                    "--ensemble needs --normalize: an offset of a model's raw rewards means nothing, so that they \
-                     have no common scale",
-                    "fit the scale of each model with --fit-normalization first, then add --normalize",
-                );
-            }
-            _ => {}
-        }
-        match ensemble_coefficient {
-            Some(k) if *ensemble != Some(EnsembleName::Variance) => {
-                Err(Error::usage(format!("--ensemble-coefficient {k} needs --ensemble variance"), []))
-            }
-            Some(k) if !(k.is_finite() && *k >= 0.0) => Err(Error::usage(
-                format!("--ensemble-coefficient {k}: expected a finite number of at least 0"),
-                [],
-            )),
-            _ => Ok(()),
+            _ => several.check("--model", self.model.len(), *normalize),
         }
     }
 }

@@ -22,6 +22,7 @@ mod refused;
 mod report;
 mod resume;
 mod reward;
+mod reward_models;
 mod runs;
 mod score;
 mod support;

@@ -8,8 +8,8 @@ use std::path::Path;
 use align_cli::metrics::Place;
 use serde_json::{Value, json};
 use support::{
-    align, assert_defined, command, copy_of_tiny_llama, edit_json, json_lines, poison_token, reward_model,
-    tree, write, write_pairs,
+    HEAD, align, assert_defined, command, copy_of_tiny_llama, edit_json, json_lines, negate, poison_token,
+    reward_model, tree, write, write_pairs,
 };
 use tempfile::TempDir;
 
@@ -380,7 +380,7 @@ fn rewards_are_brought_to_the_scale_of_reference_answers() {
         .refused(2, &["normalize (true there, false now)"]);
     // Other weights have another scale.
     let weights = fs::read(folder.path().join("rm/model.safetensors")).unwrap();
-    negate_head(&folder.path().join("rm"));
+    negate(&folder.path().join("rm"), |name| name == HEAD);
     align(folder.path(), "score --model {rm} --data {pairs.jsonl} --normalize --output {out}").refused(
         4,
         &["reward_normalization.json", "measured on other weights", "hint: ", "--fit-normalization"],
@@ -397,7 +397,7 @@ fn rewards_are_brought_to_the_scale_of_reference_answers() {
 fn ensembles_of_opposite_models() {
     let folder = folder();
     let other = reward_model(folder.path(), "other");
-    negate_head(&other);
+    negate(&other, |name| name == HEAD);
     write_pairs(folder.path(), "pairs.jsonl", 8);
     for model in ["rm", "other"] {
         let line =
@@ -426,20 +426,6 @@ fn ensembles_of_opposite_models() {
     // Heads that point away from each other did not begin as one.
     align(folder.path(), "merge --average {rm} --average {other} --output {avg}")
         .refused(4, &["cosine of -1.00", "hint: train every model from one initial"]);
-}
-
-/// Changes the sign of every weight of the head, which is the highest bit of a bfloat16.
-fn negate_head(model: &Path) {
-    let path = model.join("model.safetensors");
-    let mut bytes = fs::read(&path).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    assert_eq!(header["score.weight"]["dtype"], "BF16");
-    let place =
-        |end: usize| 8 + length + header["score.weight"]["data_offsets"][end].as_u64().unwrap() as usize;
-    let head = place(0)..place(1);
-    bytes[head].iter_mut().skip(1).step_by(2).for_each(|byte| *byte ^= 0x80);
-    fs::write(path, bytes).unwrap();
 }
 
 /// The average of a model with itself is the model, without the scale of one of them.

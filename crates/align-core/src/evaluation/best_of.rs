@@ -127,6 +127,24 @@ mod tests {
         assert_eq!(pass_at_k(10, 0, 5).unwrap(), 0.0);
     }
 
+    /// G13: 1 − (1 − c / n)^k is .83193 for 3 of 10 and k = 5. That is the true chance where .3 of all answers are correct,
+    /// and the estimate over samples of 10 answers has it as its mean; the formula with c / n put in lies below.
+    #[test]
+    fn the_estimate_has_no_bias_and_the_plug_in_has() {
+        let (n, k, p) = (10, 5, 0.3f64);
+        let plug_in = |c: usize| 1.0 - (1.0 - c as f64 / n as f64).powi(k as i32);
+        assert!((plug_in(3) - 0.83193).abs() < 5e-9);
+        let (mut estimate, mut plugged, mut chance) = (0.0, 0.0, (1.0 - p).powi(n as i32));
+        for c in 0..=n {
+            estimate += chance * pass_at_k(n, c, k).unwrap();
+            plugged += chance * plug_in(c);
+            // From C(n, c) p^c (1 − p)^(n − c) to that of c + 1.
+            chance *= (n - c) as f64 / (c as f64 + 1.0) * p / (1.0 - p);
+        }
+        assert!((estimate - 0.83193).abs() < 5e-9, "{estimate}");
+        assert!(plugged < 0.8, "{plugged}");
+    }
+
     #[test]
     fn large_numbers_do_not_overflow() {
         // Gold equal to the proxy, 0 to 59999: the best of n of N without replacement is n (N + 1) / (n + 1) − 1 on average.

@@ -8,8 +8,8 @@ use align_core::{
 use align_ppo::{
     AdvantageKind, Averaging, GaeInputs, KlController, KlEstimator, OverlongPenalty, PolicyAggregation,
     PolicyInputs, PolicyLoss, PpoConfig, ShapingInputs, ValueInputs, centred, estimate_advantages, gae,
-    group_normalised, kl_estimate, leave_one_out, overlong_penalty, policy_loss, shape_rewards, value_loss,
-    whiten,
+    group_normalised, has_signal, kl_estimate, leave_one_out, overlong_penalty, policy_loss, shape_rewards,
+    value_loss, whiten,
 };
 
 use crate::common::{assert_close, trajectory};
@@ -235,4 +235,28 @@ fn a2c_is_rewards_to_go_less_the_value() {
         policy_loss(&inputs, &PolicyLoss::of(config, 1)).unwrap().mean().unwrap().double_value(&[])
     };
     assert_close(&[value(&config), value(&PpoConfig::default())], &[-2.0, -1.2], 1e-12);
+}
+
+/// G13: of a group of 8 answers, each right with probability p, the probability of an advantage that is not 0, summed over
+/// all 256 outcomes: 1 − p^8 − (1 − p)^8.
+#[test]
+fn groups_have_a_signal_as_often_as_their_answers_differ() {
+    for (p, expected) in [(0.05f64, 0.33657957), (0.5, 0.99218750)] {
+        let mut sum = 0.0;
+        for outcome in 0..1u32 << 8 {
+            let rewards: Vec<f64> = (0..8).map(|answer| f64::from(outcome >> answer & 1)).collect();
+            let right = outcome.count_ones() as i32;
+            let chance = p.powi(right) * (1.0 - p).powi(8 - right);
+            let advantages = group_normalised(&rewards, Divisor::CountMinusOne, 1e-4);
+            let answers =
+                rewards.iter().map(|reward| Completion { reward: Some(*reward), ..Completion::new(vec![1]) });
+            let teaches = advantages.iter().any(|advantage| *advantage != 0.0);
+            assert_eq!(teaches, has_signal(&PromptGroup::new(vec![0], answers.collect())), "{rewards:?}");
+            for other in [centred(&rewards), leave_one_out(&rewards)] {
+                assert_eq!(teaches, other.iter().any(|advantage| *advantage != 0.0), "{rewards:?}");
+            }
+            sum += if teaches { chance } else { 0.0 };
+        }
+        assert_close(&[sum], &[expected], 5e-9);
+    }
 }

@@ -4,7 +4,7 @@
 use align_core::{Parameter, tch::Tensor};
 use align_rm::{
     EnsembleMember, EnsembleRule, NormalizedOn, RewardNormalization, Spread, WeightedMember, average_weights,
-    combine_scores, head_cosine, head_fingerprint,
+    check_common_beginning, combine_scores, head_fingerprint,
 };
 use align_testkit::assert_close;
 use proptest::prelude::*;
@@ -138,15 +138,44 @@ fn models_that_differ_are_refused_before_anything_changes() {
     assert!(error.contains("at least two"), "{error}");
 }
 
-/// (1, 2, 2) · (2, 1, 2) = 8 over 3 · 3.
+/// Heads (1, 2, 2) and (2, 1, 2) have the cosine 8 / 9, (1, 2, 2) and (2, −2, 1) the cosine 0; the matrices below,
+/// (3, 4 | 0, 0) and (4, 3 | 0, 0), have 24 / 25, and (3, 4) with (4, −3) has 0. A vector of ones says nothing.
 #[test]
-fn heads_of_one_beginning_are_told_from_others() {
-    let head = |values: &[f64]| Tensor::from_slice(values).reshape([1, -1]);
-    let cosine = head_cosine(&head(&[1.0, 2.0, 2.0]), &head(&[2.0, 1.0, 2.0])).unwrap();
-    assert_close(&[cosine], &[8.0 / 9.0], 1e-12);
-    assert!(head_cosine(&head(&[1.0]), &head(&[1.0, 2.0])).is_err());
-    assert!(head_cosine(&head(&[0.0]), &head(&[1.0])).is_err());
-    let print = |values: &[f64]| head_fingerprint(&head(values)).unwrap();
+fn models_of_one_beginning_are_told_from_others() {
+    let model = |head: &[f64], below: &[f64]| {
+        let mut parameters = weights(&[("score.weight", head), ("a", below), ("norm", &[1.0, 1.0])]);
+        for parameter in parameters.iter_mut().take(2) {
+            parameter.tensor = parameter.tensor.reshape([-1, 1]);
+        }
+        parameters
+    };
+    let (head, below) = ([1.0, 2.0, 2.0], [3.0, 4.0]);
+    let first = model(&head, &below);
+    let check = |other: &[Parameter]| {
+        let found = check_common_beginning(&[run("first", &first), run("other", other)], "score.weight");
+        found.map_err(|error| error.to_string())
+    };
+    check(&model(&[2.0, 1.0, 2.0], &[4.0, 3.0])).unwrap();
+    for (other, expected) in [
+        (model(&[2.0, -2.0, 1.0], &below), "their heads have a cosine of 0.00"),
+        (model(&[-1.0, -2.0, -2.0], &below), "their heads have a cosine of -1.00"),
+        (model(&head, &[4.0, -3.0]), "their weights below the heads have a cosine of 0.00"),
+        (model(&[0.0; 3], &below), "all zeros"),
+        (model(&[f64::NAN, 0.0, 0.0], &below), "not finite"),
+        (model(&[1.0, 2.0], &below), "shape"),
+    ] {
+        let error = check(&other).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    let error = check(&model(&[2.0, -2.0, 1.0], &below)).unwrap_err();
+    assert!(error.contains("first") && error.contains("other"), "{error}");
+    let no_head = weights(&[("a", &[3.0])]);
+    check_common_beginning(&[run("a", &no_head), run("b", &no_head)], "score.weight").unwrap();
+}
+
+#[test]
+fn fingerprints_of_heads_are_those_of_their_numbers() {
+    let print = |values: &[f64]| head_fingerprint(&Tensor::from_slice(values).reshape([1, -1])).unwrap();
     assert_eq!(print(&[1.0, 2.0]), print(&[1.0, 2.0]));
     assert!(print(&[1.0, 2.0]) != print(&[2.0, 1.0]) && print(&[1.0]).len() == 16);
 }

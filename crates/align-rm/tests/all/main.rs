@@ -5,3 +5,4 @@ mod common;
 mod ensembles;
 mod golden;
 mod properties;
+mod rewards;

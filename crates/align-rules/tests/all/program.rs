@@ -228,3 +228,95 @@ fn after_an_error_it_is_not_asked_again() {
     assert!(score(&mut program, &["a"]).is_err());
     assert!(score(&mut program, &["b"]).unwrap_err().contains("rows.jsonl:1"));
 }
+
+/// A program that answers every line with 1, then goes on as told once its input has come to its end.
+fn answering_then(then: &str) -> String {
+    format!("{ECHO}while IFS= read -r line; do answer 1; done\n{then}\n")
+}
+
+/// Ends a program that was asked two rows, and returns the complaint, and what was told beside it.
+fn end_of(script: &str, limit: Duration) -> (Result<(), String>, Vec<String>) {
+    let folder = TempDir::new().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = told.clone();
+    let mut program = program(&folder, script, limit)
+        .with_notice(Box::new(move |text| listener.lock().unwrap().push(text.to_owned())));
+    assert_eq!(score(&mut program, &["a", "b"]).unwrap(), [Some(1.0); 2]);
+    let ended = program.finish().map_err(|error| error.to_string());
+    program.finish().unwrap();
+    let told = told.lock().unwrap().clone();
+    (ended, told)
+}
+
+#[test]
+fn a_program_that_ends_well_is_let_go_without_a_word() {
+    assert_eq!(end_of(&answering_then(""), TIME_LIMIT), (Ok(()), vec![]));
+    let folder = TempDir::new().unwrap();
+    let mut never_asked = program(&folder, "echo hello; exec sleep 600\n", TIME_LIMIT);
+    let begin = Instant::now();
+    never_asked.finish().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_line_behind_the_very_last_answer_is_an_error_that_shows_it() {
+    let twice = "[ ${id%%,*} = 1 ] && echo '{\"id\": 1, \"reward\": 9}'";
+    for (script, shown) in [
+        (answering_then("echo '2 rows done'"), "`2 rows done`"),
+        (answering_then("sleep 0.3; echo later"), "`later`"),
+        (format!("{ECHO}while IFS= read -r line; do answer 1; {twice}; done\n"), "\"reward\": 9"),
+        (answering_then("printf 'no line end'"), "`no line end`"),
+        (answering_then("printf '\\033[2J\\n'; exit 3"), "[2J`"),
+    ] {
+        let (ended, told) = end_of(&script, TIME_LIMIT);
+        let error = ended.unwrap_err();
+        for part in ["rows.jsonl:2", "one line too many", shown] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert!(!error.contains(char::is_control) && told.is_empty(), "{error:?} {told:?}");
+    }
+}
+
+#[test]
+fn a_program_that_hangs_at_its_end_is_stopped_after_the_time_limit() {
+    for hang in ["exec sleep 600", "exec >&-; exec sleep 600"] {
+        let begin = Instant::now();
+        let (ended, told) = end_of(&answering_then(hang), Duration::from_secs(2));
+        ended.unwrap();
+        assert!(begin.elapsed() > Duration::from_millis(1900) && begin.elapsed() < Duration::from_secs(30));
+        assert!(told.len() == 1 && told[0].contains("did not end within 2 s"), "{told:?}");
+    }
+}
+
+/// A process that the program leaves behind keeps standard output open; the program itself has ended.
+#[test]
+fn what_a_program_leaves_behind_is_not_waited_for() {
+    let begin = Instant::now();
+    assert_eq!(end_of(&answering_then("sleep 20 2> /dev/null &"), TIME_LIMIT), (Ok(()), vec![]));
+    assert!(begin.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn a_program_that_fails_at_its_end_is_told_about() {
+    let (ended, told) = end_of(&answering_then("echo 'cannot save' >&2; exit 3"), TIME_LIMIT);
+    ended.unwrap();
+    for part in ["gave all its answers", "exit status: 3", "cannot save"] {
+        assert!(told.len() == 1 && told[0].contains(part), "{part}: {told:?}");
+    }
+}
+
+#[test]
+fn an_end_is_asked_of_every_part_of_a_sum() {
+    let folder = TempDir::new().unwrap();
+    let chatty = program(&folder, &answering_then("echo more"), TIME_LIMIT);
+    let other = TempDir::new().unwrap();
+    let there = other.path().join("ended");
+    let quiet = program(&other, &answering_then(&format!("echo x > '{}'", there.display())), TIME_LIMIT);
+    let parts: Vec<Box<dyn Reward>> = vec![Box::new(chatty), Box::new(quiet)];
+    let mut sum = align_rules::WeightedSum::new(parts, &[]).unwrap();
+    let columns = Columns::new();
+    let item = RewardItem { prompt: "p", messages: None, completion: "c", columns: &columns, source: None };
+    assert_eq!(sum.score(&[item]).unwrap(), [Some(2.0)]);
+    assert!(sum.finish().unwrap_err().to_string().contains("`more`"));
+    assert!(there.exists());
+}

@@ -1,4 +1,4 @@
-//! The device that is asked for, and compute threads that answer in order.
+//! The device that is asked for.
 
 use align_cli::{
     Error, Result,
@@ -8,9 +8,6 @@ use align_core::{
     tch::{Cuda, Device},
     threads,
 };
-use align_train::parallel;
-
-use crate::failure;
 
 /// Finds the device, and keeps tokenising to the threads that are asked for.
 ///
@@ -62,20 +59,6 @@ pub fn device_name(device: Device) -> String {
     }
 }
 
-/// Does as many jobs at once as there are workers, and returns the results in the jobs' order.
-///
-/// # Errors
-/// The first error in the jobs' order, or a thread that cannot be started.
-pub fn in_parallel<W: Send, J: Send, R: Send>(
-    workers: &mut [W],
-    jobs: impl IntoIterator<Item = J>,
-    work: impl Fn(&mut W, J) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    let pairs: Vec<_> = workers.iter_mut().zip(jobs).collect();
-    let results = parallel::map(pairs, |(worker, job)| work(worker, job)).map_err(failure::of)?;
-    results.into_iter().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,20 +68,5 @@ mod tests {
         bound_pool(3).unwrap();
         assert_eq!(rayon::current_num_threads(), 3);
         assert!(bound_pool(2).is_err(), "the pool can be bounded once");
-    }
-
-    #[test]
-    fn a_panic_on_any_thread_is_an_error_and_the_first_error_wins() {
-        let run = |bad: usize| {
-            in_parallel(&mut [(), (), ()], 0..3, |(), job| match job {
-                job if job == bad => panic!("job {job}"),
-                job => Err::<(), _>(Error::usage(format!("error {job}"), [])),
-            })
-        };
-        for bad in 0..3 {
-            let text = run(bad).unwrap_err().to_string();
-            assert!(text.contains(&format!("job {bad}")), "{text}");
-        }
-        assert_eq!(run(9).unwrap_err().to_string(), "error 0");
     }
 }

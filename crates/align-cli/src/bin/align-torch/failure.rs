@@ -4,6 +4,7 @@ use std::path::Path;
 
 use align_cli::Error;
 use align_core::align_types;
+use align_rm::ScoringError;
 
 /// Turns an error into the program's own.
 ///
@@ -17,6 +18,15 @@ pub trait Failure {
 /// [`Failure::failed`] as a function, for `map_err`.
 pub fn of(error: impl Failure) -> Error {
     error.failed()
+}
+
+/// The program's own error, where a crate below hands errors of its caller through.
+pub struct Own(pub Error);
+
+impl<F: Failure> From<F> for Own {
+    fn from(error: F) -> Self {
+        Self(error.failed())
+    }
 }
 
 impl Failure for align_types::Error {
@@ -41,9 +51,37 @@ fn through_a_seam(source: align_core::BoxError, text: String) -> Error {
         Ok(own) => return *own,
         Err(other) => other,
     };
+    let source = match source.downcast::<ScoringError>() {
+        Ok(scoring) => return scoring.failed(),
+        Err(other) => other,
+    };
     match source.downcast::<align_core::Error>() {
         Ok(core) => core.failed().with_message(|_| text),
         Err(_) => Error::data(text, []),
+    }
+}
+
+impl Failure for ScoringError {
+    fn failed(self) -> Error {
+        let text = self.to_string();
+        match self {
+            Self::Core(inner) => inner.failed(),
+            Self::Encode(inner) => match inner.downcast::<align_data::Error>() {
+                Ok(data) => Error::from(*data),
+                Err(other) => Error::data(other.to_string(), []),
+            },
+            Self::TooLong { .. } => {
+                Error::data(text, ["lower --max-new-tokens, or leave the prompt out".to_owned()])
+            }
+            Self::NotFinite { model, .. } => Error::data(
+                text,
+                [format!(
+                    "the weights of {model} are damaged, or its training diverged; --dtype f32 has the widest range"
+                )],
+            ),
+            Self::Scale { .. } => Error::data(text, [crate::scale::measure()]),
+            _ => Error::data(text, []),
+        }
     }
 }
 
@@ -52,6 +90,7 @@ impl Failure for align_core::Error {
         match self {
             Self::Data(inner) => inner.failed(),
             Self::Torch { ref message, .. } if is_out_of_memory(message) => out_of_memory(&self.to_string()),
+            Self::Thread { .. } => Error::environment(self.to_string(), []),
             Self::Torch { .. } => {
                 Error::environment(self.to_string(), ["`align doctor` checks libtorch".to_owned()])
             }

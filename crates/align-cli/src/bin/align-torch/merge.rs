@@ -8,7 +8,7 @@ use align_core::{
     tch::{Device, Kind},
 };
 use align_lm::{FrozenStorage, LoadOptions, ModelConfig, SaveDtype, SequenceClassifier, Trainable};
-use align_rm::{NORMALIZATION_FILE, WeightedMember, average_weights, head_cosine};
+use align_rm::{NORMALIZATION_FILE, WeightedMember, average_weights, check_common_beginning};
 use serde_json::{Map, Value, json};
 
 use crate::{computer, failure, model, origin, reward_model::classifier};
@@ -95,7 +95,11 @@ fn average(flags: &MergeArgs, device: Device) -> Result<&'static str> {
         .iter()
         .map(|(name, _, parameters)| WeightedMember { name, parameters, initial_head: None })
         .collect();
-    check_heads(&members)?;
+    check_common_beginning(&members, HEAD).map_err(|error| {
+        let hint = "train every model from one initial reward model, so that they begin with the same weights and the same \
+                    head";
+        failure::of(error).with_hint(hint.to_owned())
+    })?;
     average_weights(&members).map_err(failure::of)?;
     if let Some((_, model, _)) = models.first() {
         model.save_with_tokenizer(&flags.output, SaveDtype::Source, first).map_err(failure::of)?;
@@ -120,42 +124,8 @@ fn differing(one: &Map<String, Value>, another: &Map<String, Value>) -> Option<S
 /// Keys that say how and by what a model was saved, not what it computes.
 const SAVING: [&str; 4] = ["torch_dtype", "dtype", "transformers_version", "_name_or_path"];
 
-/// Heads that began as one point nearly the same way after training; others are at right angles.
-fn check_heads(members: &[WeightedMember<'_>]) -> Result<()> {
-    let head = |member: &WeightedMember<'_>| {
-        let found = member.parameters.iter().find(|parameter| parameter.name == HEAD);
-        found.map(|parameter| parameter.tensor.shallow_clone())
-    };
-    let Some((first, others)) = members.split_first() else { return Ok(()) };
-    for other in others {
-        let (Some(one), Some(another)) = (head(first), head(other)) else { continue };
-        // Another shape is refused with its name where weights are matched.
-        let cosine = if one.size() == another.size() {
-            head_cosine(&one, &another).map_err(failure::of)?
-        } else {
-            1.0
-        };
-        if cosine < LEAST_COSINE {
-            return Err(Error::data(
-                format!(
-                    "the heads of {} and {} have a cosine of {cosine:.2}: they did not begin as one, and the average of \
-                     such heads means nothing",
-                    first.name, other.name
-                ),
-                ["train every model from one initial reward model, so that they begin with the same head"
-                    .to_owned()],
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// The weights of the head.
 const HEAD: &str = "score.weight";
-
-/// The cosine of two heads above which they are taken for descendants of one. Those of two random heads have a standard
-/// deviation of 1 / √d in d dimensions: 0.02 at 2048.
-const LEAST_COSINE: f64 = 0.5;
 
 /// Computes a digest of what decides which tokens a text has.
 fn tokenizer_of(folder: &Path) -> Result<String> {

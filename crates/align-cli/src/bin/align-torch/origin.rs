@@ -1,15 +1,12 @@
 //! What the rows of an output file were made with.
 
-use std::{
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use align_cli::{Error, Result};
 use align_rm::NORMALIZATION_FILE;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
+
+use crate::failure;
 
 /// Settings that change no row, so that a resumed command may have others.
 const ASIDE: [&str; 6] = ["output", "threads", "device", "micro_batch_tokens", "report", "subset_column"];
@@ -157,20 +154,7 @@ pub fn model_files(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// [`Error::Data`] for a file that cannot be read.
 pub fn digest(files: &[PathBuf]) -> Result<String> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    for path in files {
-        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-        let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
-        loop {
-            let read = file.read(&mut buffer).map_err(|error| unreadable(path, &error))?;
-            match buffer.get(..read) {
-                Some(bytes) if !bytes.is_empty() => hash.update(bytes),
-                _ => break,
-            }
-        }
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    align_rm::files_digest(files).map_err(failure::of)
 }
 
 fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Error {

@@ -1,46 +1,13 @@
 //! Rows through replicas of a model, in batches by tokens.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::ops::Range;
 
-use align_cli::Result;
+use align_cli::{Error, Result};
 use align_core::align_types::PromptGroup;
 
-use crate::computer;
+use crate::failure::{self, Own};
 
-/// The number of batches is a multiple of this where rows suffice: so many threads have equal shares and end together.
-/// It is no number of threads, on which results must not depend.
-const SHARES: usize = 4;
-
-/// Cuts rows into runs of about equally many tokens, and at most `limit`; a longer row runs alone.
-pub fn batches(groups: &[PromptGroup], limit: usize) -> Vec<Range<usize>> {
-    let total: usize = groups.iter().map(PromptGroup::flat_tokens).sum();
-    // Shares a little below the limit: rows do not end where shares do, and what is over would be a batch of its own.
-    let count = total.div_ceil((limit - limit / 8).max(1)).next_multiple_of(SHARES);
-    let mut batches = Vec::new();
-    let (mut start, mut tokens, mut before, mut own) = (0, 0, 0, 0);
-    for (index, group) in groups.iter().enumerate() {
-        let more = group.flat_tokens();
-        // A row belongs to the share in which its middle lies.
-        let share = (before + more / 2).saturating_mul(count) / total.max(1);
-        if index > start && (tokens + more > limit || share > own) {
-            batches.push(start..index);
-            (start, tokens, own) = (index, 0, own.max(share));
-        }
-        (tokens, before) = (tokens + more, before + more);
-    }
-    if start < groups.len() {
-        batches.push(start..groups.len());
-    }
-    batches
-}
-
-/// Passes rows through the replicas, and hands on what was made of each batch, in the rows' order.
-///
-/// Batches are those of all rows, so that a continued command makes the very numbers of an uninterrupted one; those whose
-/// rows are all among the first `kept` are left out. `go_on` is asked before each pass.
+/// Passes rows through the replicas as [`align_core::passes::over_rows`] does; `go_on` is asked before each pass.
 ///
 /// # Errors
 /// Those of `work`, `go_on` and `done`.
@@ -53,103 +20,7 @@ pub fn over_rows<M: Send, R: Send>(
     work: impl Fn(&mut M, &[PromptGroup]) -> Result<Vec<R>> + Sync,
     mut done: impl FnMut(Range<usize>, Vec<R>) -> Result<()>,
 ) -> Result<()> {
-    let left: Vec<Range<usize>> = batches(rows, limit).into_iter().filter(|batch| batch.end > kept).collect();
-    for round in left.chunks(PASSES * replicas.len().max(1)) {
-        // Whoever is ready takes the next batch: batches are equal shares, but rows may be long.
-        let next = AtomicUsize::new(0);
-        let take = |model: &mut M, ()| {
-            let mut made = Vec::new();
-            while let Some(batch) = round.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let result = go_on().and_then(|()| work(model, rows.get(batch.clone()).unwrap_or_default()));
-                made.push((batch, result));
-            }
-            Ok(made)
-        };
-        let everybody = std::iter::repeat_n((), replicas.len());
-        let mut made: Vec<_> =
-            computer::in_parallel(replicas, everybody, take)?.into_iter().flatten().collect();
-        made.sort_by_key(|(batch, _)| batch.start);
-        for (batch, result) in made {
-            done(batch.clone(), result?)?;
-        }
-    }
-    Ok(())
-}
-
-/// Passes of each replica before results are handed on.
-const PASSES: usize = 4;
-
-#[cfg(test)]
-mod tests {
-    use align_cli::Error;
-    use align_core::align_types::Completion;
-
-    use super::*;
-
-    fn group(tokens: usize) -> PromptGroup {
-        PromptGroup::new(vec![0; tokens], vec![Completion::new(vec![1])])
-    }
-
-    #[test]
-    fn a_long_row_runs_alone() {
-        let groups = [group(1), group(1), group(20), group(1)];
-        assert_eq!(batches(&groups, 8), [0..2, 2..3, 3..4]);
-        assert!(batches(&[], 8).is_empty());
-    }
-
-    /// 40 rows of 10 tokens with at most 100 in a batch: 5 batches of 88 become 8, the next multiple of 4, of 5 rows each.
-    #[test]
-    fn batches_are_equal_shares_for_threads_that_are_to_end_together() {
-        let groups: Vec<PromptGroup> = (0..40).map(|_| group(9)).collect();
-        let cut = batches(&groups, 100);
-        assert_eq!(cut.iter().map(Range::len).collect::<Vec<_>>(), [5; 8]);
-        // Rows of very different lengths: all of them once, in order, none over the limit.
-        let mixed: Vec<PromptGroup> = (0..97).map(|row| group(1 + row * 37 % 61)).collect();
-        let cut = batches(&mixed, 128);
-        assert!(cut.windows(2).all(|two| two[0].end == two[1].start));
-        assert_eq!((cut[0].start, cut.last().unwrap().end), (0, 97));
-        let tokens =
-            |batch: &Range<usize>| mixed[batch.clone()].iter().map(PromptGroup::flat_tokens).sum::<usize>();
-        assert!(cut.iter().all(|batch| tokens(batch) <= 128));
-        assert_eq!(batches(&mixed, usize::MAX).len(), 4);
-    }
-
-    /// With 8 tokens a batch: rows 0 and 1, 2, 3. Two rows are there already: the first batch is not computed again.
-    #[test]
-    fn batches_stay_those_of_all_rows_and_results_come_in_their_order() {
-        let groups = [group(1), group(1), group(20), group(1)];
-        let run = |kept| {
-            let mut found = Vec::new();
-            let lengths =
-                |(): &mut (), rows: &[PromptGroup]| Ok(rows.iter().map(|row| row.prompt.len()).collect());
-            let done = |batch: Range<usize>, lengths: Vec<usize>| {
-                found.push((batch, lengths));
-                Ok(())
-            };
-            over_rows(&mut [(), ()], &groups, 8, kept, || Ok(()), lengths, done).unwrap();
-            found
-        };
-        assert_eq!(run(0), [(0..2, vec![1, 1]), (2..3, vec![20]), (3..4, vec![1])]);
-        assert_eq!(run(1), run(0), "the first batch has a row that is not there");
-        assert_eq!(run(2), run(0)[1..]);
-        assert!(run(4).is_empty());
-    }
-
-    /// Of two bad batches the first in the rows' order is the one that is named, whoever found it; those before it are
-    /// handed on, and none behind it.
-    #[test]
-    fn the_first_bad_batch_is_named() {
-        let groups: Vec<PromptGroup> = (0..24).map(|row| group(row + 1)).collect();
-        let work = |(): &mut (), rows: &[PromptGroup]| match rows[0].prompt.len() {
-            6.. => Err(Error::data(format!("row of {}", rows[0].prompt.len()), [])),
-            _ => Ok(vec![(); rows.len()]),
-        };
-        let mut last = 0;
-        let done = |batch: Range<usize>, _| {
-            last = batch.end;
-            Ok(())
-        };
-        let error = over_rows(&mut [(), (), ()], &groups, 1, 0, || Ok(()), work, done).unwrap_err();
-        assert_eq!((error.to_string(), last), ("row of 6".to_owned(), 5));
-    }
+    let work = |model: &mut M, rows: &[PromptGroup]| go_on().and_then(|()| work(model, rows)).map_err(Own);
+    let done = |batch: Range<usize>, made: Vec<R>| done(batch, made).map_err(Own);
+    align_core::passes::over_rows(replicas, rows, limit, kept, work, done).map_err(|Own(error)| error)
 }

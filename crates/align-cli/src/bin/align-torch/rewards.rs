@@ -1,6 +1,6 @@
 //! Where the rewards of sampled answers come from, for every command that asks for some.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use align_cli::{
     Error, Result,
@@ -12,9 +12,13 @@ use align_core::{
     tch::Device,
 };
 use align_data::{TextPrompt, Tokenizer};
+use align_rm::ModelReward;
 use align_rules::{Program, WeightedSum};
 
-use crate::reward_model::RewardModel;
+use crate::{
+    failure,
+    reward_model::{self, Machine},
+};
 
 /// Loads reward models, makes rules and starts programs, and adds them up.
 ///
@@ -27,16 +31,20 @@ pub fn load(
     micro_batch_tokens: usize,
 ) -> Result<WeightedSum> {
     let models = flags.reward_model.len();
+    let rule = reward_model::rule(&flags.several);
     if models > 1 && !flags.normalize {
         talk::warn(&format!(
             "the scores of {models} reward models are added as they are, each in units of its own; --normalize brings \
              them to mean 0 and variance 1"
         ));
     }
+    let machine = Machine { flags: machine, device, micro_batch_tokens };
+    let load = |folder: &PathBuf| reward_model::reward(folder, flags.normalize, machine);
+    let models: Vec<ModelReward> = flags.reward_model.iter().map(load).collect::<Result<_>>()?;
     let mut parts: Vec<Box<dyn Reward>> = Vec::with_capacity(flags.count());
-    for folder in &flags.reward_model {
-        let model = RewardModel::load(folder, machine, device, micro_batch_tokens)?;
-        parts.push(Box::new(if flags.normalize { model.normalized()? } else { model }));
+    match rule {
+        Some(rule) => parts.push(Box::new(reward_model::ensemble(models, rule)?)),
+        None => parts.extend(models.into_iter().map(|model| Box::new(model) as Box<dyn Reward>)),
     }
     for rule in &flags.reward {
         parts.push(Box::new(align_rules::rule(rule).map_err(wrong)?));
@@ -81,11 +89,16 @@ fn wrong(error: align_rules::Error) -> Error {
 /// A reward that failed at a row; an error of this program that went through it comes out again as it was.
 pub fn failed(error: align_types::Error) -> Error {
     match error {
-        align_types::Error::Seam { source: Some(source), what, why } => match source.downcast::<Error>() {
-            Ok(own) => *own,
-            Err(_) if what == "reward" => Error::data(why, []),
-            Err(_) => Error::data(format!("{what}: {why}"), []),
-        },
-        other => other.into(),
+        // A rule or a program, which names itself.
+        align_types::Error::Seam { what, why, .. } if what == "reward" => Error::data(why, []),
+        other => failure::of(other),
     }
+}
+
+/// Lets the rewards of a command go, once everything is scored.
+///
+/// # Errors
+/// [`Error::Data`] for a program that answered more than it was asked.
+pub fn finish(sum: &mut WeightedSum) -> Result<()> {
+    sum.finish().map_err(failed)
 }

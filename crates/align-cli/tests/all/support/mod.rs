@@ -126,6 +126,38 @@ pub fn reward_model(folder: &Path, name: &str) -> PathBuf {
     to
 }
 
+/// The weights of the head of a reward model.
+pub const HEAD: &str = "score.weight";
+
+/// Changes the sign of the weights of a reward model whose names are wanted: of a bfloat16 the highest bit.
+pub fn negate(model: &Path, wanted: impl Fn(&str) -> bool) {
+    let path = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let tensors = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+    let mut changed = 0;
+    for (name, tensor) in tensors.filter(|(name, _)| wanted(name)) {
+        assert_eq!(tensor["dtype"], "BF16", "{name}");
+        let place = |end: usize| 8 + length + tensor["data_offsets"][end].as_u64().unwrap() as usize;
+        bytes[place(0)..place(1)].iter_mut().skip(1).step_by(2).for_each(|byte| *byte ^= 0x80);
+        changed += 1;
+    }
+    assert!(changed > 0, "there is no such weight");
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Puts the reward model of [`reward_model`] with another tokenizer than the smallest model's into `folder/name`.
+pub fn reward_model_of_other_tokens(folder: &Path, name: &str) -> PathBuf {
+    let to = reward_model(folder, name);
+    for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        std::fs::remove_file(to.join(file)).unwrap();
+    }
+    std::fs::copy(align_testkit::fixture("sentencepiece/llama-320.model"), to.join("tokenizer.model"))
+        .unwrap();
+    to
+}
+
 /// Copies an adapter of the smallest model into `folder/name`.
 pub fn copy_of_adapter(folder: &Path, name: &str) -> PathBuf {
     let (from, to) = (align_testkit::fixture("lora/llama"), folder.join(name));

@@ -66,6 +66,9 @@ pub fn run(flags: &EvalArgs, settings: &toml::Table) -> Result<()> {
     if let Some(prompts) = &data.prompts {
         samples::measure(&bench, &folder.tokenizer, prompts, rewards.as_mut(), &mut report, &mut rows)?;
     }
+    if let Some(rewards) = &mut rewards {
+        rewards.finish()?;
+    }
     if let Some(mut output) = output {
         let lines: Vec<Value> = rows.into_iter().map(|(row, numbers)| line(row, numbers)).collect();
         output.append(&lines)?;

@@ -36,6 +36,14 @@ impl Rewards {
         self.sum.name()
     }
 
+    /// Lets the rewards go, once everything is scored.
+    ///
+    /// # Errors
+    /// As [`rewards::finish`].
+    pub fn finish(&mut self) -> Result<()> {
+        rewards::finish(&mut self.sum)
+    }
+
     /// Scores the answers to prompts, one list of answers per prompt. Lengths are tokens of the model that sampled.
     ///
     /// # Errors

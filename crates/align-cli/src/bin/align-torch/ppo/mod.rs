@@ -252,7 +252,10 @@ impl<'a> Read<'a> {
             summary,
         };
         let outcome = align_train::run(job, command.equip(hooks)).map_err(failure::of)?;
-        command.end(outcome)
+        drop(steps);
+        command.end(outcome)?;
+        // The run is whole, and what is found now does not take it back.
+        scorer.finish()
     }
 
     /// Loads the critic; a resumed run puts the weights of its checkpoint into it.

@@ -1,5 +1,6 @@
 //! Rewards, as an iteration asks for them.
 
+use align_cli::Result;
 use align_core::{BoxError, align_types::PromptGroup};
 use align_ppo::{Scorer, TextScorer};
 use align_rules::WeightedSum;
@@ -17,6 +18,14 @@ impl<'a> Summands<'a> {
             let found = prompts.text(group).cloned();
             found.ok_or_else(|| format!("{}: its text is not known", group.describe(0)).into())
         }))
+    }
+
+    /// Lets the rewards go, once the run has ended.
+    ///
+    /// # Errors
+    /// As [`rewards::finish`].
+    pub fn finish(&mut self) -> Result<()> {
+        rewards::finish(self.0.reward_mut())
     }
 }
 

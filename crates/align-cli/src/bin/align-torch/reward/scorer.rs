@@ -3,15 +3,19 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use align_cli::Result;
-use align_core::{ScoreModel, align_types::PromptGroup, tch::Device};
+use align_core::{ScoreModel, align_types::PromptGroup};
 use align_lm::SequenceClassifier;
+use align_rm::RowScorer;
 
-use crate::{failure, interrupt, logprobs::resumable, passes, reward_model::scores};
+use crate::{
+    failure::{self, Own},
+    interrupt,
+    logprobs::resumable,
+};
 
 /// Replicas of a reward model that is trained, one per thread.
 pub struct Scorer {
-    replicas: Vec<SequenceClassifier>,
-    micro_batch_tokens: usize,
+    rows: RowScorer,
     /// Set by Ctrl-C.
     stop: Arc<AtomicBool>,
 }
@@ -22,9 +26,12 @@ impl Scorer {
     /// # Errors
     /// libtorch refuses; the system refuses to say when Ctrl-C is pressed.
     pub fn over(model: &SequenceClassifier, threads: usize, micro_batch_tokens: usize) -> Result<Self> {
-        let count = if model.device() == Device::Cpu { threads.max(1) } else { 1 };
-        let replicas = (0..count).map(|_| model.replica().map_err(failure::of)).collect::<Result<_>>()?;
-        Ok(Self { replicas, micro_batch_tokens, stop: interrupt::flag()? })
+        let replica = model.replicate().map_err(failure::of)?;
+        let rows = RowScorer::new("the model that is trained", replica)
+            .with_batch_tokens(micro_batch_tokens)
+            .with_threads(threads)
+            .map_err(failure::of)?;
+        Ok(Self { rows, stop: interrupt::flag()? })
     }
 
     /// Computes the rewards of every answer, row by row.
@@ -33,22 +40,6 @@ impl Scorer {
     /// A reward that is not finite, by its row; a model that fails; [`align_cli::Error::Interrupted`] once Ctrl-C is
     /// pressed.
     pub fn rewards(&mut self, rows: &[PromptGroup]) -> Result<Vec<Vec<f64>>> {
-        let mut rewards = Vec::with_capacity(rows.len());
-        let work = |model: &mut SequenceClassifier, rows: &[PromptGroup]| {
-            scores(model, rows, "the model that is trained")
-        };
-        passes::over_rows(
-            &mut self.replicas,
-            rows,
-            self.micro_batch_tokens,
-            0,
-            || resumable(&self.stop),
-            work,
-            |_, scores| {
-                rewards.extend(scores);
-                Ok(())
-            },
-        )?;
-        Ok(rewards)
+        self.rows.all(rows, || resumable(&self.stop).map_err(Own)).map_err(|Own(error)| error)
     }
 }

@@ -2,19 +2,17 @@
 
 use std::{ops::Range, path::PathBuf};
 
-use align_cli::{
-    Error, Result,
-    args::{EnsembleName, ScoreArgs},
-};
+use align_cli::{Error, Result, args::ScoreArgs};
 use align_core::{align_types::PromptGroup, tch::Device};
 use align_data::Rows;
 use align_rm::{EnsembleMember, EnsembleRule, RewardNormalization, combine_scores};
 
 use super::{Reading, waiting_room};
-use crate::{failure, reward_model::Scorer, scale};
-
-/// How much the variance among models counts, unless told.
-const COEFFICIENT: f64 = 1.0;
+use crate::{
+    failure,
+    reward_model::{self, Machine, Scorer},
+    scale,
+};
 
 /// A model with the rows in its own tokens.
 struct Member {
@@ -38,7 +36,9 @@ impl Members {
         // Before the weights, which take longer.
         let scales = Scales::of(flags)?;
         let load = |folder: &PathBuf| {
-            let scorer = Scorer::load(folder, adapter, &flags.machine, device, flags.micro_batch_tokens)?;
+            let machine =
+                Machine { flags: &flags.machine, device, micro_batch_tokens: flags.micro_batch_tokens };
+            let scorer = Scorer::load(folder, adapter, machine)?;
             Ok(Member { scorer, rows: Rows::from(Vec::new()) })
         };
         Ok(Self { list: flags.model.iter().map(load).collect::<Result<_>>()?, scales })
@@ -126,14 +126,9 @@ impl Scales {
             let scale = normalize.then(|| scale::read(folder, adapter)).transpose()?;
             Ok((folder.display().to_string(), scale))
         };
-        let k = flags.scale.ensemble_coefficient.unwrap_or(COEFFICIENT);
         let scales = Self {
             list: flags.model.iter().map(read).collect::<Result<_>>()?,
-            rule: flags.scale.ensemble.map(|name| match name {
-                EnsembleName::Mean => EnsembleRule::Mean,
-                EnsembleName::Min => EnsembleRule::Worst,
-                EnsembleName::Variance => EnsembleRule::MeanMinusVariance { k },
-            }),
+            rule: reward_model::rule(&flags.scale.several),
         };
         // What has no scale in common is known before anything is scored.
         scales.bring(vec![Vec::new(); scales.list.len()])?;
