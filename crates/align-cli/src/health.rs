@@ -4,7 +4,8 @@
 //! steps, and the loop asks that a change is six standard errors of the two means or more.
 
 use align_types::config::{
-    DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, RewardConfig, UnaConfig, UnaLossType,
+    DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, RewardConfig, SftConfig, SftLossType,
+    UnaConfig, UnaLossType,
 };
 use align_types::{HealthCheck, Move, Rule};
 
@@ -52,6 +53,24 @@ pub fn shared() -> Vec<HealthCheck> {
                       --warmup-steps",
         },
     ]
+}
+
+/// Returns the checks of `align sft`. The loss of dft, −p log p, rises while an unlikely token becomes likelier, up to
+/// p = 1/e: there the answers themselves are watched.
+pub fn sft(config: &SftConfig) -> Vec<HealthCheck> {
+    const LIKELIHOOD: &str = "logps/completion";
+    let mut checks = shared();
+    if config.loss_type == SftLossType::Dft {
+        checks.retain(|check| check.name != "loss-rises");
+        let falls = Move::falls(LIKELIHOOD).by_share(FORGOTTEN, LIKELIHOOD, None);
+        checks.push(HealthCheck {
+            name: "likelihood-falls",
+            rule: Rule::Moved { moves: vec![falls], steps: STEPS },
+            meaning: "with --loss-type dft: the answers become less likely, which the loss does not show; usually the \
+                      learning rate is too large: lower --learning-rate, or give --warmup-steps",
+        });
+    }
+    checks
 }
 
 /// Returns the checks of `align dpo`.
@@ -223,6 +242,7 @@ pub fn ppo() -> Vec<HealthCheck> {
 pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
     let mut checks = match place {
         Place::Training => return shared(),
+        Place::Sft => sft(&SftConfig { loss_type: SftLossType::Dft, ..SftConfig::default() }),
         Place::Dpo => {
             let free = DpoConfig { reference_free: true, ..DpoConfig::default() };
             [dpo(&DpoConfig::default()), dpo(&free)].concat()

@@ -2,5 +2,5 @@
 
 pub use align_core::align_types::config::{
     Aggregation, DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, ReferenceSync, ScoreTransform,
-    SftConfig, UnaConfig, UnaLossType,
+    SftConfig, SftLossType, UnaConfig, UnaLossType,
 };

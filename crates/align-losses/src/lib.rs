@@ -26,7 +26,7 @@ mod una;
 
 pub use config::{
     Aggregation, DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, ReferenceSync, ScoreTransform,
-    SftConfig, UnaConfig, UnaLossType,
+    SftConfig, SftLossType, UnaConfig, UnaLossType,
 };
 pub use dpo::{Dpo, DpoInputs, PairLengths, dpo_loss, length_desensitised_sums, policy_weights};
 pub use error::{Error, Result};

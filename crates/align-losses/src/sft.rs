@@ -3,33 +3,48 @@ use align_core::{
     align_types::PromptGroup,
 };
 
-use crate::{Aggregation, Result, SftConfig};
+use crate::{Aggregation, Result, SftConfig, SftLossType};
 
-/// Computes the negative log-likelihood of completions (behaviour cloning).
+/// Computes the loss of completions (behaviour cloning), ℓ of each trained token with log-probability lp.
 ///
-/// * token_mean: terms −lp of every trained token `[N]`, denominator N;
-/// * seq_mean_mean: terms −mean lp of every completion `[C]`, denominator C.
+/// * nll: ℓ = −lp, the negative log-likelihood;
+/// * dft: ℓ = −p lp with p = exp(lp) as a constant (dynamic fine-tuning, 2508.05629): the gradient of a token is −p
+///   where that of nll is −1;
+/// * token_mean: terms ℓ `[N]`, denominator N;
+/// * seq_mean_mean: terms mean ℓ of every completion `[C]`, denominator C.
 ///
 /// ```
 /// use align_core::{TokenLogProbs, tch::Tensor};
-/// use align_losses::{Aggregation, sft_loss};
+/// use align_losses::{Aggregation, SftConfig, sft_loss};
 ///
 /// let logps = TokenLogProbs::new(Tensor::from_slice(&[-1.0f32, -3.0, -8.0]), vec![2, 1])?;
-/// assert_eq!(sft_loss(&logps, Aggregation::TokenMean)?.mean()?.f_double_value(&[])?, 4.0);
-/// assert_eq!(sft_loss(&logps, Aggregation::SeqMeanMean)?.mean()?.f_double_value(&[])?, 5.0);
+/// let loss = |aggregation| sft_loss(&logps, &SftConfig { aggregation, ..Default::default() })?.mean();
+/// assert_eq!(loss(Aggregation::TokenMean)?.f_double_value(&[])?, 4.0);
+/// assert_eq!(loss(Aggregation::SeqMeanMean)?.f_double_value(&[])?, 5.0);
 /// # Ok::<(), align_core::Error>(())
 /// ```
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn sft_loss(logps: &TokenLogProbs, aggregation: Aggregation) -> Result<LossOutput> {
-    let (terms, denominator) = match aggregation {
-        Aggregation::TokenMean => (logps.values().f_neg()?, logps.tokens()),
-        Aggregation::SeqMeanMean => (logps.means()?.f_neg()?, logps.lens().len()),
+pub fn sft_loss(logps: &TokenLogProbs, config: &SftConfig) -> Result<LossOutput> {
+    let gains = gains(logps, config.loss_type)?;
+    let (terms, denominator) = match config.aggregation {
+        Aggregation::TokenMean => (gains.values().f_neg()?, gains.tokens()),
+        Aggregation::SeqMeanMean => (gains.means()?.f_neg()?, gains.lens().len()),
     };
     let component = LossComponent { name: "sft", weight: 1.0, terms, denominator: denominator as f64 };
     let metrics = vec![MetricTerm::of("logps/completion", &logps.sums()?)?];
     Ok(LossOutput { components: vec![component], metrics })
+}
+
+/// Computes what is to rise: −ℓ of every token.
+fn gains(logps: &TokenLogProbs, loss: SftLossType) -> Result<TokenLogProbs> {
+    let values = logps.values();
+    let gains = match loss {
+        SftLossType::Dft => values.f_mul(&values.f_detach()?.f_exp()?)?,
+        SftLossType::Nll => values.shallow_clone(),
+    };
+    TokenLogProbs::new(gains, logps.lens().to_vec())
 }
 
 /// Supervised fine-tuning on the trained tokens of every completion of every group.
@@ -55,7 +70,7 @@ impl Objective for Sft {
     }
 
     fn loss(&self, model: &dyn CausalLm, batch: &PackedBatch, _: &[PromptGroup]) -> Result<LossOutput> {
-        sft_loss(&model.token_log_probs(batch, 1.0)?, self.config.aggregation)
+        sft_loss(&model.token_log_probs(batch, 1.0)?, &self.config)
     }
 
     fn replicate(&self) -> Result<Box<dyn Objective>> {

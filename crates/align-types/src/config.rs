@@ -127,10 +127,23 @@ pub enum Aggregation {
     SeqMeanMean,
 }
 
+/// The losses of a token of a demonstration, by their names in TRL 1.16; p is its probability under the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SftLossType {
+    /// Negative log-likelihood, −log p.
+    #[default]
+    Nll,
+    /// Dynamic fine-tuning, −p log p with the factor p as a constant (2508.05629).
+    Dft,
+}
+
 /// Supervised fine-tuning (behaviour cloning).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SftConfig {
+    /// Which loss a token has.
+    pub loss_type: SftLossType,
     /// Over what token losses are averaged.
     pub aggregation: Aggregation,
 }

@@ -60,6 +60,10 @@ pub struct DpoMethodArgs {
     /// Margin of simpo
     #[arg(long, value_name = "X", default_value = "0.5", value_parser = values::number, allow_hyphen_values = true)]
     pub simpo_gamma: f64,
+    /// Shape of the reward of simpo (AlphaPO, 2501.03884; TRL's alpha): β (1 − p^−α) / α, p the geometric mean of
+    /// the probabilities of an answer's tokens; 0 is plain simpo
+    #[arg(long, value_name = "X", default_value = "0", value_parser = values::number, allow_hyphen_values = true)]
+    pub simpo_alpha: f64,
     /// Weight of the likelihood of the chosen answers in cpo
     #[arg(long, value_name = "X", default_value = "1", value_parser = values::number, allow_hyphen_values = true)]
     pub cpo_alpha: f64,
@@ -114,6 +118,7 @@ impl DpoArgs {
             ld_alpha: method.ld_alpha,
             use_weighting: method.use_weighting,
             simpo_gamma: method.simpo_gamma,
+            simpo_alpha: method.simpo_alpha,
             cpo_alpha: method.cpo_alpha,
             sft_aggregation: method.sft_aggregation.into(),
         }

@@ -1,8 +1,8 @@
 use align_data::TrainOn;
-use align_types::config::{Aggregation, SftConfig};
+use align_types::config::{Aggregation, SftConfig, SftLossType};
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::TrainArgs;
+use super::{TrainArgs, values};
 
 /// `align sft`.
 #[derive(Debug, Args)]
@@ -14,6 +14,9 @@ pub struct SftArgs {
     /// What every training command has.
     #[command(flatten)]
     pub train: TrainArgs,
+    /// Loss of a token
+    #[arg(long, value_name = "CHOICE", default_value = "nll", value_parser = values::choice::<SftLossType>(LOSSES), help_heading = "Method")]
+    pub loss_type: SftLossType,
     /// Over what token losses are averaged
     #[arg(long, value_enum, value_name = "CHOICE", default_value = "token-mean", help_heading = "Method")]
     pub aggregation: AggregationName,
@@ -24,6 +27,16 @@ pub struct SftArgs {
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Method")]
     pub sft_on_chosen: bool,
 }
+
+/// Values of `--loss-type`, by their names in TRL.
+const LOSSES: &[(&str, &str)] = &[
+    ("nll", "negative log-likelihood"),
+    (
+        "dft",
+        "dynamic fine-tuning, 2508.05629: weighed by the token's probability, so that unlikely tokens teach less; the \
+         loss may rise while answers become likelier, which logps/completion shows",
+    ),
+];
 
 /// Values of `--aggregation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,6 +80,6 @@ impl From<TrainOnName> for TrainOn {
 impl SftArgs {
     /// Makes the configuration of the loss.
     pub fn sft_config(&self) -> SftConfig {
-        SftConfig { aggregation: self.aggregation.into() }
+        SftConfig { loss_type: self.loss_type, aggregation: self.aggregation.into() }
     }
 }

@@ -8,7 +8,7 @@ use align_cli::health;
 use align_train::{Health, Seen};
 use align_types::{
     HealthCheck, Purpose, RngStream,
-    config::{DpoConfig, DpoLossType, KtoConfig, UnaConfig},
+    config::{DpoConfig, DpoLossType, KtoConfig, SftConfig, SftLossType, UnaConfig},
 };
 use serde_json::Value;
 use support::{Answer, align, json_lines, tiny_llama, write, write_pairs};
@@ -56,6 +56,8 @@ fn healthy_runs_are_silent() {
         "kto --data {thumbs.jsonl} --max-steps 60 --learning-rate 1e-4",
         "una --data {thumbs.jsonl} --data {pairs.jsonl} --max-steps 60 --learning-rate 1e-4",
         "sft --data {pairs.jsonl} --sft-on-chosen --max-steps 60 --learning-rate 1e-3",
+        // The loss rises with the likelihood of the answers.
+        "sft --data {pairs.jsonl} --sft-on-chosen --max-steps 60 --learning-rate 1e-3 --loss-type dft",
     ] {
         assert_eq!(spoken(folder, arguments).0, [""; 0], "{arguments}");
     }
@@ -124,6 +126,17 @@ fn a_loss_that_rises_is_named() {
     assert!(answer.stderr.contains("lower --learning-rate, or give --warmup-steps"));
 }
 
+/// The loss of dft is near 0 for answers that are very unlikely: it does not say that they are.
+#[test]
+fn demonstrations_that_become_unlikely_are_named() {
+    let temporary = tempfile::tempdir().unwrap();
+    write_pairs(temporary.path(), "pairs.jsonl", 40);
+    let arguments = "sft --data {pairs.jsonl} --sft-on-chosen --max-steps 60 --learning-rate 3 --warmup-steps 60 \
+                     --loss-type dft";
+    let (checks, answer) = spoken(temporary.path(), arguments);
+    assert!(checks.contains(&"likelihood-falls".to_owned()), "{checks:?}: {}", answer.stderr);
+}
+
 /// Where undesirable answers weigh thirty times as much, every answer becomes less likely, those under other prompts too.
 #[test]
 fn a_baseline_that_is_always_zero_is_said_at_the_end() {
@@ -154,6 +167,7 @@ fn all(beta: f64) -> Vec<(&'static str, Vec<HealthCheck>)> {
     let free = DpoConfig { reference_free: true, ..dpo.clone() };
     let ipo = DpoConfig { beta, ..DpoConfig::of(DpoLossType::Ipo) };
     vec![
+        ("dft", health::sft(&SftConfig { loss_type: SftLossType::Dft, ..SftConfig::default() })),
         ("dpo", health::dpo(&dpo)),
         ("dpo without reference", health::dpo(&free)),
         ("ipo", health::dpo(&ipo)),
@@ -240,6 +254,7 @@ impl Healthy {
             ("rewards/accuracies", around(0.5 + 0.4 * learned, 0.1).clamp(0.0, 1.0)),
             ("logps/chosen", logps(chosen, chosen_logps)),
             ("logps/rejected", logps(rejected, rejected_logps)),
+            ("logps/completion", chosen_logps * (1.0 - 0.3 * learned)),
             ("reference_free/margins", margin),
             ("reference_free/accuracies", around(0.5 + 0.4 * learned, 0.1).clamp(0.0, 1.0)),
             ("kl", around(2.0 * learned, 1.0).max(0.0)),

@@ -14,8 +14,8 @@ use align_core::{
 use align_lm::{LoadOptions, SequenceClassifier};
 use serde_json::{Value, json};
 use support::{
-    Answer, align, command, copy_of_tiny_llama, edit_json, json_lines, kills, reward_model, tiny_llama,
-    write, write_pairs, write_scores, write_thumbs,
+    Answer, align, command, copy_of_tiny_llama, edit_json, json_lines, kills, python, reward_model,
+    tiny_llama, write, write_pairs, write_scores, write_thumbs,
 };
 
 /// Writes pairs of answers of any length. The one that ends with "yes" is chosen; with `share` below 1 labels are right
@@ -315,14 +315,8 @@ fn rows_without_weight_are_said() {
 }
 
 fn check(folder: &Path, program: &str, arguments: &[&Path], modules: &str) {
-    let python = std::env::var("ALIGN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let there = std::process::Command::new(&python).args(["-c", &format!("import {modules}")]).output();
-    if !there.is_ok_and(|output| output.status.success()) {
-        eprintln!("note: skipped, {python} has no {modules} (set ALIGN_TEST_PYTHON)");
-        return;
-    }
-    let mut command = std::process::Command::new(&python);
-    command.arg(align_testkit::fixture(program)).args(arguments).arg(folder.join("scores.jsonl"));
+    let Some(mut command) = python(program, modules) else { return };
+    command.args(arguments).arg(folder.join("scores.jsonl"));
     let answer = Answer::of(&command.output().unwrap()).ok();
     assert!(answer.stdout.contains("largest difference"), "{}", answer.stdout);
 }

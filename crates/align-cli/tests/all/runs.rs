@@ -10,7 +10,8 @@ use align_cli::metrics::{self, Place};
 use align_testkit::real_data;
 use serde_json::Value;
 use support::{
-    align, command, copy_of_tiny_llama, json_lines, tiny_llama, write, write_demonstrations, write_pairs,
+    align, command, copy_of_tiny_llama, json_lines, python, tiny_llama, write, write_demonstrations,
+    write_pairs,
 };
 
 fn number(value: &Value, key: &str) -> f64 {
@@ -403,12 +404,7 @@ fn nested_pairs_are_refused_with_what_they_lack() {
 
 #[test]
 fn transformers_loads_the_result_and_agrees() {
-    let python = std::env::var("ALIGN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let there = std::process::Command::new(&python).args(["-c", "import transformers, torch"]).output();
-    if !there.is_ok_and(|output| output.status.success()) {
-        eprintln!("note: skipped, {python} has no transformers (set ALIGN_TEST_PYTHON)");
-        return;
-    }
+    let Some(mut command) = python("models/check_saved.py", "transformers, torch") else { return };
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     write_pairs(folder, "pairs.jsonl", 8);
@@ -418,11 +414,39 @@ fn transformers_loads_the_result_and_agrees() {
     );
     align(folder, &line).ok();
     align(folder, "logprobs --model {run/model} --data {pairs.jsonl} --output {scored.jsonl}").ok();
-    let mut command = std::process::Command::new(&python);
-    command.arg(align_testkit::fixture("models/check_saved.py"));
     command.arg(folder.join("run/model")).arg(folder.join("scored.jsonl"));
     let answer = support::Answer::of(&command.output().unwrap()).ok();
     assert!(answer.stdout.contains("largest difference"), "{}", answer.stdout);
+}
+
+/// The event files of a run, of one that went on in a second process too, say in TensorBoard what metrics.jsonl says.
+/// `align-train` has the same without Python, by a reader of its own, and TensorBoard's bytes.
+#[test]
+fn tensorboard_reads_what_the_metrics_say() {
+    let Some(mut check) = python("tensorboard/check.py", "numpy, tensorboard") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 8);
+    let line = |run: &str| {
+        format!(
+            "dpo --model {} --data {{pairs.jsonl}} --eval-data {{pairs.jsonl}} --eval-every 2 --output-dir {{{run}}} \
+             --max-steps 4 --save-every 2 --log-every 1 --learning-rate 1e-3 --samples 0",
+            tiny_llama().display()
+        )
+    };
+    for run in ["whole", "torn"] {
+        align(folder, &line(run)).ok();
+        check.arg(folder.join(run));
+    }
+    // As a kill before the end leaves it.
+    fs::remove_file(folder.join("torn/summary.json")).unwrap();
+    fs::remove_dir_all(folder.join("torn/model")).unwrap();
+    fs::remove_dir_all(folder.join("torn/checkpoints/step-4")).unwrap();
+    align(folder, &format!("{} --resume", line("torn"))).ok();
+    let said = support::Answer::of(&check.output().unwrap()).ok().stdout;
+    let ends: Vec<&str> = said.lines().filter_map(|line| Some(line.split_once(": ")?.1)).collect();
+    let expected = [1, 2].map(|files| format!("4 steps in {files} event files are those of metrics.jsonl"));
+    assert_eq!(ends, expected, "{said}");
 }
 
 #[test]

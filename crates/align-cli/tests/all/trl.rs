@@ -1,14 +1,16 @@
-//! Three full-batch steps of every offline loss of TRL 1.16; fixtures/trl/three_steps.py made the numbers.
+//! Three full-batch steps of every loss of rows in TRL 1.16; fixtures/trl/three_steps.py made the numbers. What TRL has
+//! and is not here stands in the README of align-losses.
 
 use crate::support;
 
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use align_data::ShuffledRows;
 use align_testkit::fixture;
 use align_types::PromptGroup;
 use serde_json::Value;
-use support::{align, json_lines, tiny_llama};
+use support::{align, copy_of_tiny_llama, json_lines, reward_model, tiny_llama};
 
 /// Relative difference that is allowed.
 const TOLERANCE: f64 = 1e-3;
@@ -34,14 +36,21 @@ const NLL: (&str, &str) = ("nll_loss", "a summand of the loss, which is compared
 
 const CPO: &[(&str, &str)] = &[NLL];
 
-const AVERAGES: &[(&str, &str)] =
-    &[("logps/", "TRL logs averages per token under this name, `align` always sums"), NLL];
+const MEANS: (&str, &str) = ("logps/", "TRL logs averages per token under this name, `align` always sums");
 
-const ORPO: &[(&str, &str)] = &[
-    ("logps/", "TRL logs averages per token under this name, `align` always sums"),
-    ("log_odds_chosen", "an inner number of the loss, which is compared"),
+const AVERAGES: &[(&str, &str)] = &[MEANS, NLL];
+
+/// TRL logs the bent scores as rewards; their order is that of the averages, so that accuracies are compared.
+const ALPHAPO: &[(&str, &str)] = &[
+    ("rewards/chosen", "TRL bends it, `align` logs β times the average"),
+    ("rewards/rejected", "TRL bends it, `align` logs β times the average"),
+    ("rewards/margins", "of two numbers that TRL bends"),
+    MEANS,
     NLL,
 ];
+
+const ORPO: &[(&str, &str)] =
+    &[MEANS, ("log_odds_chosen", "an inner number of the loss, which is compared"), NLL];
 
 /// TRL's ORPO averages the likelihood over prompt and answer, `align` over the answer as the paper has it: other losses
 /// and other updates. The odds do not see the difference, nor do rewards before the first update; `orpo` of the
@@ -107,6 +116,29 @@ const CASES: &[Case] = &[
         line: "dpo pairs --loss-type simpo --loss-type sft --loss-weights 1 --loss-weights 0.5",
         except: AVERAGES,
     },
+    Case {
+        name: "cpo, hinge",
+        line: "dpo pairs --loss-type hinge --loss-type sft --reference-free",
+        except: CPO,
+    },
+    Case {
+        name: "cpo, ipo",
+        line: "dpo pairs --loss-type ipo --loss-type sft --loss-weights 1,0.5 --reference-free",
+        except: AVERAGES,
+    },
+    Case {
+        name: "alphapo",
+        line: "dpo pairs --loss-type simpo --beta 2 --simpo-gamma 0.1 --simpo-alpha 0.25",
+        except: ALPHAPO,
+    },
+    case("tpo", "dpo pairs --loss-type cpo"),
+    case("tpo, hinge", "dpo pairs --loss-type hinge --loss-type sft --loss-weights 1,0.5 --reference-free"),
+    Case { name: "tpo, ipo", line: "dpo pairs --loss-type ipo --reference-free", except: &[MEANS] },
+    Case {
+        name: "tpo-l",
+        line: "dpo pairs --loss-type simpo --loss-type sft --beta 2 --simpo-gamma 1 --label-smoothing 0.1",
+        except: &[MEANS],
+    },
     Case { name: "orpo", line: "dpo pairs --loss-type orpo", except: ORPO },
     Case { name: "orpo of trl", line: "dpo pairs --loss-type orpo", except: ORPO_OF_TRL },
     Case { name: "kto", line: "kto labels", except: LABELS },
@@ -118,7 +150,53 @@ const CASES: &[Case] = &[
     Case { name: "kto, mostly praise", line: "kto praise", except: LABELS },
     Case { name: "kto, mostly praise, beta 1", line: "kto praise --beta 1", except: LABELS },
     Case { name: "apo_zero_unpaired", line: "kto labels --loss-type apo_zero_unpaired", except: LABELS },
+    case("nll", "sft answers"),
+    case("nll of texts", "sft texts"),
+    case("nll of what the assistant says", "sft chats --train-on assistant"),
+    case("dft", "sft answers --loss-type dft"),
+    case("dft of texts", "sft texts --loss-type dft"),
+    case("reward", "reward pairs"),
+    case("reward with margins", "reward margins"),
+    case("reward, centred", "reward pairs --center-rewards-coefficient 0.01"),
+    case("reward with margins, centred", "reward margins --center-rewards-coefficient 0.1"),
 ];
+
+/// Returns the name that a number of TRL's log has here, without a reference and with one.
+fn names(key: &str) -> [String; 2] {
+    let name = match key {
+        "accuracy" => "rewards/accuracies",
+        "margin" => "rewards/margins",
+        "mean_reward" => "rewards/mean",
+        other => other,
+    };
+    [name.replace("rewards/", "reference_free/"), name.to_owned()]
+}
+
+/// The models that the cases begin with, those of fixtures/trl/three_steps.py.
+struct Models {
+    /// Answers rows.
+    plain: PathBuf,
+    /// Says in its template what the assistant wrote.
+    chat: PathBuf,
+    /// Scores answers.
+    reward: PathBuf,
+}
+
+impl Models {
+    fn make(folder: &Path) -> Self {
+        let chat = copy_of_tiny_llama(folder, "chat");
+        std::fs::copy(fixture("trl/chats.jinja"), chat.join("chat_template.jinja")).unwrap();
+        Self { plain: tiny_llama(), chat, reward: reward_model(folder, "reward") }
+    }
+
+    fn of(&self, command: &str, rows: &str) -> &Path {
+        match (command, rows) {
+            ("reward", _) => &self.reward,
+            (_, "chats") => &self.chat,
+            _ => &self.plain,
+        }
+    }
+}
 
 /// The batches of three epochs of `rows` rows, as a run with seed 0 takes them.
 fn orders(rows: usize) -> Vec<Vec<usize>> {
@@ -153,8 +231,7 @@ fn differences(case: &Case, run: &Value, fixture: &Value) -> Vec<String> {
             if left_out || (updated && key != "learning_rate") {
                 continue;
             }
-            let free = key.replace("rewards/", "reference_free/");
-            let number = ours.get(key).or(ours.get(&free)).and_then(Value::as_f64);
+            let number = names(key).iter().find_map(|name| ours.get(name)).and_then(Value::as_f64);
             let trl = value.as_f64().unwrap();
             compared += 1;
             // The floor is for zeros: margins before the first update are exactly 0 in both programs.
@@ -176,16 +253,18 @@ fn three_full_batch_steps_follow_trl() {
     let settings = &fixture_of_trl["settings"];
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
+    let models = Models::make(folder);
     let run = |(index, case): (usize, &Case)| {
         let (command, rest) = case.line.split_once(' ').unwrap();
         let (rows, flags) = rest.split_once(' ').unwrap_or((rest, ""));
+        let model = models.of(command, rows);
         let rows = fixture(&format!("trl/{rows}.jsonl"));
         let count = std::fs::read_to_string(&rows).unwrap().lines().count();
         let line = format!(
             "{command} --model {} --data {} --output-dir {{{index}}} --batch-size {count} --max-steps {} \
              --learning-rate {} --max-grad-norm {} --lr-scheduler {} --log-every 1 --samples 0 --save-every 0 \
              --threads 1 {flags}",
-            tiny_llama().display(),
+            model.display(),
             rows.display(),
             settings["steps"],
             settings["learning_rate"],

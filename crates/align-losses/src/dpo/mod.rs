@@ -41,7 +41,7 @@ pub use tokens::{length_desensitised_sums, policy_weights};
 /// | `discopop` | (1 − s) (−log σ(β D)) + s exp(−β D), s = σ(β D / τ) | 2406.08414 eq. 5 |
 /// | `sigmoid_norm` | −log σ(β (h_c / n_c − h_r / n_r)) | 2411.15124 |
 /// | `sft` | −log π(c), averaged over all chosen tokens | 2405.16436, 2404.19733 |
-/// | `simpo` | −log σ(β (log π(c) / n_c − log π(r) / n_r) − γ) | 2405.14734 eq. 6 |
+/// | `simpo` | −log σ(β (s_c − s_r) − γ), s = log π / n, or with `simpo_alpha` (1 − exp(−α log π / n)) / α | 2405.14734 eq. 6, 2501.03884 |
 /// | `cpo` | −log σ(β (log π(c) − log π(r))), plus `cpo_alpha` times `sft` | 2401.08417 eq. 3 |
 /// | `orpo` | β times −log σ(log odds(c) − log odds(r)), plus `sft` | 2403.07691 eq. 6 |
 ///

@@ -9,13 +9,23 @@ use crate::{Aggregation, DpoConfig, Result};
 /// Largest average log-probability that ORPO tells from 0: at 0 the odds are infinite. Float32 resolves no more.
 const LARGEST_AVERAGE: f64 = -1e-7;
 
-/// Computes −log σ(β (log π(c) / n_c − log π(r) / n_r) − γ) (SimPO, 2405.14734 eq. 6), with label smoothing as TRL.
+/// Computes −log σ(β (s(c) − s(r)) − γ), s = log π / n (SimPO, 2405.14734 eq. 6) or its [`shaped`] form, with label
+/// smoothing as TRL.
 ///
 /// TRL adds the likelihood term of CPO unless `cpo_alpha` is 0; here it is added by naming `sft` as well.
 pub(super) fn simpo(pairs: &Pairs, config: &DpoConfig) -> Result<Tensor> {
     let averages = pairs.policy.per_token(pairs.lengths()?)?;
-    let margin = averages.difference()?.f_mul_scalar(config.beta)?.f_sub_scalar(config.simpo_gamma)?;
+    let scores = averages.map(|average| shaped(average, config.simpo_alpha))?;
+    let margin = scores.difference()?.f_mul_scalar(config.beta)?.f_sub_scalar(config.simpo_gamma)?;
     paired::sigmoid(&margin, config.label_smoothing)
+}
+
+/// Computes (1 − exp(−α a)) / α of averages a per token (AlphaPO, 2501.03884), which is a at α = 0.
+fn shaped(average: &Tensor, alpha: f64) -> Result<Tensor> {
+    if alpha == 0.0 {
+        return Ok(average.shallow_clone());
+    }
+    Ok(average.f_mul_scalar(-alpha)?.f_expm1()?.f_div_scalar(-alpha)?)
 }
 
 /// Computes −log σ(β (log π(c) − log π(r))) (CPO, 2401.08417 eq. 3), with label smoothing as TRL.

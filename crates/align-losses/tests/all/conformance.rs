@@ -6,7 +6,7 @@ use crate::common;
 use align_core::{Objective, align_types::PromptGroup};
 use align_losses::{
     Aggregation, Dpo, DpoConfig, DpoLossType, FDivergence, Kto, KtoConfig, KtoLossType, Reference, Sft,
-    SftConfig, Una, UnaConfig, UnaLossType,
+    SftConfig, SftLossType, Una, UnaConfig, UnaLossType,
 };
 use align_testkit::assert_close;
 use common::{
@@ -52,7 +52,9 @@ fn of_pairs() -> Vec<Box<dyn Objective>> {
         objectives.push(Box::new(Dpo::new(config, reference).unwrap()));
     }
     for aggregation in [Aggregation::TokenMean, Aggregation::SeqMeanMean] {
-        objectives.push(Box::new(Sft::new(SftConfig { aggregation })));
+        for loss_type in [SftLossType::Nll, SftLossType::Dft] {
+            objectives.push(Box::new(Sft::new(SftConfig { loss_type, aggregation })));
+        }
     }
     objectives
 }

@@ -4,7 +4,7 @@ use align_core::{
     TokenLogProbs,
     tch::{Kind, Tensor},
 };
-use align_losses::{Aggregation, DpoConfig, DpoInputs, dpo_loss, sft_loss};
+use align_losses::{Aggregation, DpoConfig, DpoInputs, SftConfig, SftLossType, dpo_loss, sft_loss};
 use align_testkit::{assert_close, gradient_check};
 
 /// G2: three pairs at β = 0.1.
@@ -113,7 +113,7 @@ fn gradients_are_the_slopes_of_the_loss() {
     for aggregation in [Aggregation::TokenMean, Aggregation::SeqMeanMean] {
         gradient_check(&[logps.copy()], 1e-7, |t| {
             let logps = TokenLogProbs::new(t[0].shallow_clone(), vec![3, 1]).unwrap();
-            sft_loss(&logps, aggregation).unwrap().mean().unwrap()
+            sft_loss(&logps, &SftConfig { aggregation, ..Default::default() }).unwrap().mean().unwrap()
         });
     }
 }
@@ -140,8 +140,31 @@ fn extreme_margins_stay_finite() {
 fn aggregations_divide_by_what_they_say() {
     let logps = Tensor::from_slice(&[-1.0, -3.0, -2.0, -2.0, -4.0, -1.0]);
     let logps = TokenLogProbs::new(logps, vec![2, 4]).unwrap();
-    let mean = |a| sft_loss(&logps, a).unwrap().mean().unwrap().double_value(&[]);
+    let mean = |aggregation| {
+        let config = SftConfig { aggregation, ..Default::default() };
+        sft_loss(&logps, &config).unwrap().mean().unwrap().double_value(&[])
+    };
     assert_close(&[mean(Aggregation::SeqMeanMean), mean(Aggregation::TokenMean)], &[2.125, 2.16666667], 5e-9);
+}
+
+/// Tokens of probability 1/2, 1/4 and 1/8 in answers of two and one: −p ln p is (1/2, 1/2, 3/8) ln 2, and the slope
+/// along log p is −p, not −p (1 + ln p), as p is a constant.
+#[test]
+fn dynamic_fine_tuning_weighs_tokens_by_their_probability() {
+    let (half, ln_2) = (0.5f64, std::f64::consts::LN_2);
+    for (aggregation, loss, shares) in [
+        (Aggregation::TokenMean, (half + half + 0.375) * ln_2 / 3.0, [3.0, 3.0, 3.0]),
+        (Aggregation::SeqMeanMean, (half + 0.375) * ln_2 / 2.0, [4.0, 4.0, 2.0]),
+    ] {
+        let leaf = Tensor::from_slice(&[-ln_2, -2.0 * ln_2, -3.0 * ln_2]).set_requires_grad(true);
+        let logps = TokenLogProbs::new(leaf.shallow_clone(), vec![2, 1]).unwrap();
+        let config = SftConfig { loss_type: SftLossType::Dft, aggregation };
+        let mean = sft_loss(&logps, &config).unwrap().mean().unwrap();
+        assert_close(&[mean.double_value(&[])], &[loss], 1e-12);
+        mean.backward();
+        let slopes = [half, 0.25, 0.125].into_iter().zip(shares).map(|(p, share)| -p / share);
+        assert_close(&values(&leaf.grad()), &slopes.collect::<Vec<_>>(), 1e-12);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use align_losses::{
     KtoLossType, PairLengths, UnaConfig, UnaInputs, UnaLossType, a_star_target, bco_loss, dpo_loss,
     kto_baseline, kto_loss, qrpo_target, una_loss,
 };
-use align_testkit::assert_close;
+use align_testkit::{assert_close, gradient_check};
 
 const EXACT: f64 = 5e-9;
 
@@ -85,6 +85,27 @@ fn g2_reference_free_losses() {
     // SLiC-HF with margin 1: max(0, 1 − log π(c) + log π(r)) = (0, 1.5, 0).
     let slic = g2(&DpoConfig { beta: 1.0, reference_free: true, ..of(DpoLossType::Hinge) });
     assert_close(&terms(&slic, 0), &[0.0, 1.5, 0.0], 1e-12);
+}
+
+/// AlphaPO of tokens with probability 1/2 in the chosen and 1/4 in the rejected answer, of any length: at α = 1 the
+/// scores 1 − 1/p are −1 and −3, at α = −1 they are p − 1, so −1/2 and −3/4; at α → 0 they are ln p.
+#[test]
+fn alphapo_bends_the_scores_of_simpo() {
+    let ln_2 = std::f64::consts::LN_2;
+    let (chosen, rejected) = (Tensor::from_slice(&[-3.0 * ln_2]), Tensor::from_slice(&[-4.0 * ln_2]));
+    let (three, two) = (Tensor::from_slice(&[3i64]), Tensor::from_slice(&[2i64]));
+    let lengths = Some(PairLengths { chosen: &three, rejected: &two });
+    let softplus = |z: f64| z.exp().ln_1p();
+    for (simpo_alpha, difference) in [(1.0, 2.0), (-1.0, 0.25), (0.0, ln_2), (1e-9, ln_2)] {
+        let config = DpoConfig { beta: 0.5, simpo_gamma: 0.25, simpo_alpha, ..of(DpoLossType::Simpo) };
+        let loss = |chosen: &Tensor, rejected: &Tensor| {
+            let inputs = DpoInputs { lengths, ..DpoInputs::new(chosen, rejected) };
+            dpo_loss(&inputs, &config).unwrap().mean().unwrap()
+        };
+        let expected = softplus(0.25 - 0.5 * difference);
+        assert_close(&[loss(&chosen, &rejected).double_value(&[])], &[expected], 1e-8);
+        gradient_check(&[chosen.copy(), rejected.copy()], 1e-7, |t| loss(&t[0], &t[1]));
+    }
 }
 
 /// ORPO's terms are −log σ of the log odds ratios (0.82935072, −0.43463448, −0.11659809).

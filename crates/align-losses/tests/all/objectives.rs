@@ -12,6 +12,10 @@ use align_testkit::{BigramLm, assert_close};
 use common::{VOCAB, model, pair, pairs};
 use proptest::prelude::*;
 
+fn sft(aggregation: Aggregation) -> Sft {
+    Sft::new(SftConfig { aggregation, ..Default::default() })
+}
+
 /// The loop's arithmetic: denominators of the whole batch, gradients added over the cuts.
 fn loss_and_gradient(
     model: &BigramLm,
@@ -55,8 +59,8 @@ proptest! {
         let reference = || Reference::Model(model(2).replicate().unwrap());
         let objectives: [Box<dyn Objective>; 3] = [
             Box::new(Dpo::new(DpoConfig::default(), reference()).unwrap()),
-            Box::new(Sft::new(SftConfig { aggregation: Aggregation::TokenMean })),
-            Box::new(Sft::new(SftConfig { aggregation: Aggregation::SeqMeanMean })),
+            Box::new(sft(Aggregation::TokenMean)),
+            Box::new(sft(Aggregation::SeqMeanMean)),
         ];
         for objective in &objectives {
             let (loss, gradient) = loss_and_gradient(&policy, objective.as_ref(), &[&groups]);
@@ -73,7 +77,7 @@ proptest! {
         let groups = masked(groups, seed);
         let policy = model(1);
         for aggregation in [Aggregation::TokenMean, Aggregation::SeqMeanMean] {
-            let objective = Sft::new(SftConfig { aggregation });
+            let objective = sft(aggregation);
             let (loss, gradient) = loss_and_gradient(&policy, &objective, &[&groups]);
             let (cut_loss, cut_gradient) =
                 loss_and_gradient(&policy, &objective, &[&groups[..cut], &groups[cut..]]);
@@ -96,7 +100,6 @@ proptest! {
             .collect();
         let sum: f64 = kept.iter().flatten().sum();
         let count = kept.iter().map(Vec::len).sum::<usize>() as f64;
-        let sft = |aggregation| Sft::new(SftConfig { aggregation });
         let (loss, _) = loss_and_gradient(&policy, &sft(Aggregation::TokenMean), &[&groups]);
         assert_close(&[loss], &[-sum / count], 1e-5);
         let means: f64 = kept.iter().map(|values| values.iter().sum::<f64>() / values.len() as f64).sum();

@@ -118,12 +118,12 @@ fn losses_of_pairs() {
 }
 
 #[test]
-fn aggregations_of_sft() {
+fn losses_of_demonstrations() {
     let expected = Expected::read();
     for case in expected.cases("sft") {
         let config: SftConfig = serde_json::from_value(case["config"].clone()).unwrap();
         let leaf = expected.tokens("policy").set_requires_grad(true);
-        check(case, &sft_loss(&expected.log_probs(&leaf), config.aggregation).unwrap(), &leaf);
+        check(case, &sft_loss(&expected.log_probs(&leaf), &config).unwrap(), &leaf);
     }
 }
 

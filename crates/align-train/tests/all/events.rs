@@ -43,6 +43,13 @@ fn the_bytes_are_those_of_tensorboard() {
     assert!(std::fs::read(file.path()).unwrap() == expected);
 }
 
+/// The reader of these tests checks checksums by itself: 32 zero bytes and 32 of 0xff have those of RFC 3720, appendix B.4.
+#[test]
+fn the_reader_knows_the_checksums_of_the_standard() {
+    assert_eq!(events::crc32c(&[0; 32]), 0x8a91_36aa);
+    assert_eq!(events::crc32c(&[0xff; 32]), 0x62a8_ab43);
+}
+
 /// The names are such that TensorBoard finds the files and reads them in the order in which they were written.
 #[test]
 fn names_are_those_tensorboard_looks_for() {

@@ -42,7 +42,7 @@ pub enum DpoLossType {
     Sft,
     /// DPO over averages per token (Tulu 3, 2411.15124).
     SigmoidNorm,
-    /// Simple preference optimisation, 2405.14734 eq. 6; reference-free.
+    /// Simple preference optimisation, 2405.14734 eq. 6; reference-free. With `simpo_alpha` AlphaPO, 2501.03884.
     Simpo,
     /// Contrastive preference optimisation, 2401.08417 eq. 3; reference-free, with a likelihood term.
     Cpo,
@@ -220,6 +220,9 @@ pub struct DpoConfig {
     pub use_weighting: bool,
     /// Margin γ of SimPO; >= 0.
     pub simpo_gamma: f64,
+    /// Shape α of the reward of SimPO (AlphaPO, 2501.03884): β (1 − p^−α) / α with p the geometric mean of the
+    /// probabilities of an answer's tokens; in [−10, 10], at 0 the plain β log p. TRL calls it `alpha`.
+    pub simpo_alpha: f64,
     /// Weight of the likelihood term of CPO; >= 0.
     pub cpo_alpha: f64,
     /// Over what the likelihood of the chosen answers is averaged in `sft`, `cpo` and `orpo`.
@@ -240,6 +243,7 @@ impl Default for DpoConfig {
             ld_alpha: None,
             use_weighting: false,
             simpo_gamma: 0.5,
+            simpo_alpha: 0.0,
             cpo_alpha: 1.0,
             sft_aggregation: Aggregation::TokenMean,
         }
@@ -248,6 +252,9 @@ impl Default for DpoConfig {
 
 /// Largest `beta`: far above any use, and far below where products with it leave 32-bit floats.
 pub(super) const MOST_BETA: f64 = 1e6;
+
+/// Largest `simpo_alpha`: above any use, and p^−α of answers that a language model may see stays a number.
+const MOST_SIMPO_ALPHA: f64 = 10.0;
 
 /// Checks the strength of the pull to a reference.
 pub(super) fn check_beta(beta: f64) -> Result<()> {
@@ -321,6 +328,8 @@ impl DpoConfig {
         }
         check("f-alpha-divergence-coef", self.f_alpha_divergence_coef, true, "a finite number")?;
         check("simpo-gamma", self.simpo_gamma, self.simpo_gamma >= 0.0, "a finite number of at least 0")?;
+        let alpha = self.simpo_alpha;
+        check("simpo-alpha", alpha, alpha.abs() <= MOST_SIMPO_ALPHA, "a number in [-10, 10]")?;
         check("cpo-alpha", self.cpo_alpha, self.cpo_alpha >= 0.0, "a finite number of at least 0")?;
         self.check_combinations()
     }
@@ -359,6 +368,7 @@ impl DpoConfig {
         let likelihood = self.loss_type.iter().any(|loss| loss.has_likelihood());
         let settings = [
             ("simpo-gamma", self.simpo_gamma != default.simpo_gamma, has(DpoLossType::Simpo)),
+            ("simpo-alpha", self.simpo_alpha != default.simpo_alpha, has(DpoLossType::Simpo)),
             ("cpo-alpha", self.cpo_alpha != default.cpo_alpha, has(DpoLossType::Cpo)),
             ("discopop-tau", self.discopop_tau != default.discopop_tau, has(DpoLossType::Discopop)),
             (
@@ -502,6 +512,9 @@ mod tests {
             (DpoConfig { f_alpha_divergence_coef: 0.9, ..Default::default() }, "f-alpha-divergence-coef"),
             (DpoConfig { discopop_tau: 0.0, ..Default::default() }, "(0, 1]"),
             (DpoConfig { simpo_gamma: f64::NAN, ..Default::default() }, "simpo-gamma"),
+            (DpoConfig { simpo_alpha: 0.25, ..Default::default() }, "none of the losses reads it"),
+            (DpoConfig { simpo_alpha: -11.0, ..of(L::Simpo) }, "a number in [-10, 10]"),
+            (DpoConfig { simpo_alpha: f64::NAN, ..of(L::Simpo) }, "simpo-alpha"),
         ] {
             let error = refusal(config);
             assert!(error.contains(expected), "{error} does not say {expected}");

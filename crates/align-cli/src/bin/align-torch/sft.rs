@@ -1,7 +1,7 @@
 //! `align sft`.
 
-use align_cli::{Result, args::SftArgs};
-use align_core::Objective;
+use align_cli::{Result, args::SftArgs, health};
+use align_core::{Objective, align_types::HealthCheck};
 use align_data::{DataConfig, Kind};
 use align_lm::Model;
 use align_losses::Sft as SftObjective;
@@ -33,6 +33,10 @@ impl Method for Sft<'_> {
 
     fn data_config(&self, config: DataConfig) -> DataConfig {
         DataConfig { sft_on_chosen: self.0.sft_on_chosen, train_on: self.0.train_on.into(), ..config }
+    }
+
+    fn health(&self) -> Vec<HealthCheck> {
+        health::sft(&self.0.sft_config())
     }
 }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 use align_cli::{
     Result,
     args::{ReferenceArgs, TrainArgs},
-    health,
 };
 use align_core::{
     Objective,
@@ -71,9 +70,7 @@ pub trait Method {
     }
 
     /// Returns what is watched over while it trains.
-    fn health(&self) -> Vec<HealthCheck> {
-        health::shared()
-    }
+    fn health(&self) -> Vec<HealthCheck>;
 }
 
 /// The part of a method that knows what it trains.

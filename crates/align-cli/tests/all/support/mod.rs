@@ -94,6 +94,20 @@ pub fn align(folder: &Path, arguments: &str) -> Answer {
     Answer::to(&mut command(folder, arguments))
 }
 
+/// Makes the command of a program of the fixtures in the Python of `ALIGN_TEST_PYTHON`; none, and a note that says so,
+/// where that lacks modules.
+pub fn python(program: &str, modules: &str) -> Option<Command> {
+    let python = std::env::var("ALIGN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let there = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
+    if !there.is_ok_and(|output| output.status.success()) {
+        eprintln!("note: skipped, {python} has no {modules} (set ALIGN_TEST_PYTHON)");
+        return None;
+    }
+    let mut command = Command::new(python);
+    command.arg(align_testkit::fixture(program));
+    Some(command)
+}
+
 /// Writes a file into a folder and returns its path.
 pub fn write(folder: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
     let path = folder.join(name);

@@ -20,16 +20,37 @@ pub fn of_run(folder: &Path) -> Vec<Event> {
     all
 }
 
-/// Reads the events of a file; checksums are not looked at.
+/// Reads the events of a file: records of TFRecord, each a length in eight bytes, its checksum, the content and its
+/// checksum.
 pub fn parse(bytes: &[u8]) -> Vec<Event> {
     let mut rest = bytes;
     let mut events = Vec::new();
     while !rest.is_empty() {
-        let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
-        events.push(event(&rest[12..12 + length]));
-        rest = &rest[16 + length..];
+        let length = checked(&mut rest, 8);
+        let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
+        events.push(event(checked(&mut rest, length)));
     }
     events
+}
+
+/// Takes some bytes and the checksum behind them, which must be theirs.
+fn checked<'a>(rest: &mut &'a [u8], length: usize) -> &'a [u8] {
+    let (content, behind) = rest.split_at(length);
+    let (checksum, behind) = behind.split_at(4);
+    assert_eq!(u32::from_le_bytes(checksum.try_into().unwrap()), masked(crc32c(content)), "a checksum");
+    *rest = behind;
+    content
+}
+
+/// Masks a checksum as the records have it: one of bytes that hold checksums themselves would say little.
+fn masked(crc: u32) -> u32 {
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// Computes CRC-32C bit by bit (RFC 3720, appendix B.4: the polynomial 0x1EDC6F41, here with its bits reversed).
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
 }
 
 fn event(bytes: &[u8]) -> Event {
