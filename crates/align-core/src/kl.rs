@@ -40,6 +40,16 @@ pub fn k3(policy: &Tensor, reference: &Tensor) -> Result<Tensor> {
     Ok(ratio.f_expm1()?.f_sub(&ratio)?)
 }
 
+/// Computes [`k3`] of one number, d = log π − log π_ref.
+///
+/// ```
+/// assert!((align_core::kl::k3_of(-0.5) - 0.14872127).abs() < 1e-8);
+/// ```
+pub fn k3_of(d: f64) -> f64 {
+    let ratio = (-d).clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT);
+    ratio.exp_m1() - ratio
+}
+
 #[cfg(test)]
 mod tests {
     use tch::Kind;
@@ -84,6 +94,14 @@ mod tests {
         close(&of_k2, &Vec::<f64>::try_from(gradient(reverse)).unwrap(), 1e-12);
         let of_k3 = gradient(expectation(&k3(&policy, &reference).unwrap()));
         close(&of_k3, &Vec::<f64>::try_from(gradient(forward)).unwrap(), 1e-12);
+    }
+
+    #[test]
+    fn numbers_and_tensors_agree_beyond_the_bound_as_well() {
+        let d = [0.2, -0.1, -0.5, 0.0, 30.0, -30.0];
+        let of_tensor = k3(&Tensor::from_slice(&d), &Tensor::from_slice(&[0.0f64; 6])).unwrap();
+        close(&of_tensor, &d.map(k3_of), 1e-6);
+        assert_eq!(k3_of(-30.0), k3_of(-20.0));
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl FamilyConfig {
             Self::Bloom(config) => config.sizes.clone(),
             Self::Gemma(config) => config.sizes.clone(),
             Self::Gemma2(config) => config.sizes.clone(),
-            Self::Gemma3(config) => config.sizes.clone(),
+            Self::Gemma3(config) => config.base.sizes.clone(),
             Self::Glm(config) => config.sizes.clone(),
             Self::Baichuan(config) => config.sizes.clone(),
             Self::ChatGlm(config) => config.sizes.clone(),

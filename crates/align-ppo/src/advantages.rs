@@ -31,7 +31,8 @@ pub struct AdvantageReport {
     pub advantages: Moments,
     /// Moments of the returns of all tokens, in units of the reward; of whole answers where there is no critic.
     pub returns: Moments,
-    /// 1 − Var(return − value) / Var(return): 1 for a perfect critic, 0 for a constant, below 0 for worse.
+    /// 1 − Var(return − value) / Var(return), both in units of the reward: 1 for a perfect critic, 0 for a constant, below 0
+    /// for worse.
     pub explained_variance: Option<f64>,
 }
 

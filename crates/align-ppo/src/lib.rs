@@ -55,7 +55,7 @@ pub use entropy::entropies;
 pub use error::{Error, IterationError, Result};
 pub use gae::{Gae, GaeInputs, gae};
 pub use groups::{GROUP_EPSILON, centred, group_normalised, leave_one_out};
-pub use iteration::{Figures, Observer, Parts, Ppo, Sampler, Settings};
+pub use iteration::{Figure, Observer, Parts, Ppo, Sampler, Settings};
 pub use measures::{MeasureLayout, MeasureReport, begin_trajectories, read_measures};
 pub use minibatches::deal;
 pub use normalizer::{RunningNormalizer, RunningScale};

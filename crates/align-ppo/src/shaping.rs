@@ -1,6 +1,9 @@
 use std::borrow::BorrowMut;
 
-use align_core::align_types::{Completion, PromptGroup, Trajectory};
+use align_core::{
+    align_types::{Completion, PromptGroup, Trajectory},
+    kl,
+};
 
 use crate::answers::{check_tokens, for_each, is_truncated};
 use crate::{
@@ -96,9 +99,6 @@ pub fn overlong_penalty(tokens: usize, penalty: OverlongPenalty) -> f64 {
 /// Largest k3 in a reward: one token that the policy has almost ruled out must not outweigh a batch.
 const LARGEST_K3: f64 = 10.0;
 
-/// Bound of the exponent in k3, as in [`align_core::kl`].
-const LARGEST_EXPONENT: f64 = 20.0;
-
 /// Computes the estimate of KL(π ‖ π_ref) at a token with d = log π − log π_ref; k3 is at most 10.
 ///
 /// ```
@@ -112,10 +112,7 @@ pub fn kl_estimate(estimator: KlEstimator, d: f64) -> f64 {
     match estimator {
         KlEstimator::K1 => d,
         KlEstimator::K2 => 0.5 * d * d,
-        KlEstimator::K3 => {
-            let log_ratio = (-d).clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT);
-            (log_ratio.exp_m1() - log_ratio).min(LARGEST_K3)
-        }
+        KlEstimator::K3 => kl::k3_of(d).min(LARGEST_K3),
     }
 }
 

@@ -97,6 +97,12 @@ impl NextToken {
         }
         self.weights.get(token as usize).map_or(f64::NEG_INFINITY, |w| w.ln() - self.log_total)
     }
+
+    /// Draws a token as [`Self::draw`] does, with its [`Self::log_prob`].
+    pub(crate) fn drawn(&self, uniform: f64) -> (TokenId, f64) {
+        let token = self.draw(uniform);
+        (token, self.log_prob(token))
+    }
 }
 
 /// Finds the largest logit; ties go to the smaller id. `None` for an empty row.

@@ -1,7 +1,5 @@
 //! One thread of the tensor backend: a model, sequences of its own, jobs from the common queue.
 
-use std::ops::ControlFlow;
-
 use align_core::{
     CachedLm, KvCache,
     align_types::TokenId,
@@ -15,7 +13,7 @@ use crate::{
     sequence::Sequence,
     slots,
     stop::StopRules,
-    work::{Emit, Finished, Job, Work},
+    work::{Emit, Job, Work},
 };
 
 pub(crate) struct Worker<'c> {
@@ -103,7 +101,7 @@ impl<'c> Worker<'c> {
             let mut sequence =
                 Sequence::new(current.job.prompt, current.job.first_sample, call.numbering, call.config);
             current.job.first_sample += 1;
-            let finished = self.advance(&mut sequence, &current.first, emit)?;
+            let finished = self.work.advance(&mut sequence, |u| current.first.drawn(u), &self.stop, emit)?;
             self.current = Some(current);
             if !finished {
                 return Ok(Some(sequence));
@@ -145,26 +143,12 @@ impl<'c> Worker<'c> {
                 let position = prompt.len() + sequence.tokens.len();
                 return Err(Error::NonFinite { prompt: sequence.prompt, position });
             }
-            if self.advance(sequence, &row, emit)? {
+            if self.work.advance(sequence, |u| row.drawn(u), &self.stop, emit)? {
                 *place = None;
             }
         }
         self.row = row;
         Ok(())
-    }
-
-    /// Draws one token; says whether the sequence is finished, and hands its completion out if so.
-    fn advance(&self, sequence: &mut Sequence, row: &NextToken, emit: &mut Emit<'_>) -> Result<bool> {
-        let token = row.draw(sequence.stream.uniform());
-        let Sequence { prompt, sample, .. } = *sequence;
-        let limit = self.work.call.limit(prompt);
-        let Some(completion) = sequence.push(token, row.log_prob(token), &self.stop, limit)? else {
-            return Ok(false);
-        };
-        if let ControlFlow::Break(()) = emit(Finished { prompt, sample, completion }) {
-            self.work.stop();
-        }
-        Ok(true)
     }
 }
 

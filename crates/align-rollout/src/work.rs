@@ -12,7 +12,12 @@ use std::{
 
 use align_core::align_types::{Completion, PromptGroup, TokenId, config::SamplingConfig};
 
-use crate::{Error, Result, door, sequence::Numbering, settings::Settings};
+use crate::{
+    Error, Result, door,
+    sequence::{Numbering, Sequence},
+    settings::Settings,
+    stop::StopRules,
+};
 
 /// Takes complete groups in the order of the prompts.
 pub(crate) type Sink<'s> = dyn FnMut(PromptGroup) -> ControlFlow<()> + 's;
@@ -117,6 +122,27 @@ impl Work<'_> {
 
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Appends to a sequence what `draw` makes of its next uniform number, a token and its log-probability; hands the
+    /// completion out and says `true` if it was the last.
+    pub(crate) fn advance(
+        &self,
+        sequence: &mut Sequence,
+        draw: impl FnOnce(f64) -> (TokenId, f64),
+        stop: &StopRules<'_>,
+        emit: &mut Emit<'_>,
+    ) -> Result<bool> {
+        let (token, log_prob) = draw(sequence.stream.uniform());
+        let Sequence { prompt, sample, .. } = *sequence;
+        let limit = self.call.limit(prompt);
+        let Some(completion) = sequence.push(token, log_prob, stop, limit)? else {
+            return Ok(false);
+        };
+        if let ControlFlow::Break(()) = emit(Finished { prompt, sample, completion }) {
+            self.stop();
+        }
+        Ok(true)
     }
 
     /// Runs a worker on the calling thread.

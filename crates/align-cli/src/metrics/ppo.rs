@@ -135,7 +135,8 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "val/explained_variance",
-        "1 − variance of (return − value) / variance of returns",
+        "1 − variance of (return − value) / variance of returns, both in units of the reward, with `--normalize-values` as \
+         well",
         "1",
         "rises towards 1",
         "below 0: the critic is worse than a constant; give `--critic-warmup`",
@@ -151,8 +152,9 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "loss/value_avg",
-        "½ mean squared error of the values, the larger of clipped and not: the whole loss of a separate critic",
-        "squares of the reward's unit",
+        "½ mean squared error of the values, the larger of clipped and not: the whole loss of a separate critic; with \
+         `--normalize-values` values and returns are in running standard deviations of the returns",
+        "squares of the reward's unit; 1 with `--normalize-values`",
         "falls",
         "rising: the critic does not keep up",
     ),

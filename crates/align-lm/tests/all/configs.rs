@@ -136,8 +136,8 @@ fn absent_keys_have_the_defaults_of_transformers() {
 
     let gemma3 = without("tiny-gemma3", &["layer_types", "rope_parameters"]);
     let FamilyConfig::Gemma3(config) = gemma3.family() else { panic!("no Gemma 3") };
-    assert_eq!((config.rope.theta, config.local_rope.theta), (1e6, 1e4));
-    assert_eq!(config.windows, [Some(9); 3]);
+    assert_eq!((config.base.rope.theta, config.local_rope.theta), (1e6, 1e4));
+    assert_eq!(config.base.windows, [Some(9); 3]);
 
     let neox = with("tiny-gpt-neox", &[("rope_parameters", Value::Null), ("rotary_emb_base", json!(500))]);
     let FamilyConfig::GptNeox(config) = neox.family() else { panic!("no GPT-NeoX") };

@@ -12,18 +12,16 @@ use crate::{IterationError, PpoConfig, objective_metrics, rollout::score_any, sa
 
 impl Ppo<'_> {
     /// Names what [`Self::evaluate_prompts`] gives; `None` where nothing is held out.
-    pub(super) fn names_of_evaluation(&mut self) -> Result<Option<Vec<String>>> {
+    pub(super) fn names_of_evaluation(&self) -> Option<Vec<String>> {
         if self.eval.is_empty() && self.figures.is_empty() {
-            return Ok(None);
+            return None;
         }
         let mut names: Vec<String> = Vec::new();
         if !self.eval.is_empty() {
             names.extend(PpoConfig::HELD_OUT.map(str::to_owned));
         }
-        for figures in &mut self.figures {
-            names.extend(figures().map_err(IterationError::Seam)?.into_iter().map(|(name, _)| name));
-        }
-        Ok(Some(names))
+        names.extend(self.figures.iter().map(|figure| figure.name.clone()));
+        Some(names)
     }
 
     /// Samples and scores answers to held-out prompts, and asks for the further figures.
@@ -55,8 +53,8 @@ impl Ppo<'_> {
                 PpoConfig::HELD_OUT.iter().filter_map(|name| Some(((*name).to_owned(), *all.get(*name)?))),
             );
         }
-        for figures in &mut self.figures {
-            metrics.extend(figures().map_err(IterationError::Seam)?);
+        for figure in &mut self.figures {
+            metrics.push((figure.name.clone(), (figure.measure)().map_err(IterationError::Seam)?));
         }
         Ok(metrics)
     }

@@ -16,7 +16,7 @@ use align_core::{
 
 use learn::{Trainer, TrainerClock};
 
-pub use parts::{Figures, Observer, Parts, Sampler, Settings};
+pub use parts::{Figure, Observer, Parts, Sampler, Settings};
 use state::{Ahead, State};
 use take::{Collector, CollectorClock};
 
@@ -47,7 +47,7 @@ pub struct Ppo<'a> {
     trainer: Trainer<'a>,
     eval: Vec<PromptGroup>,
     observer: Option<Box<Observer<'a>>>,
-    figures: Vec<Box<Figures<'a>>>,
+    figures: Vec<Figure<'a>>,
 }
 
 /// Adds the seconds of some work to a phase.
@@ -205,7 +205,7 @@ impl Steps for Ppo<'_> {
     }
 
     fn evaluation_metrics(&mut self) -> std::result::Result<Option<Vec<String>>, BoxError> {
-        Ok(self.names_of_evaluation()?)
+        Ok(self.names_of_evaluation())
     }
 
     fn evaluate(&mut self, _: &StepAt<'_>) -> std::result::Result<Option<Evaluation>, BoxError> {

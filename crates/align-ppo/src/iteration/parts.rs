@@ -32,7 +32,7 @@ pub struct Parts<'a> {
     pub observer: Option<Box<Observer<'a>>>,
     /// Further figures of an evaluation, such as a held-out loss on earlier data. Without held-out prompts the first of
     /// them stands for the loss.
-    pub figures: Vec<Box<Figures<'a>>>,
+    pub figures: Vec<Figure<'a>>,
 }
 
 impl Parts<'_> {
@@ -82,8 +82,13 @@ pub enum Sampler<'a> {
 /// Sees the scored samples of an iteration (from 1).
 pub type Observer<'a> = dyn FnMut(u64, &[&PromptGroup]) -> Result<(), BoxError> + 'a;
 
-/// Measures something of the policy as it is.
-pub type Figures<'a> = dyn FnMut() -> Result<Vec<(String, f64)>, BoxError> + 'a;
+/// A further figure of an evaluation. Its name is known before it is measured, which may take long.
+pub struct Figure<'a> {
+    /// The name, without `eval/`.
+    pub name: String,
+    /// Measures the policy as it is.
+    pub measure: Box<dyn FnMut() -> Result<f64, BoxError> + 'a>,
+}
 
 /// How iterations are run.
 #[derive(Debug, Clone)]

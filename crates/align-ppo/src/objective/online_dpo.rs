@@ -1,12 +1,12 @@
 use align_core::{
     CausalLm, LossOutput, Objective, PackedBatch, Parameter, TokenLogProbs,
     align_types::{PromptGroup, config::DpoConfig},
-    gather_log_probs, no_grad,
+    no_grad,
     tch::Tensor,
 };
 use align_losses::{DpoInputs, dpo_loss};
 
-use super::policy::check_temperature;
+use super::policy::{check, log_probs};
 use super::references::{References, by_group};
 use crate::{Error, MeasureLayout, PpoConfig, Result, answers::name_of};
 
@@ -25,9 +25,7 @@ impl OnlineDpoObjective {
     /// # Errors
     /// A configuration outside its range; a temperature that is not above 0; a missing reference.
     pub fn new(config: &PpoConfig, temperature: f64, references: References) -> Result<Self> {
-        config.validate()?;
-        check_temperature(temperature)?;
-        references.check(config)?;
+        check(config, temperature, &references)?;
         if references.model().is_none() {
             return Err(Error::input("reference", "online-dpo compares the policy with one"));
         }
@@ -40,9 +38,7 @@ impl OnlineDpoObjective {
     }
 
     fn log_probs(&self, logits: &Tensor, batch: &PackedBatch) -> Result<TokenLogProbs> {
-        let targets = PackedBatch::index_tensor(batch.targets(), logits.device())?;
-        let values = gather_log_probs(logits, &targets, self.temperature)?;
-        TokenLogProbs::new(values, batch.completion_lens().to_vec())
+        TokenLogProbs::new(log_probs(logits, batch, self.temperature)?, batch.completion_lens().to_vec())
     }
 }
 

@@ -89,9 +89,7 @@ impl PolicyCore {
         token_limit: usize,
         references: References,
     ) -> Result<Self> {
-        config.validate()?;
-        check_temperature(temperature)?;
-        references.check(config)?;
+        check(config, temperature, &references)?;
         if config.kl_coef > 0.0 && references.model().is_none() {
             return Err(Error::input(
                 "reference",
@@ -126,7 +124,7 @@ impl PolicyCore {
         let rows = Rows::of(batch, groups)?;
         let device = logits.device();
         // Over all rows, as the old log-probabilities were: the ratio of unchanged weights is exactly 1.
-        let log_probs = rows.pick(&self.log_probs(logits, batch)?)?;
+        let log_probs = rows.pick(&log_probs(logits, batch, self.temperature)?)?;
         let old = known(groups, "log-probabilities", device, |t| &t.old)?;
         let advantages = known(groups, "advantages", device, |t| &t.advantages)?;
         let reference = match self.loss.kl {
@@ -155,13 +153,9 @@ impl PolicyCore {
     }
 
     pub fn measure(&self, logits: &Tensor, batch: &PackedBatch) -> Result<Vec<Vec<Vec<f32>>>> {
-        let log_probs = TokenLogProbs::new(self.log_probs(logits, batch)?, batch.completion_lens().to_vec())?;
+        let log_probs = log_probs(logits, batch, self.temperature)?;
+        let log_probs = TokenLogProbs::new(log_probs, batch.completion_lens().to_vec())?;
         self.references.measure(batch, log_probs, logits, self.temperature)
-    }
-
-    fn log_probs(&self, logits: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
-        let targets = PackedBatch::index_tensor(batch.targets(), logits.device())?;
-        gather_log_probs(logits, &targets, self.temperature)
     }
 
     fn ptx(&self, logits: &Tensor, batch: &PackedBatch, rows: &Rows) -> Result<LossComponent> {
@@ -176,8 +170,16 @@ impl PolicyCore {
     }
 }
 
-/// Checks the temperature of sampling.
-pub(super) fn check_temperature(temperature: f64) -> Result<()> {
+/// Computes log π of every target of a batch at a temperature.
+pub(super) fn log_probs(logits: &Tensor, batch: &PackedBatch, temperature: f64) -> Result<Tensor> {
+    let targets = PackedBatch::index_tensor(batch.targets(), logits.device())?;
+    gather_log_probs(logits, &targets, temperature)
+}
+
+/// Checks what every loss of a policy is made of; `temperature` is that of sampling.
+pub(super) fn check(config: &PpoConfig, temperature: f64, references: &References) -> Result<()> {
+    config.validate()?;
+    references.check(config)?;
     if temperature > 0.0 && temperature.is_finite() {
         return Ok(());
     }

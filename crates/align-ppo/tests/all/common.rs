@@ -3,6 +3,7 @@ use align_core::{
     align_types::{Completion, FinishReason, PromptGroup, Trajectory},
     tch::{Kind, Tensor},
 };
+use align_ppo::{MeasureLayout, read_measures};
 
 pub use align_testkit::assert_close;
 
@@ -51,6 +52,17 @@ pub fn advantages(groups: &[PromptGroup]) -> Vec<f64> {
 
 pub fn doubles(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.detach().to_kind(Kind::Double).reshape([-1])).unwrap()
+}
+
+/// Measures answers as an iteration does, and writes down what comes of it.
+pub fn fill<M: ?Sized + 'static>(
+    objective: &dyn Objective<M>,
+    model: &M,
+    groups: &mut [PromptGroup],
+    layout: MeasureLayout,
+) {
+    let numbers = objective.measure(model, &PackedBatch::new(groups).unwrap(), groups).unwrap();
+    read_measures(groups, &numbers, layout).unwrap();
 }
 
 /// Loss, gradient and metrics of a batch that is computed in pieces of these sizes, each divided by the denominators of

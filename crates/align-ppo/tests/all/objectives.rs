@@ -7,13 +7,13 @@ use align_core::{
 };
 use align_losses::MovingReference;
 use align_ppo::{
-    ActorCriticObjective, AdvantageKind, CriticKind, CriticObjective, MeasureLayout, OnlineDpoObjective,
-    PolicyObjective, PpoConfig, References, ShapingInputs, Truncated, begin_trajectories, check_first_ratio,
+    ActorCriticObjective, AdvantageKind, CriticKind, CriticObjective, OnlineDpoObjective, PolicyObjective,
+    PpoConfig, References, ShapingInputs, Truncated, begin_trajectories, check_first_ratio,
     estimate_advantages, pair_samples, read_measures, shape_rewards,
 };
 use align_testkit::{BigramActorCritic, BigramLm, TabularValues};
 
-use crate::common::{abstained, answer, assert_close, compute, group, trajectory, trajectory_mut};
+use crate::common::{abstained, answer, assert_close, compute, fill, group, trajectory, trajectory_mut};
 
 const VOCAB: i64 = 6;
 
@@ -39,16 +39,6 @@ fn samples() -> Vec<PromptGroup> {
         group(&[0, 1], vec![answer(&[2, 3, 4], 1.0), answer(&[5], 0.0), answer(&[1, 1], 0.5)]),
         group(&[3], vec![answer(&[4, 4], 0.0), abstained(answer(&[2], 0.0)), answer(&[0, 5, 2, 1], 2.0)]),
     ]
-}
-
-fn fill<M: ?Sized + 'static>(
-    objective: &dyn Objective<M>,
-    model: &M,
-    groups: &mut [PromptGroup],
-    layout: MeasureLayout,
-) {
-    let numbers = objective.measure(model, &PackedBatch::new(groups).unwrap(), groups).unwrap();
-    read_measures(groups, &numbers, layout).unwrap();
 }
 
 /// Measures, shapes and estimates with one objective for the policy and one for the critic.
@@ -244,6 +234,27 @@ fn values_are_those_of_the_states() {
     // 0 1 | 2 3 4: behind 1, 2 and 3; then behind 4.
     let known = trajectory(&groups[0].completions[0]);
     assert_eq!((known.values.as_slice(), known.value_after), ([-0.2f32, 0.3, 0.4].as_slice(), Some(0.0)));
+}
+
+/// Behind token 1 the critic says −.2 now; at the rollout it said −1, and the return is 3. It has moved by .8 towards its
+/// goal: past a bound of .2 nothing pulls it on, within one of 1 the whole error does. All of it is in the critic's own units.
+#[test]
+fn the_bound_on_values_is_that_of_the_configuration() {
+    let mut groups = [group(&[0, 1], vec![answer(&[2], 3.0)])];
+    let known = trajectory_mut(&mut groups[0].completions[0]);
+    (known.old, known.advantages) = (vec![-1.0], vec![1.0]);
+    (known.values, known.returns) = (vec![-1.0], vec![3.0]);
+    for (bound, pull) in [(0.2, 0.0), (1.0, -3.2)] {
+        let config = PpoConfig { cliprange_value: bound, kl_coef: 0.0, vf_coef: 0.5, ..PpoConfig::default() };
+        let alone = CriticObjective::new(&config).unwrap();
+        let gradient = compute::<dyn ValueModel>(&alone, &critic(), &groups, &[]).gradient;
+        assert_close(&gradient, &[0.0, pull, 0.0, 0.0, 0.0, 0.0], 1e-6);
+        let shared = PpoConfig { critic: CriticKind::Shared, ..config };
+        let both = ActorCriticObjective::new(&shared, 1.0, 8, References::none()).unwrap();
+        let model = BigramActorCritic { policy: policy(), critic: critic() };
+        let gradient = compute::<dyn ActorCritic>(&both, &model, &groups, &[]).gradient;
+        assert_close(&gradient[(VOCAB * VOCAB) as usize..], &[0.0, 0.5 * pull, 0.0, 0.0, 0.0, 0.0], 1e-6);
+    }
 }
 
 /// Online DPO: ln 2 where policy and reference are equal; the temperature is that of sampling for both.

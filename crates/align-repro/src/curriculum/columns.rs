@@ -38,8 +38,10 @@ pub(super) enum Stream {
     Problems,
     /// Demonstrations.
     Demonstrations,
-    /// Rewards by lot.
+    /// Rewards by lot of answers that are trained on.
     Rewards,
+    /// Rewards by lot of answers that success rates are estimated from.
+    Estimates,
 }
 
 impl Stream {

@@ -246,7 +246,7 @@ fn sample(model: &Model, problems: &[Problem], config: &SamplingConfig) -> Resul
     Ok(generator.generate(&prompts, config, 0)?)
 }
 
-/// Rewards an answer with 1 if every digit is right, and with 0 else.
+/// Rewards an answer with 1 if every digit is right, and with 0 else; where they are by lot, from the stream of its own use.
 #[derive(Debug)]
 struct Exact {
     tamper: Tamper,
@@ -256,9 +256,15 @@ struct Exact {
 }
 
 impl Exact {
-    fn new(random: bool, place: &Place<'_, CurriculumSize>) -> Self {
-        let tamper = if random { Tamper::Random } else { place.tamper };
-        Self { tamper, random: Stream::Rewards.random(place.seed), groups: [0, 0] }
+    /// Of the answers that are trained on.
+    fn trained(tamper: Tamper, seed: u64) -> Self {
+        Self { tamper, random: Stream::Rewards.random(seed), groups: [0, 0] }
+    }
+
+    /// Of the answers that success rates are estimated from: lots that were drawn before would choose the problems by what
+    /// their answers are going to earn.
+    fn estimated(tamper: Tamper, seed: u64) -> Self {
+        Self { random: Stream::Estimates.random(seed), ..Self::trained(tamper, seed) }
     }
 
     fn rewards(&mut self, group: &PromptGroup) -> Vec<f64> {
@@ -320,6 +326,7 @@ fn train(
     place: &Place<'_, CurriculumSize>,
 ) -> Result<Measured> {
     let (size, seed) = (place.size, place.seed);
+    let tamper = if random { Tamper::Random } else { place.tamper };
     let mut settings = size.on_policy.clone();
     let first = load(start)?;
     let watch = |model: &Model| validate(model, problems, place);
@@ -331,13 +338,13 @@ fn train(
             (Box::new(all), 0)
         }
         Some(config) => {
-            let filter = filtered(&first, problems, config, &mut Exact::new(random, place), place)?;
+            let filter = filtered(&first, problems, config, &mut Exact::estimated(tamper, seed), place)?;
             curve.push((size.spent() as f64, before));
             (Box::new(filter), size.spent())
         }
     };
     settings.iterations -= (spent / size.iteration().max(1)) as u64;
-    let mut scorer = Exact::new(random, place);
+    let mut scorer = Exact::trained(tamper, seed);
     let run = Run {
         settings: &settings,
         start,
@@ -434,6 +441,20 @@ mod tests {
         assert_eq!(average(&[(0.0, 0.0), (10.0, 1.0), (40.0, 1.0)]), 0.875);
         assert_eq!(average(&[(5.0, 1.0)]), 0.0);
         assert_eq!(average(&[]), 0.0);
+    }
+
+    /// Lots that choose problems must not be the lots that their answers earn later.
+    #[test]
+    fn lots_of_estimates_are_not_those_of_training() {
+        let problem = Problem::draw(2, &mut Stream::Problems.random(1));
+        let answers = (0..64).map(|_| Completion::new(problem.answer())).collect();
+        let group = PromptGroup::new(problem.prompt(), answers);
+        let lots = |mut scorer: Exact| scorer.rewards(&group);
+        let [trained, estimated] =
+            [Exact::trained, Exact::estimated].map(|make| lots(make(Tamper::Random, 1)));
+        assert_ne!(trained, estimated);
+        assert_eq!(trained, lots(Exact::trained(Tamper::Random, 1)));
+        assert!(lots(Exact::estimated(Tamper::None, 1)).iter().all(|reward| *reward == 1.0));
     }
 
     /// One right answer of two to a problem of one column, none of one to a problem of two.

@@ -134,6 +134,12 @@ impl Row {
         weight.map_or(f64::NEG_INFINITY, |weight| f64::from(weight).ln() - self.log_total)
     }
 
+    /// Draws a token as [`Self::draw`] does, with its [`Self::log_prob`].
+    pub(crate) fn drawn(&self, uniform: f64) -> (TokenId, f64) {
+        let token = self.draw(uniform);
+        (token, self.log_prob(token))
+    }
+
     /// Keeps what top-k, then top-p, then min-p leave, in the order of ids.
     fn filter(&mut self, config: &SamplingConfig, vocab: usize, total: f64) {
         let by_k = (1..vocab).contains(&config.top_k);

@@ -1,6 +1,6 @@
 //! One thread of the engine: sequences of its own, jobs from the common queue.
 
-use std::{collections::VecDeque, ops::ControlFlow};
+use std::collections::VecDeque;
 
 use align_core::align_types::TokenId;
 
@@ -14,7 +14,7 @@ use crate::{
     Error, Result,
     sequence::Sequence,
     stop::StopRules,
-    work::{Emit, Finished, Job, Work},
+    work::{Emit, Job, Work},
 };
 
 /// Rows of prompts that enter one step: enough for the kernels to work at full speed, few enough to stay in cache.
@@ -115,7 +115,7 @@ impl<'c> Worker<'c> {
         let mut finished = Vec::new();
         for (index, (running, logits)) in self.running.iter_mut().zip(logits.by_ref()).enumerate() {
             self.shared.set(&mut row, logits, running.sequence.prompt, &running.sequence.tokens)?;
-            if self.shared.advance(&mut running.sequence, &row, emit)? {
+            if self.shared.work.advance(&mut running.sequence, |u| row.drawn(u), &self.shared.stop, emit)? {
                 finished.push(index);
             }
         }
@@ -145,7 +145,7 @@ impl<'c> Worker<'c> {
             while job.first_sample < job.end_sample && self.running.len() < self.shared.slots {
                 let mut sequence = Sequence::new(job.prompt, job.first_sample, call.numbering, call.config);
                 job.first_sample += 1;
-                if self.shared.advance(&mut sequence, first, emit)? {
+                if self.shared.work.advance(&mut sequence, |u| first.drawn(u), &self.shared.stop, emit)? {
                     continue;
                 }
                 // The last sample takes the prompt's blocks over.
@@ -190,20 +190,6 @@ impl Shared<'_> {
                 Err(Error::NonFinite { prompt, position: before.iter().map(|tokens| tokens.len()).sum() })
             }
         }
-    }
-
-    /// Draws one token; hands the completion out and says `true` if it was the last.
-    fn advance(&self, sequence: &mut Sequence, row: &Row, emit: &mut Emit<'_>) -> Result<bool> {
-        let token = row.draw(sequence.stream.uniform());
-        let Sequence { prompt, sample, .. } = *sequence;
-        let limit = self.work.call.limit(prompt);
-        let Some(completion) = sequence.push(token, row.log_prob(token), &self.stop, limit)? else {
-            return Ok(false);
-        };
-        if let ControlFlow::Break(()) = emit(Finished { prompt, sample, completion }) {
-            self.work.stop();
-        }
-        Ok(true)
     }
 }
 

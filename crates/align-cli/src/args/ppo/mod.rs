@@ -230,7 +230,7 @@ pub struct CriticArgs {
     /// Weight of the value loss where the critic is shared [default: 0.1]
     #[arg(long, value_name = "X", value_parser = values::number, allow_hyphen_values = true)]
     pub vf_coef: Option<f64>,
-    /// How far a value may move from that of the rollout before its loss is clipped [default: 0.2]
+    /// How far a value may move from that of the rollout before its loss is clipped, in the critic's units [default: 0.2]
     #[arg(long, value_name = "X", value_parser = values::number, allow_hyphen_values = true)]
     pub cliprange_value: Option<f64>,
     /// Let the critic predict returns of mean 0 and variance 1; one that was trained before gives values in other units and

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use align_core::align_types::{self, Completion, PromptGroup, PromptSource, TokenId};
 use align_core::{StepAt, Steps};
-use align_ppo::{AdvantageKind, CriticKind, PpoConfig, RewardBaseline, Sampler};
+use align_ppo::{AdvantageKind, CriticKind, Figure, PpoConfig, RewardBaseline, Sampler};
 
 use super::config;
 use super::world::{ByTokens, Extras, GOOD, World, mean, series, share, steps};
@@ -147,29 +147,28 @@ fn held_out_prompts_are_measured_with_the_policy_as_it_is_and_change_nothing() {
     assert_eq!((reports, sampled), (without, sampled_without));
 }
 
+/// Names are asked for before the first step, when nothing is measured: a figure may take as long as an evaluation.
 #[test]
 fn further_figures_are_part_of_an_evaluation() {
     let stop = AtomicBool::new(false);
     let evaluate = |eval: Vec<PromptGroup>| {
         let mut world = World::new(config(AdvantageKind::Rloo), 4);
         let model = super::world::alias(&world.model);
-        let figures = move || {
-            let table = model.table().detach();
-            Ok(vec![(
-                "loss/ptx_avg".to_owned(),
-                table.abs().sum(align_core::tch::Kind::Double).double_value(&[]),
-            )])
+        let measured = std::rc::Rc::new(std::cell::Cell::new(0));
+        let count = measured.clone();
+        let measure = move || {
+            count.set(count.get() + 1);
+            Ok(model.table().detach().abs().sum(align_core::tch::Kind::Double).double_value(&[]))
         };
-        let extras = Extras { eval, figures: vec![Box::new(figures)], ..Extras::default() };
+        let figure = Figure { name: "loss/ptx_avg".into(), measure: Box::new(measure) };
+        let extras = Extras { eval, figures: vec![figure], ..Extras::default() };
         let (seen, ..) = world.run_with(&mut by_share(), extras, |ppo| {
             let ppo = ppo.as_mut().unwrap();
+            let names = ppo.evaluation_metrics().unwrap().unwrap();
+            assert_eq!(measured.get(), 0);
             let before = ppo.evaluate(&at(&stop)).unwrap().unwrap().report;
             steps(ppo, 1);
-            (
-                ppo.evaluation_metrics().unwrap().unwrap(),
-                before,
-                ppo.evaluate(&at(&stop)).unwrap().unwrap().report,
-            )
+            (names, before, ppo.evaluate(&at(&stop)).unwrap().unwrap().report)
         });
         seen
     };
@@ -188,8 +187,8 @@ fn further_figures_are_part_of_an_evaluation() {
 fn an_evaluation_that_fails_says_so() {
     let stop = AtomicBool::new(false);
     let mut world = World::new(config(AdvantageKind::Rloo), 4);
-    let figures = || -> Result<Vec<(String, f64)>, align_core::BoxError> { Err("the disk is gone".into()) };
-    let extras = Extras { figures: vec![Box::new(figures)], ..Extras::default() };
+    let figure = Figure { name: "loss".into(), measure: Box::new(|| Err("the disk is gone".into())) };
+    let extras = Extras { figures: vec![figure], ..Extras::default() };
     let (error, ..) = world
         .run_with(&mut by_share(), extras, |ppo| ppo.as_mut().unwrap().evaluate(&at(&stop)).unwrap_err());
     assert_eq!(error.to_string(), "the disk is gone");

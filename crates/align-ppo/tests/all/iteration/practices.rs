@@ -1,10 +1,10 @@
 //! Each practice changes what it says it changes.
 
 use align_core::align_types::Completion;
-use align_ppo::{AdvantageKind, PpoConfig, RewardBaseline};
+use align_ppo::{AdvantageKind, PpoConfig, RewardBaseline, RewardScaling};
 
 use super::config;
-use super::world::{ByTokens, World, mean, series, share, steps};
+use super::world::{ByTokens, Extras, World, mean, series, share, steps};
 
 fn run(
     config: PpoConfig,
@@ -63,6 +63,100 @@ fn a_moving_reference_is_nearer_than_the_first() {
     let (reports, _) = run(PpoConfig { ref_ema: Some(0.5), ..config(AdvantageKind::Ppo) }, 1, 12);
     let (near, far) = (series(&reports, "objective/kl"), series(&reports, "objective/kl_first_reference"));
     assert!(mean(&near[8..]) < 0.5 * mean(&far[8..]), "{near:?} {far:?}");
+}
+
+/// The weight is that of the policy: 1 makes the reference what the policy is, and a small one leaves it nearly where it was.
+#[test]
+fn the_weight_of_a_moving_reference_is_the_policys() {
+    let divergences = |weight: f64| {
+        let (reports, _) = run(PpoConfig { ref_ema: Some(weight), ..config(AdvantageKind::Ppo) }, 1, 12);
+        ["objective/kl", "objective/kl_first_reference"].map(|name| series(&reports, name))
+    };
+    let [near, far] = divergences(1.0);
+    assert!(near.iter().all(|kl| kl.abs() < 1e-6) && mean(&far[8..]) > 0.05, "{near:?} {far:?}");
+    let [near, far] = divergences(0.01);
+    assert!(mean(&near[8..]) > 0.8 * mean(&far[8..]), "{near:?} {far:?}");
+}
+
+#[test]
+fn scores_are_divided_by_their_deviation() {
+    let scaled = PpoConfig { reward_scaling: RewardScaling::Running, ..config(AdvantageKind::Ppo) };
+    let mut world = World::new(scaled, 1);
+    let (reports, ..) =
+        world.run(&mut ByTokens(|answer: &Completion| Some(100.0 * share(answer))), |ppo| steps(ppo, 2));
+    // Nothing was seen before the first iteration, and nothing has moved in it: there is no penalty.
+    let [scores, deviation, shaped] = ["objective/scores", "objective/scores_std", "objective/rlhf_reward"]
+        .map(|name| reports[0].metric(name).unwrap());
+    assert!(deviation > 10.0 && (shaped - scores / deviation).abs() < 1e-6, "{scores} {deviation} {shaped}");
+}
+
+/// Rewards around 50: values that are normalised are there at once, and their loss is in units of their own. The first returns
+/// are made with values of 0 and so a little lower.
+#[test]
+fn normalised_values_reach_a_far_mean_at_once() {
+    let learn = |normalize_values: bool| {
+        let mut world = World::new(PpoConfig { normalize_values, ..config(AdvantageKind::Ppo) }, 1);
+        let mut reward = ByTokens(|answer: &Completion| Some(50.0 + share(answer)));
+        let ((reports, scale), ..) = world.run(&mut reward, |ppo| {
+            let reports = steps(ppo, 10);
+            (reports, ppo.value_scale().map(|scale| (scale.mean(), scale.std())))
+        });
+        let last = |name: &str| reports[9].metric(name).unwrap();
+        // What the critic is wrong by on average, in units of the reward, and its loss.
+        (last("advantages/mean").abs(), last("loss/value_avg"), last("returns/mean"), scale)
+    };
+    let (error, loss, returns, scale) = learn(true);
+    let (mean, deviation) = scale.unwrap();
+    assert!((mean - 50.0).abs() < 2.0 && deviation < 3.0, "{mean} {deviation}");
+    assert!(error < 1.0 && loss < 5.0 && (returns - 50.0).abs() < 1.0, "{error} {loss} {returns}");
+    // Without, a rate of .05 has not come far after forty updates.
+    let (error, loss, returns, scale) = learn(false);
+    assert!(
+        scale.is_none() && error > 30.0 && loss > 450.0 && (returns - 50.0).abs() < 1.0,
+        "{error} {loss}"
+    );
+}
+
+/// RLOO on two answers: the advantage of each token is the difference of the rewards, times π / μ where the answers are those
+/// of an older policy.
+#[test]
+fn samples_of_an_older_policy_are_weighted() {
+    let weights = |one_step_off: bool| {
+        let mut seen = Vec::new();
+        let config = PpoConfig { kl_coef: 0.0, whiten_advantages: false, ..config(AdvantageKind::Rloo) };
+        let mut world = World::new(config, 2);
+        world.one_step_off = one_step_off;
+        let extras = Extras {
+            observer: Some(Box::new(|step, groups| {
+                for group in groups {
+                    let [first, second] = [0, 1].map(|index| &group.completions[index]);
+                    for (answer, other) in [(first, second), (second, first)] {
+                        let advantage = answer.reward.unwrap() - other.reward.unwrap();
+                        let known = answer.trajectory.as_deref().unwrap();
+                        let sampler = answer.logprobs.as_ref().unwrap();
+                        for ((got, old), sampler) in known.advantages.iter().zip(&known.old).zip(sampler) {
+                            let weight = (f64::from(*old) - f64::from(*sampler)).exp().min(2.0);
+                            let expected = if one_step_off { weight * advantage } else { advantage };
+                            assert!((got - expected).abs() < 1e-9, "step {step}: {got} and not {expected}");
+                            seen.push((step, weight));
+                        }
+                    }
+                }
+                Ok(())
+            })),
+            ..Extras::default()
+        };
+        let mut reward = ByTokens(|answer: &Completion| Some(share(answer)));
+        world.run_with(&mut reward, extras, |ppo| steps(ppo.as_mut().unwrap(), 4));
+        seen
+    };
+    // The first samples are the policy's own, later ones those of the policy before its last updates.
+    let apart = |(_, weight): &(u64, f64)| (weight - 1.0).abs() > 0.01;
+    let late = weights(true);
+    let (first, later): (Vec<_>, Vec<_>) = late.iter().partition(|(step, _)| *step == 1);
+    assert!(!first.iter().any(|seen| apart(seen)), "{first:?}");
+    assert!(later.iter().filter(|seen| apart(seen)).count() > later.len() / 2, "{later:?}");
+    assert!(!weights(false).iter().any(apart));
 }
 
 #[test]

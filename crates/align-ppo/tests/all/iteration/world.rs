@@ -13,7 +13,7 @@ use align_core::{
 };
 use align_losses::MovingReference;
 use align_ppo::{
-    ActorCriticObjective, CriticKind, CriticObjective, Figures, IterationError, Observer, OnlineDpoObjective,
+    ActorCriticObjective, CriticKind, CriticObjective, Figure, IterationError, Observer, OnlineDpoObjective,
     Parts, PolicyObjective, Ppo, PpoConfig, References, Sampler, Scorer, Settings,
 };
 use align_testkit::{BigramActorCritic, BigramLm, TabularValues};
@@ -198,7 +198,7 @@ pub struct Extras<'a> {
     pub ptx: Option<&'a mut dyn PromptSource>,
     pub eval: Vec<PromptGroup>,
     pub observer: Option<Box<Observer<'a>>>,
-    pub figures: Vec<Box<Figures<'a>>>,
+    pub figures: Vec<Figure<'a>>,
     /// Spoils what the parts are checked for.
     pub spoil: Option<fn(&mut Parts<'_>)>,
 }

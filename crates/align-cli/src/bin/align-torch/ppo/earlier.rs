@@ -3,7 +3,6 @@
 use align_cli::Result;
 use align_core::{BoxError, align_types::PromptGroup};
 use align_lm::Model;
-use align_ppo::PpoConfig;
 
 use crate::{
     failure, interrupt,
@@ -39,12 +38,12 @@ impl Earlier {
     ///
     /// # Errors
     /// The model fails; [`align_cli::Error::Interrupted`] after Ctrl-C.
-    pub fn measure(&mut self) -> Result<Vec<(String, f64)>, BoxError> {
+    pub fn measure(&mut self) -> Result<f64, BoxError> {
         let stop = interrupt::flag()?;
         let mut silent = Progress::new(self.rows.len(), 0, true);
         let Self { replicas, rows, micro_batch_tokens } = self;
         let sums = logprobs::sums(replicas, rows, *micro_batch_tokens, &mut silent, || resumable(&stop))?;
         let (sum, tokens) = sums.iter().fold((0.0, 0), |(a, n), (sum, tokens)| (a + sum, n + tokens));
-        Ok(vec![(PpoConfig::PTX_LOSS.to_owned(), -sum / tokens as f64)])
+        Ok(-sum / tokens as f64)
     }
 }

@@ -14,11 +14,14 @@ use std::path::Path;
 use align_cli::{Error, Result, args::PpoArgs, health, talk};
 use align_core::{
     BoxError, ValueModel,
-    align_types::{HealthCheck, PromptGroup, config::CriticKind},
+    align_types::{
+        HealthCheck, PromptGroup,
+        config::{CriticKind, PpoConfig},
+    },
 };
 use align_data::Kind;
 use align_lm::{Companions, Model, ModelConfig, SaveDtype, ValueNetwork};
-use align_ppo::{Figures, Parts, Ppo as Iterations, RewardBaseline, Sampler, Settings};
+use align_ppo::{Figure, Parts, Ppo as Iterations, RewardBaseline, Sampler, Settings};
 use align_rollout::AutoGenerator;
 use align_train::{Engine, Hooks, RunJob, Unit};
 use serde_json::{Map, Value};
@@ -229,7 +232,7 @@ impl<'a> Read<'a> {
         let save = |to: &Path| Ok(policy.save(to, SaveDtype::F32, tuning, &companions)?);
         // Whoever reads the folder knows nothing of the units that values were trained in.
         let save_final = |to: &Path| {
-            Ok(policy.in_units(totals.scale())?.save(to, SaveDtype::Source, tuning, &companions)?)
+            Ok(policy.save_in_units(totals.scale(), to, SaveDtype::Source, tuning, &companions)?)
         };
         let before_finish = |_: u64| -> Result<Map<String, Value>, BoxError> {
             critic.as_ref().map_or(Ok(()), |critic| save_critic(critic, totals.scale(), command.output))?;
@@ -272,14 +275,15 @@ impl<'a> Read<'a> {
     }
 
     /// Makes what an evaluation measures beside answers to held-out prompts.
-    fn figures<'g>(&self, policy: &Model) -> Result<Vec<Box<Figures<'g>>>> {
+    fn figures<'g>(&self, policy: &Model) -> Result<Vec<Figure<'g>>> {
         let rows = self.prompts.ptx.eval.clone().into_vec()?;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let config = self.flags.train.train_config();
         let mut earlier = Earlier::new(policy, rows, config.threads, config.micro_batch_tokens)?;
-        Ok(vec![Box::new(move || earlier.measure())])
+        let measure = Box::new(move || earlier.measure());
+        Ok(vec![Figure { name: PpoConfig::PTX_LOSS.to_owned(), measure }])
     }
 
     fn generator<'g>(&'g self, model: &'g Model) -> Result<AutoGenerator<'g>> {

@@ -75,17 +75,6 @@ impl Policy {
         }
     }
 
-    /// Makes the policy to write at the end of a run: a value head gives v · std + mean where it was trained to give v.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn in_units(&self, (mean, std): (f64, f64)) -> align_lm::Result<Self> {
-        Ok(match self {
-            Self::Alone(model) => Self::Alone(Box::new(model.replica()?)),
-            Self::WithValue(pair) => Self::WithValue(Box::new(pair.rescaled(mean, std)?)),
-        })
-    }
-
     /// Writes the folder of the model, or of its adapter.
     ///
     /// # Errors
@@ -101,6 +90,24 @@ impl Policy {
             (Self::WithValue(pair), _) => pair.save_with(to, dtype, companions),
             (Self::Alone(model), Tuning::Full) => model.save_with(to, dtype, companions),
             (Self::Alone(model), Tuning::New(_) | Tuning::From(_)) => model.save_adapter_with(to, companions),
+        }
+    }
+
+    /// As [`Self::save`], at the end of a run: a value head gives v · std + mean where it was trained to give v.
+    ///
+    /// # Errors
+    /// Files that cannot be written; libtorch refuses.
+    pub fn save_in_units(
+        &self,
+        (mean, std): (f64, f64),
+        to: &Path,
+        dtype: SaveDtype,
+        tuning: &Tuning<'_>,
+        companions: &Companions,
+    ) -> align_lm::Result<()> {
+        match self {
+            Self::WithValue(pair) => pair.rescaled(mean, std)?.save_with(to, dtype, companions),
+            Self::Alone(_) => self.save(to, dtype, tuning, companions),
         }
     }
 
