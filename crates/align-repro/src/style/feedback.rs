@@ -46,6 +46,8 @@ pub struct Recipe {
     pub scramble: Scramble,
     /// Share of desirable rows that is kept, in (0, 1].
     pub keep_desirable: f64,
+    /// Share of undesirable rows that is kept, in (0, 1].
+    pub keep_undesirable: f64,
     /// Added to all scores of a random half of the requests and subtracted from those of the others.
     pub offset: f64,
     /// How far the range that scores are scaled from goes beyond them, on both sides.
@@ -179,22 +181,30 @@ impl Recipe {
             .for_each(|(group, _)| group.completions.reverse());
     }
 
-    /// Takes pairs apart into labelled rows and drops desirable ones.
+    /// Takes pairs apart into labelled rows and drops some of each label.
     fn singles(&self, pairs: Vec<PromptGroup>) -> Vec<PromptGroup> {
-        let desirable = pairs.len();
-        let kept = ((desirable as f64 * self.keep_desirable).round() as usize).max(1);
-        let mut keep: Vec<bool> = (0..desirable).map(|index| index < kept).collect();
-        RngStream::new(self.seed, Purpose::Synthetic, 4, 3).shuffle(&mut keep);
-        let mut rows = Vec::with_capacity(2 * desirable);
-        for (pair, keep) in pairs.into_iter().zip(keep) {
-            for (place, mut answer) in pair.completions.into_iter().enumerate() {
-                answer.label = Some(place == 0);
-                if keep || place > 0 {
+        let desirable = self.drawn(pairs.len(), self.keep_desirable, 4);
+        let undesirable = self.drawn(pairs.len(), self.keep_undesirable, 5);
+        let mut rows = Vec::with_capacity(2 * pairs.len());
+        for (pair, (desirable, undesirable)) in pairs.into_iter().zip(desirable.into_iter().zip(undesirable))
+        {
+            let labels = [(true, desirable), (false, undesirable)];
+            for (mut answer, (label, keep)) in pair.completions.into_iter().zip(labels) {
+                answer.label = Some(label);
+                if keep {
                     rows.push(PromptGroup::new(pair.prompt.clone(), vec![answer]));
                 }
             }
         }
         rows
+    }
+
+    /// Draws by the seed which of `count` rows are kept: exactly this share of them, and one at least.
+    fn drawn(&self, count: usize, share: f64, stream: u64) -> Vec<bool> {
+        let kept = ((count as f64 * share).round() as usize).max(1);
+        let mut keep: Vec<bool> = (0..count).map(|index| index < kept).collect();
+        RngStream::new(self.seed, Purpose::Synthetic, stream, 3).shuffle(&mut keep);
+        keep
     }
 }
 
@@ -214,7 +224,15 @@ mod tests {
     }
 
     fn recipe(form: Form) -> Recipe {
-        Recipe { form, scramble: Scramble::None, keep_desirable: 1.0, offset: 0.0, widen: 0.0, seed: 5 }
+        Recipe {
+            form,
+            scramble: Scramble::None,
+            keep_desirable: 1.0,
+            keep_undesirable: 1.0,
+            offset: 0.0,
+            widen: 0.0,
+            seed: 5,
+        }
     }
 
     /// The score that [`scored`] gave.
@@ -250,6 +268,23 @@ mod tests {
         let rows = Recipe { keep_desirable: 0.1, ..recipe(Form::PairLabels) }.rows(&scored());
         assert_eq!(rows.labels, (10, 100));
         assert!(rows.groups.iter().all(|group| group.completions.len() == 1));
+    }
+
+    #[test]
+    fn mostly_desirable_rows_lose_undesirable_ones_by_the_seed() {
+        let whole = recipe(Form::PairLabels).rows(&scored());
+        let mostly =
+            |seed| Recipe { keep_undesirable: 0.1, seed, ..recipe(Form::PairLabels) }.rows(&scored());
+        let rows = mostly(5);
+        assert_eq!(rows.labels, (100, 10));
+        let of = |rows: &Rows, label| {
+            let of = |group: &&PromptGroup| group.completions[0].label == Some(label);
+            rows.groups.iter().filter(of).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(of(&rows, true), of(&whole, true), "every desirable row is there, in its order");
+        assert!(of(&rows, false).iter().all(|row| of(&whole, false).contains(row)), "no label is turned");
+        assert_eq!(rows, mostly(5));
+        assert_ne!(of(&rows, false), of(&mostly(6), false));
     }
 
     #[test]

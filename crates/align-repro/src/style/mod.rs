@@ -6,6 +6,7 @@
 //! there, sweeps the same grid and is chosen on validation requests ([`sweep`]). Experiments are plans whose arms
 //! are data ([`study`]).
 
+mod baseline;
 pub mod feedback;
 pub mod gold;
 pub mod policy;

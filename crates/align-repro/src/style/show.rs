@@ -74,17 +74,25 @@ impl Runs<'_> {
 
     /// Computes the figure of a claim or control.
     pub fn evidence(&self, id: &str, figure: &FigureOf) -> Result<Option<Evidence>> {
-        let (of, minus, at_kl) = match figure {
-            FigureOf::Best { of, minus } => (of, minus, false),
-            FigureOf::Matched { of, minus } => (of, minus, true),
+        let values = match figure {
+            FigureOf::Best { of, minus } => self.differences(of, minus, false),
+            FigureOf::Matched { of, minus } => self.differences(of, minus, true),
+            FigureOf::Baseline { of } => self.arm(of).iter().map(|run| run.work.baseline).collect(),
             FigureOf::Bits { of, minus } => return Ok(self.differing(of, minus)),
         };
-        let (first, second) = (self.gold(of, at_kl), self.gold(minus, at_kl));
-        if first.is_empty() || first.len() != second.len() {
+        if values.is_empty() {
             return Ok(None);
         }
-        let differences: Vec<f64> = first.iter().zip(&second).map(|(a, b)| a - b).collect();
-        Ok(Some(Evidence::average(Estimate::over_seeds(id, &differences)?)))
+        Ok(Some(Evidence::average(Estimate::over_seeds(id, &values)?)))
+    }
+
+    /// Subtracts the gold of two arms seed by seed; empty when one of them has none.
+    fn differences(&self, of: &str, minus: &str, at_kl: bool) -> Vec<f64> {
+        let (first, second) = (self.gold(of, at_kl), self.gold(minus, at_kl));
+        if first.len() != second.len() {
+            return Vec::new();
+        }
+        first.iter().zip(&second).map(|(a, b)| a - b).collect()
     }
 
     /// Counts the seeds at which two arms do not end with the same bits.
@@ -192,8 +200,8 @@ impl Runs<'_> {
             let (up, down) = run.labels;
             let labels = if up + down == 0 { "–".to_owned() } else { format!("{up} / {down}") };
             let numbers = [run.paths.len(), run.work.updates as usize, run.work.responses, run.work.tokens];
-            let baseline =
-                if up + down == 0 { "–".to_owned() } else { format!("{:.3}", run.work.baseline) };
+            let baselines: Vec<f64> = runs.iter().map(|run| run.work.baseline).collect();
+            let baseline = if up + down == 0 { "–".to_owned() } else { cell(&baselines, 3) };
             let numbers = numbers.map(|n| n.to_string());
             Some([name.clone()].into_iter().chain(numbers).chain([labels, baseline]).collect())
         };
@@ -204,13 +212,13 @@ impl Runs<'_> {
             "answers trained on",
             "tokens",
             "desirable / undesirable rows",
-            "mean z0 (first seed)",
+            "z0, all seeds",
         ];
         Table {
             title: "Samples and compute".into(),
             head: head.map(str::to_owned).to_vec(),
             rows: self.arms.iter().filter_map(row).collect(),
-            note: "Of the first seed, for one setting of the grid. KTO adds two forward passes without gradient over \
+            note: "Of the first seed, for the chosen setting; z0 is its mean over updates, in nats, with the 95 % half-width over seeds. KTO adds two forward passes without gradient over \
                    mismatched rows, of policy and reference, for its z0; no other arm does. Repeated answers count each time."
                 .into(),
         }

@@ -43,6 +43,9 @@ pub struct ArmSettings {
     /// Share of desirable rows that is kept.
     #[serde(default = "all")]
     pub keep_desirable: f64,
+    /// Share of undesirable rows that is kept.
+    #[serde(default = "all")]
+    pub keep_undesirable: f64,
     /// Offset of the scores by request, in points of gold.
     #[serde(default)]
     pub offset: f64,
@@ -52,6 +55,9 @@ pub struct ArmSettings {
     /// Class weights of KTO.
     #[serde(default)]
     pub balance: Balance,
+    /// The betas that it sweeps; those of the size without.
+    #[serde(default)]
+    pub betas: Option<Vec<f64>>,
     /// The arm whose chosen setting it takes; it sweeps the grid itself without one.
     #[serde(default)]
     pub like: Option<String>,
@@ -78,6 +84,11 @@ pub enum Figure {
         of: String,
         /// The other.
         minus: String,
+    },
+    /// KTO's z0 in nats: mean over the updates of the chosen setting, over seeds.
+    Baseline {
+        /// The arm.
+        of: String,
     },
     /// Seeds at which the weights of two arms are not the same bits.
     Bits {
@@ -136,6 +147,10 @@ pub enum Tamper {
     Random,
     /// UNA on pairs is given other pairs than DPO.
     OtherPairs,
+    /// KTO has lost its z0.
+    NoBaseline,
+    /// KTO's z0 is made of the rows' own answers.
+    OwnBaseline,
 }
 
 /// What the user asked for.
@@ -178,6 +193,12 @@ impl StyleStudy {
                 .arms
                 .get(&arm.name)
                 .ok_or_else(|| planned.fail(format!("arm {} has no settings", arm.name)))?;
+            let shares = [known.keep_desirable, known.keep_undesirable];
+            if let Some(share) = shares.into_iter().find(|share| !(*share > 0.0 && *share <= 1.0)) {
+                let why =
+                    format!("arm {} keeps {share} of the rows of a label, which is not in (0, 1]", arm.name);
+                return Err(planned.fail(why));
+            }
             if let Some(like) = known.like.as_ref().filter(|like| !arm.needs.contains(like)) {
                 return Err(planned.fail(format!("arm {} is like {like} and does not need it", arm.name)));
             }
@@ -230,12 +251,13 @@ impl StyleStudy {
             form: settings.feedback,
             scramble,
             keep_desirable: settings.keep_desirable,
+            keep_undesirable: settings.keep_undesirable,
             offset: settings.offset,
             widen: settings.widen,
             seed,
         };
         let sweep = Sweep {
-            settings: &self.settings().sweep,
+            settings: &self.grid(settings),
             loss,
             balance: settings.balance,
             reference: &reference,
@@ -255,6 +277,12 @@ impl StyleStudy {
         Ok(result)
     }
 
+    /// The grid of an arm.
+    fn grid(&self, arm: &ArmSettings) -> SweepSettings {
+        let sweep = self.settings().sweep.clone();
+        SweepSettings { betas: arm.betas.clone().unwrap_or_else(|| sweep.betas.clone()), ..sweep }
+    }
+
     /// The arm's feedback and loss, broken where a test asks for it.
     fn broken(&self, arm: &ArmSettings) -> (Scramble, Loss) {
         let scores = matches!(arm.feedback, Form::Scores | Form::ThresholdLabels);
@@ -266,7 +294,9 @@ impl StyleStudy {
             Tamper::OtherPairs if arm.feedback == Form::Pairs && arm.loss == Loss::UnaMse => {
                 (Scramble::FlipHalf, arm.loss)
             }
-            Tamper::OtherPairs => (arm.scramble, arm.loss),
+            Tamper::NoBaseline if arm.loss == Loss::Kto => (arm.scramble, Loss::KtoNoBaseline),
+            Tamper::OwnBaseline if arm.loss == Loss::Kto => (arm.scramble, Loss::KtoOwnBaseline),
+            Tamper::OtherPairs | Tamper::NoBaseline | Tamper::OwnBaseline => (arm.scramble, arm.loss),
         }
     }
 }
@@ -278,8 +308,10 @@ impl Study for StyleStudy {
 
     fn cost(&self, arm: &Arm) -> f64 {
         let sweep = &self.settings().sweep;
-        let swept = self.settings.arms.get(&arm.name).is_some_and(|a| a.like.is_none());
-        let runs = if swept { sweep.rates.len() * sweep.betas.len() } else { 1 };
+        let runs = match self.settings.arms.get(&arm.name).filter(|arm| arm.like.is_none()) {
+            Some(swept) => sweep.rates.len() * swept.betas.as_ref().unwrap_or(&sweep.betas).len(),
+            None => 1,
+        };
         (runs * sweep.batch) as f64 * sweep.updates as f64 * 1e-3
     }
 

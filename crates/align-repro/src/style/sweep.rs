@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
+    baseline::OwnAnswers,
     feedback::Rows,
     policy::{Descent, Job, Requests, Work, Worth, measure},
 };
@@ -25,6 +26,8 @@ pub enum Loss {
     Kto,
     /// KTO on labels without its baseline: z0 = 0.
     KtoNoBaseline,
+    /// KTO on labels with a wrong baseline: z0 of the answers under their own prompts.
+    KtoOwnBaseline,
     /// UNA on pairs, labels or scores: squared error.
     UnaMse,
     /// UNA on labels or scores: cross-entropy.
@@ -112,7 +115,7 @@ pub struct ArmResult {
     pub matched: Option<Reading>,
     /// SHA-256 of the weights of `best`.
     pub digest: String,
-    /// What one setting of the grid took.
+    /// What the setting of `best` took.
     pub work: Work,
     /// Desirable and undesirable rows, where there are labels.
     pub labels: (usize, usize),
@@ -147,7 +150,7 @@ impl Sweep<'_> {
         let start = self.validate(self.reference, 0)?;
         let mut paths = Vec::new();
         let mut snapshots = Vec::new();
-        let mut work = Work::default();
+        let mut works = Vec::new();
         for (index, (rate, beta)) in grid.iter().enumerate() {
             self.progress.share(index as f64 / (grid.len() + 1) as f64);
             let (points, kept, done) = self.train(&fresh()?, *rate, *beta)?;
@@ -157,7 +160,7 @@ impl Sweep<'_> {
                 points: std::iter::once(start).chain(points).collect(),
             });
             snapshots.push(kept);
-            work = done;
+            works.push(done);
         }
         let (path, point) = best(&paths).ok_or_else(|| empty("the grid has no settings"))?;
         let place =
@@ -168,6 +171,7 @@ impl Sweep<'_> {
         let there = if same { best } else { self.read(&paths, place.path, place.point, &snapshots)? };
         let matched = self.mixed(there, place.share);
         let digest = snapshot(&snapshots, path, point)?.digest.clone();
+        let work = works.get(path).copied().unwrap_or_default();
         Ok(ArmResult { paths, best, matched: Some(matched), digest, work, labels: self.rows.labels })
     }
 
@@ -229,21 +233,22 @@ impl Sweep<'_> {
             Loss::UnaMse => Box::new(una(UnaLossType::Mse, true)?),
             Loss::UnaBce => Box::new(una(UnaLossType::Bce, true)?),
             Loss::Qrpo => Box::new(una(UnaLossType::Qrpo, false)?),
-            Loss::Kto | Loss::KtoNoBaseline => {
-                let loss_type = match self.loss {
-                    Loss::Kto => KtoLossType::Kto,
-                    _ => KtoLossType::ApoZeroUnpaired,
-                };
-                let (up, down) = self.rows.labels;
-                let desirable_weight = match self.balance {
-                    Balance::None => 1.0,
-                    Balance::Rule => 4.0 / 3.0 * down as f64 / up.max(1) as f64,
-                };
-                let config = KtoConfig { beta, loss_type, desirable_weight, ..Default::default() };
-                let baseline = Box::new(self.reference.frozen_copy()?) as Box<dyn CausalLm>;
-                Box::new(Kto::new(config, reference)?.with_baseline_model(baseline).starting_at_reference())
-            }
+            Loss::Kto => Box::new(self.kto(beta, KtoLossType::Kto)?),
+            Loss::KtoNoBaseline => Box::new(self.kto(beta, KtoLossType::ApoZeroUnpaired)?),
+            Loss::KtoOwnBaseline => Box::new(OwnAnswers::new(self.kto(beta, KtoLossType::Kto)?)),
         })
+    }
+
+    fn kto(&self, beta: f64, loss_type: KtoLossType) -> Result<Kto> {
+        let (up, down) = self.rows.labels;
+        let desirable_weight = match self.balance {
+            Balance::None => 1.0,
+            Balance::Rule => 4.0 / 3.0 * down as f64 / up.max(1) as f64,
+        };
+        let config = KtoConfig { beta, loss_type, desirable_weight, ..Default::default() };
+        let baseline = Box::new(self.reference.frozen_copy()?) as Box<dyn CausalLm>;
+        let kto = Kto::new(config, Reference::Precomputed)?;
+        Ok(kto.with_baseline_model(baseline).starting_at_reference())
     }
 
     fn validate(&self, model: &Model, updates: u64) -> Result<Point> {
