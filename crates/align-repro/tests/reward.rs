@@ -5,14 +5,14 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use align_repro::{
-    experiment::Size,
+    experiment::{Experiment, Size},
     outcome::Outcome,
     reward::study::{Options, RewardStudy, Tamper},
     reward_boundary, reward_overoptimisation, reward_ranking,
     runner::{RunOptions, run_units},
     store::Store,
     study::{Study, Texts},
-    verdict::Verdict,
+    verdict::{ControlVerdict, Verdict},
 };
 use toml::{Table, Value};
 
@@ -71,6 +71,11 @@ fn mean(outcome: &Outcome, id: &str) -> f64 {
     outcome.findings.evidence.get(id).unwrap().estimate.mean
 }
 
+/// A control's verdict.
+fn control(outcome: &Outcome, id: &str) -> ControlVerdict {
+    outcome.controls.iter().find(|judged| judged.control.id == id).unwrap().verdict
+}
+
 /// Turned about, comparisons teach the contrary: best-of-n lowers gold from the first.
 #[test]
 fn a_reversed_reward_model_lowers_gold_at_once() {
@@ -115,6 +120,28 @@ fn more_labels_without_meaning_are_no_gain() {
     assert!(!shuffled.passes());
 }
 
+/// Rankings by lot or turned about teach nothing or the contrary, and the control of true labels says so.
+#[test]
+fn rankings_without_meaning_do_not_pass_for_true_ones() {
+    let run_with = |tamper| {
+        let plan = small(&reward_ranking::TEXTS).replace("count = 500", "count = 200");
+        run(reward_ranking::TEXTS, options(plan, &["together-once"], tamper))
+    };
+    let sound = run_with(Tamper::None);
+    assert_eq!(control(&sound, "true-labels"), ControlVerdict::Holds, "{}", mean(&sound, "true-labels"));
+    assert!(sound.passes());
+    for tamper in [Tamper::Shuffle, Tamper::Reverse] {
+        let broken = run_with(tamper);
+        assert_ne!(
+            control(&broken, "true-labels"),
+            ControlVerdict::Holds,
+            "{}",
+            mean(&broken, "true-labels")
+        );
+        assert!(!broken.passes());
+    }
+}
+
 /// What is chosen at the boundary is close in gold, what is easiest is far apart; exchanged, the table says so.
 #[test]
 fn choices_are_what_they_are_called() {
@@ -154,10 +181,30 @@ fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
     assert_eq!(run_in(first.path(), texts, small(), true, 2).to_json().unwrap(), whole);
 }
 
+/// What an experiment runs it also says something about.
+#[test]
+fn every_arm_is_read_by_a_claim_or_control() {
+    for texts in [reward_ranking::TEXTS, reward_overoptimisation::TEXTS, reward_boundary::TEXTS] {
+        let plan = Experiment::from_plan(texts.name, texts.plan).unwrap();
+        let claims = plan.claims.iter().flat_map(|claim| &claim.arms);
+        let named: Vec<String> =
+            claims.chain(plan.controls.iter().flat_map(|control| &control.arms)).cloned().collect();
+        let read = plan.select(&named, Size::Full).unwrap();
+        assert_eq!(read.len(), plan.arms.len(), "{}", texts.name);
+    }
+}
+
 #[test]
 fn plans_that_do_not_fit_are_refused() {
     for (texts, from, to, word) in [
-        (reward_ranking::TEXTS, "width-8 = {", "width-9 = {", "width-8 has no settings"),
+        (reward_ranking::TEXTS, "pairs-500-w8 = {", "pairs-500-w9 = {", "pairs-500-w8 has no settings"),
+        (reward_ranking::TEXTS, "wider = {", "narrower = {", "wider has no figure"),
+        (
+            reward_ranking::TEXTS,
+            "minus = { arms = [\"pairs-1000-w8\"] }",
+            "minus = { arms = [\"pairs-500-w8\"] }",
+            "its figure reads pairs-1000, pairs-500-w8",
+        ),
         (reward_overoptimisation::TEXTS, "samples = 1024", "samples = 100", "of 100 samples"),
         (reward_overoptimisation::TEXTS, "ppo-300 = {", "ppo-30 = {", "ppo-300 has no settings"),
         (

@@ -24,7 +24,7 @@ struct Combined<'a> {
 impl RewardStudy {
     /// Makes a reward of what other arms have left, judges it and leaves it for policies.
     pub(super) fn combine(&self, arm: &str, seed: u64, context: &UnitContext<'_>) -> Result<ArmResult> {
-        let trial = Trial::of(self.settings(), seed);
+        let trial = Trial::of(self.settings(), seed, self.arm(arm)?.has_samples());
         let mut result = ArmResult::default();
         let combined = Combined { study: self, arm, seed, context, trial };
         let (scored, proxy) = combined.make(&mut result)?;
@@ -38,7 +38,7 @@ impl Combined<'_> {
     fn make(&self, result: &mut ArmResult) -> Result<(Scored, Proxy)> {
         let trial = &self.trial;
         match self.study.arm(self.arm)? {
-            ArmSettings::Weights { of } => self.weights(of, result),
+            ArmSettings::Weights { of, .. } => self.weights(of, result),
             ArmSettings::Scores { of } => {
                 let members = of.iter().map(|name| self.scored(name)).collect::<Result<Vec<_>>>()?;
                 let proxies = of.iter().map(|name| self.proxy(name)).collect::<Result<Vec<_>>>()?;
@@ -82,6 +82,9 @@ impl Combined<'_> {
         for name in of {
             let scored = self.scored(name)?;
             let validation = self.trial.validate(&scored.validation, noise, self.seed);
+            let validation = validation.ok_or_else(|| {
+                self.study.fail(format!("arm {} chooses by noisy pairs: there are none", self.arm))
+            })?;
             if best.as_ref().is_none_or(|(before, ..)| validation > *before) {
                 best = Some((validation, name, scored));
             }

@@ -3,7 +3,7 @@
 use align_core::align_types::{PromptGroup, RngStream};
 use serde::{Deserialize, Serialize};
 
-use super::world::{Answers, Stream, WorldSettings};
+use super::world::{Answer, Answers, Stream, WorldSettings};
 use crate::style::policy::Requests;
 
 /// How comparisons come to a reward model.
@@ -25,7 +25,8 @@ pub enum Scramble {
     /// Nothing.
     #[default]
     None,
-    /// Labels say nothing: the noisy scores of each request are dealt out anew; of pairs a half is turned.
+    /// Labels say nothing: scores are dealt out by lot, so that of the comparisons of two rankings in a row a half agrees
+    /// with gold; of pairs a half is turned.
     Shuffle,
     /// All labels are turned. No arm of a plan has it; tests break an experiment with it.
     Reverse,
@@ -77,12 +78,13 @@ impl Recipe {
         random: &mut RngStream,
     ) -> Vec<PromptGroup> {
         let sign = if self.scramble == Scramble::Reverse { -1.0 } else { 1.0 };
+        let mut lots = Lots::default();
         let ranking = |answers: &Answers| {
             let noisy = |gold: f64, random: &mut RngStream| sign * (gold + world.noise * random.normal());
-            let mut scores: Vec<f64> = answers.answers.iter().map(|a| noisy(a.gold, random)).collect();
-            if self.scramble == Scramble::Shuffle {
-                random.shuffle(&mut scores);
-            }
+            let scores: Vec<f64> = match self.scramble {
+                Scramble::Shuffle => lots.scores(&answers.answers, random),
+                _ => answers.answers.iter().map(|a| noisy(a.gold, random)).collect(),
+            };
             let mut group = answers.group();
             for (answer, score) in group.completions.iter_mut().zip(&scores) {
                 answer.rank = Some(1 + scores.iter().filter(|other| *other > score).count() as u32);
@@ -103,6 +105,36 @@ impl Recipe {
         let mut turn: Vec<bool> = (0..answers.len()).map(|index| index < turned).collect();
         random.shuffle(&mut turn);
         answers.iter().zip(turn).map(|(pair, turn)| labelled(pair, turn)).collect()
+    }
+}
+
+/// Scores that say nothing of gold.
+///
+/// Lots that are drawn freely agree with gold in some more or fewer comparisons than a half, and a model learns from the
+/// difference. These agree in a half exactly.
+#[derive(Default)]
+struct Lots {
+    /// What was drawn for the ranking before, by the places of its answers in gold's order, where that had no partner yet.
+    before: Option<Vec<f64>>,
+}
+
+impl Lots {
+    /// Deals out a score to each answer: by lot, or as the contrary of the ranking before.
+    fn scores(&mut self, answers: &[Answer], random: &mut RngStream) -> Vec<f64> {
+        let partner = self.before.take().filter(|before| before.len() == answers.len());
+        let by_gold: Vec<f64> = match partner {
+            Some(before) => before.iter().map(|score| -score).collect(),
+            None => {
+                let mut drawn: Vec<f64> = (0..answers.len()).map(|place| place as f64).collect();
+                random.shuffle(&mut drawn);
+                self.before.insert(drawn).clone()
+            }
+        };
+        let mut order: Vec<(usize, f64)> = answers.iter().map(|answer| answer.gold).enumerate().collect();
+        order.sort_by(|a, b| a.1.total_cmp(&b.1));
+        let mut scores: Vec<(usize, f64)> = order.iter().map(|(index, _)| *index).zip(by_gold).collect();
+        scores.sort_by_key(|(index, _)| *index);
+        scores.into_iter().map(|(_, score)| score).collect()
     }
 }
 
@@ -176,6 +208,45 @@ mod tests {
                 assert!(rank(0) < rank(1));
             }
         }
+    }
+
+    /// Comparisons of rankings, and those of them that gold turns about.
+    fn against_gold(requests: &Requests, rows: &[PromptGroup]) -> (usize, usize) {
+        let (mut all, mut turned) = (0, 0);
+        for group in rows {
+            let golds: Vec<f64> =
+                (0..group.completions.len()).map(|place| gold_of(requests, group, place)).collect();
+            for (place, better) in golds.iter().enumerate() {
+                all += golds.len() - place - 1;
+                turned += golds[place + 1..].iter().filter(|worse| *worse > better).count();
+            }
+        }
+        (all, turned)
+    }
+
+    #[test]
+    fn rankings_by_lot_agree_with_gold_in_half_of_their_comparisons() {
+        let requests = Requests::split(0);
+        let by_lot = Recipe { scramble: Scramble::Shuffle, ..recipe(Form::Rankings, 5) };
+        let answers = by_lot.answers(&world(), &requests, 3);
+        let rows = by_lot.rows(&world(), &answers, 3);
+        // 40 rankings of 10 comparisons.
+        assert_eq!(against_gold(&requests, &rows), (400, 200));
+        for two in rows.chunks(2) {
+            assert_eq!(against_gold(&requests, two), (20, 10));
+        }
+    }
+
+    /// The noise of the plan of reward-ranking turns about 15 of 100 comparisons.
+    #[test]
+    fn noise_turns_about_fifteen_of_a_hundred_comparisons() {
+        let requests = Requests::split(0);
+        let world = WorldSettings { stuck_in_pairs: 0.003, skills: (0.3, 0.9), ..world() };
+        let recipe = Recipe { count: 1000, ..recipe(Form::Rankings, 5) };
+        let rows = recipe.rows(&world, &recipe.answers(&world, &requests, 4), 4);
+        let (all, turned) = against_gold(&requests, &rows);
+        let share = turned as f64 / all as f64;
+        assert!((0.13..0.17).contains(&share), "{share}");
     }
 
     #[test]

@@ -9,11 +9,12 @@
 pub mod best_of_n;
 mod combine;
 pub mod data;
+pub mod figure;
 pub mod model;
 pub mod policy;
 mod proxy;
 pub mod settings;
-pub mod show;
+mod show;
 pub mod study;
 mod trial;
 pub mod world;

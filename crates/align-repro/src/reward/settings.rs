@@ -1,17 +1,17 @@
 //! What a plan on reward models says of its arms and sizes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     data::Recipe,
+    figure::FigureOf,
     model::TrainSettings,
     policy::{PolicyArm, PolicySize},
-    show::FigureOf,
     world::WorldSettings,
 };
-use crate::on_policy::part::PartSettings;
+use crate::{Result, on_policy::part::PartSettings, planned::Planned};
 
 /// An arm, as the plan has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,11 +41,17 @@ pub enum ArmSettings {
         /// More comparisons, which it chooses.
         #[serde(default)]
         choice: Option<Choice>,
+        /// How its run is begun and read, where it differs from the others.
+        #[serde(default)]
+        how: How,
     },
     /// The mean of the weights of other arms.
     Weights {
         /// The arms.
         of: Vec<String>,
+        /// Whether best-of-n is left out.
+        #[serde(default)]
+        pairs_only: bool,
     },
     /// The mean of the scores of other arms, each with mean 0 and variance 1 before.
     Scores {
@@ -61,6 +67,21 @@ pub enum ArmSettings {
     Gold,
     /// A reward that has nothing to do with the answers.
     Nothing,
+}
+
+/// How a training run is begun and read.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct How {
+    /// Begins with the fresh head turned about: what a head knows by chance is the contrary of what the other one knows.
+    #[serde(default)]
+    pub turned_head: bool,
+    /// Readings of held-out pairs, the end included; as many as the size has unless told.
+    #[serde(default)]
+    pub readings: Option<u64>,
+    /// Whether best-of-n is left out.
+    #[serde(default)]
+    pub pairs_only: bool,
 }
 
 /// Pairs that an arm chooses from a pool by the margins of a present model, before it is told their labels.
@@ -111,6 +132,9 @@ pub struct SizeSettings {
     pub best_of_n: BestOfNSettings,
     /// Points of a training run at which held-out pairs are read, the end included.
     pub checkpoints: u64,
+    /// Whether there are no hard pairs and none with noisy labels, for an experiment that does not read them.
+    #[serde(default)]
+    pub plain_pairs_only: bool,
 }
 
 /// All settings of a plan.
@@ -130,6 +154,27 @@ pub struct Settings {
     pub policy: Option<PartSettings<PolicySize, PolicyArm>>,
 }
 
+impl Settings {
+    /// Checks that every claim and control of reward models has a figure, which reads the arms that it names and no others.
+    pub(super) fn check_figures(&self, planned: &Planned) -> Result<()> {
+        let plan = planned.experiment();
+        let claims = plan.claims.iter().map(|claim| (&claim.id, &claim.arms));
+        let controls = plan.controls.iter().map(|control| (&control.id, &control.arms));
+        let of_rewards =
+            |(_, arms): &(&String, &Vec<String>)| arms.iter().all(|arm| self.arms.contains_key(arm));
+        for (id, arms) in claims.chain(controls).filter(of_rewards) {
+            let figure = self.figures.get(id).ok_or_else(|| planned.fail(format!("{id} has no figure")))?;
+            let named: BTreeSet<&str> = arms.iter().map(String::as_str).collect();
+            let read = figure.reads();
+            if read != named {
+                let [named, read] = [named, read].map(|arms| arms.into_iter().collect::<Vec<_>>().join(", "));
+                return Err(planned.fail(format!("{id} names the arms {named} and its figure reads {read}")));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl ArmSettings {
     /// The arms whose files it reads.
     pub(super) fn needs(&self) -> Vec<String> {
@@ -138,7 +183,16 @@ impl ArmSettings {
             Self::Trained { start, choice, .. } => {
                 std::iter::once(start.clone()).chain(choice.iter().map(|c| c.present.clone())).collect()
             }
-            Self::Weights { of } | Self::Scores { of } | Self::BestSingle { of } => of.clone(),
+            Self::Weights { of, .. } | Self::Scores { of } | Self::BestSingle { of } => of.clone(),
+        }
+    }
+
+    /// Says whether it is judged by best-of-n, too.
+    pub(super) fn has_samples(&self) -> bool {
+        match self {
+            Self::Trained { how, .. } => !how.pairs_only,
+            Self::Weights { pairs_only, .. } => !pairs_only,
+            _ => true,
         }
     }
 }

@@ -1,15 +1,12 @@
-//! Figures, tables and curves of reward models.
-
-use serde::{Deserialize, Serialize};
+//! Tables and curves of reward models.
 
 use super::{
     best_of_n::{CurvePoint, Fit},
+    figure::{Metric, Runs, reading},
     study::{ArmResult, Checkpoint},
 };
 use crate::{
-    Result,
-    claim::Evidence,
-    interval::{Estimate, half_width, mean},
+    interval::{half_width, mean},
     report::figure::{Figure, LineChart, Point, Series},
     study::{Findings, Table},
 };
@@ -20,58 +17,6 @@ type Number<P> = fn(&P) -> f64;
 /// Curves that can be told apart in one chart.
 const CURVES: usize = 6;
 
-/// What is read of an arm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Metric {
-    /// Share of held-out pairs in the right order.
-    Accuracy,
-    /// The same on hard pairs.
-    Hard,
-    /// Negative log-likelihood of held-out pairs.
-    Nll,
-    /// Gold of best-of-n, in standard deviations of the samples' gold.
-    Gold,
-    /// The proxy's own opinion of it, likewise.
-    Proxy,
-    /// Gold of best-of-n minus gold of best-of-N at the largest N of the curve.
-    Fall,
-    /// b of the curve fitted to gold.
-    Bend,
-}
-
-/// A place in an arm's results.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlaceOf {
-    /// The arms; their mean where there are several.
-    pub arms: Vec<String>,
-    /// Which checkpoint (from 1), or which n of the curve; the last unless told.
-    #[serde(default)]
-    pub at: Option<usize>,
-}
-
-/// A figure of a claim or control: a reading, minus another one of the same seed, minus a number.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FigureOf {
-    /// What is read.
-    pub metric: Metric,
-    /// Where.
-    pub of: PlaceOf,
-    /// What is subtracted.
-    #[serde(default)]
-    pub minus: Option<PlaceOf>,
-    /// A number that is subtracted.
-    #[serde(default)]
-    pub less: f64,
-}
-
-/// Results, one per seed.
-pub(super) struct Runs<'a> {
-    pub arms: &'a [(String, Vec<ArmResult>)],
-}
-
 fn cell(values: &[f64], digits: usize) -> String {
     match (values.is_empty(), half_width(values)) {
         (true, _) => "–".to_owned(),
@@ -80,67 +25,7 @@ fn cell(values: &[f64], digits: usize) -> String {
     }
 }
 
-/// Reads one run; `None` where it has no such place.
-fn reading(run: &ArmResult, metric: Metric, at: Option<usize>) -> Option<f64> {
-    let checkpoint = || match at {
-        Some(number) => run.checkpoints.get(number.checked_sub(1)?),
-        None => run.checkpoints.last(),
-    };
-    let point = || match at {
-        Some(n) => run.curve.iter().find(|point| point.n == n),
-        None => run.curve.last(),
-    };
-    match metric {
-        Metric::Accuracy => checkpoint().map(|c| c.accuracy),
-        Metric::Hard => checkpoint().and_then(|c| c.hard),
-        Metric::Nll => checkpoint().map(|c| c.nll),
-        Metric::Gold => point().map(|p| p.gold),
-        Metric::Proxy => point().map(|p| p.proxy),
-        Metric::Fall => Some(point()?.gold - run.curve.last()?.gold),
-        Metric::Bend => run.fit.map(|fit| fit.b),
-    }
-}
-
 impl Runs<'_> {
-    fn arm(&self, name: &str) -> &[ArmResult] {
-        self.arms.iter().find(|(arm, _)| arm == name).map(|(_, runs)| runs.as_slice()).unwrap_or_default()
-    }
-
-    /// Reads a place, one value per seed; empty where an arm was not run.
-    fn values(&self, metric: Metric, place: &PlaceOf) -> Vec<f64> {
-        let mut sums: Vec<f64> = Vec::new();
-        for name in &place.arms {
-            let values: Option<Vec<f64>> =
-                self.arm(name).iter().map(|run| reading(run, metric, place.at)).collect();
-            let values = values.unwrap_or_default();
-            if sums.is_empty() {
-                sums = vec![0.0; values.len()];
-            }
-            if values.is_empty() || values.len() != sums.len() {
-                return Vec::new();
-            }
-            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value / place.arms.len() as f64);
-        }
-        sums
-    }
-
-    /// Computes the figure of a claim or control.
-    pub fn evidence(&self, id: &str, figure: &FigureOf) -> Result<Option<Evidence>> {
-        let mut values = self.values(figure.metric, &figure.of);
-        if let Some(minus) = &figure.minus {
-            let others = self.values(figure.metric, minus);
-            if others.len() != values.len() {
-                return Ok(None);
-            }
-            values.iter_mut().zip(others).for_each(|(value, other)| *value -= other);
-        }
-        if values.is_empty() {
-            return Ok(None);
-        }
-        values.iter_mut().for_each(|value| *value -= figure.less);
-        Ok(Some(Evidence::average(Estimate::over_seeds(id, &values)?)))
-    }
-
     /// Adds tables and curves.
     pub fn show(&self, findings: &mut Findings) {
         findings.tables.push(self.accuracies());
@@ -168,7 +53,7 @@ impl Runs<'_> {
                 Self::row(runs, |run| reading(run, Metric::Accuracy, None), 3),
                 Self::row(runs, |run| reading(run, Metric::Hard, None), 3),
                 Self::row(runs, |run| reading(run, Metric::Nll, None), 3),
-                Self::row(runs, |run| Some(run.validation), 3),
+                Self::row(runs, |run| run.validation, 3),
             ]
         };
         let head = [

@@ -10,11 +10,11 @@ use serde_json::Value;
 use super::{
     best_of_n::{CurvePoint, Fit},
     data::{Form, Recipe, Scramble},
+    figure::Runs,
     model,
     policy::{self, Optimise},
     proxy::Proxy,
-    settings::{ArmSettings, Choice, Settings, SizeSettings, Which},
-    show,
+    settings::{ArmSettings, Choice, How, Settings, SizeSettings, Which},
     trial::{Trial, agreement, difference},
     world::{Answers, Stream},
 };
@@ -72,7 +72,7 @@ pub struct Checkpoint {
     pub epochs: f64,
     /// Share of held-out pairs that it orders as gold does; equal scores count one half.
     pub accuracy: f64,
-    /// The same on hard pairs, at the end.
+    /// The same on hard pairs, at the end, where there are such pairs.
     pub hard: Option<f64>,
     /// Mean of −log σ(r(better) − r(worse)) on held-out pairs.
     pub nll: f64,
@@ -83,8 +83,9 @@ pub struct Checkpoint {
 pub struct ArmResult {
     /// Held-out pairs along the training, or once.
     pub checkpoints: Vec<Checkpoint>,
-    /// Share of held-out pairs with noisy labels that it orders as they do: by this, a model is chosen.
-    pub validation: f64,
+    /// Share of held-out pairs with noisy labels that it orders as they do, where there are such pairs: by this, a model is
+    /// chosen.
+    pub validation: Option<f64>,
     /// Best-of-n.
     pub curve: Vec<CurvePoint>,
     /// What was fitted to its gold.
@@ -110,6 +111,7 @@ struct Training<'a> {
     epochs: f64,
     order: u64,
     choice: Option<&'a Choice>,
+    how: How,
 }
 
 impl RewardStudy {
@@ -134,6 +136,7 @@ impl RewardStudy {
                 return Err(fail(format!("arm {} uses {other} and does not need it", arm.name)));
             }
         }
+        settings.check_figures(&planned)?;
         for size in [&settings.quick, &settings.full] {
             let most = size.best_of_n.samples;
             if let Some(n) = size.best_of_n.counts.iter().find(|n| **n == 0 || **n > most) {
@@ -192,6 +195,9 @@ impl RewardStudy {
         // Heads are equal where the start is: WARM's condition.
         let head = seed ^ (self.init(training.start)? << 32);
         let model = model::with_head(&folder(context, training.start, seed), head)?;
+        if training.how.turned_head {
+            model::turn_head(&model)?;
+        }
         let requests = Requests::split(seed);
         let recipe = self.broken(training.rows);
         let mut rows = recipe.rows(&settings.world, &recipe.answers(&settings.world, &requests, seed), seed);
@@ -214,8 +220,9 @@ impl RewardStudy {
         let batch = (settings.train.answers / width).max(1);
         let per_epoch = rows.len().div_ceil(batch).max(1) as f64;
         let updates = (per_epoch * training.epochs).round().max(1.0) as u64;
-        let trial = Trial::of(settings, seed);
-        let every = (updates / settings.checkpoints.max(1)).max(1);
+        let trial = Trial::of(settings, seed, !training.how.pairs_only);
+        let readings = training.how.readings.unwrap_or(settings.checkpoints);
+        let every = (updates / readings.max(1)).max(1);
         let mut checkpoints = Vec::new();
         let order = seed.wrapping_mul(1000).wrapping_add(training.order);
         let work = (updates, order);
@@ -328,9 +335,9 @@ impl Study for RewardStudy {
         }
         let result = match self.arm(arm)? {
             ArmSettings::Start { .. } => self.start(arm, seed, context)?,
-            ArmSettings::Trained { start, rows, epochs, order, choice } => {
+            ArmSettings::Trained { start, rows, epochs, order, choice, how } => {
                 let choice = choice.as_ref();
-                let training = Training { start, rows, epochs: *epochs, order: *order, choice };
+                let training = Training { start, rows, epochs: *epochs, order: *order, choice, how: *how };
                 self.train(arm, &training, seed, context)?
             }
             _ => self.combine(arm, seed, context)?,
@@ -347,7 +354,7 @@ impl Study for RewardStudy {
                 arms.push((arm.name.clone(), runs));
             }
         }
-        let runs = show::Runs { arms: &arms };
+        let runs = Runs { arms: &arms };
         for (id, figure) in &self.settings.figures {
             findings.evidence.extend(runs.evidence(id, figure)?.map(|evidence| (id.clone(), evidence)));
         }

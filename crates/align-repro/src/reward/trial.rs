@@ -31,21 +31,26 @@ pub(super) struct Scored {
 }
 
 impl Trial {
-    pub fn of(settings: &SizeSettings, seed: u64) -> Self {
+    /// Makes what the arms of a seed are judged by; without samples there is no best-of-n.
+    pub fn of(settings: &SizeSettings, seed: u64, has_samples: bool) -> Self {
         let requests = Requests::split(seed);
         let world = &settings.world;
         let pairs = |hard, stream: Stream| world.test_pairs(&requests, hard, &mut stream.random(seed, 0));
+        let others = |hard, stream| match settings.plain_pairs_only {
+            true => Vec::new(),
+            false => pairs(hard, stream),
+        };
         let best = &settings.best_of_n;
         let mut random = Stream::BestOfN.random(seed, 0);
-        let each = requests.test.iter().take(best.requests);
+        let each = requests.test.iter().take(if has_samples { best.requests } else { 0 });
         let samples = each.map(|request| Answers {
             request: *request,
             answers: (0..best.samples).map(|_| world.answer(request, world.stuck, &mut random)).collect(),
         });
         Self {
             pairs: pairs(false, Stream::Test),
-            hard: pairs(true, Stream::Hard),
-            validation: pairs(false, Stream::Validation),
+            hard: others(true, Stream::Hard),
+            validation: others(false, Stream::Validation),
             samples: samples.collect(),
         }
     }
@@ -69,7 +74,7 @@ impl Trial {
         result: &mut ArmResult,
     ) -> Result<()> {
         let (accuracy, nll) = agreement(&self.pairs, &scored.pairs);
-        let hard = Some(agreement(&self.hard, &scored.hard).0);
+        let hard = (!self.hard.is_empty()).then(|| agreement(&self.hard, &scored.hard).0);
         result.checkpoints.push(Checkpoint { updates, epochs, accuracy, hard, nll });
         result.validation = self.validate(&scored.validation, settings.world.noise, seed);
         if !self.samples.is_empty() {
@@ -79,15 +84,18 @@ impl Trial {
         Ok(())
     }
 
-    /// Share of validation pairs that are ordered as noisy scores order them.
-    pub fn validate(&self, scores: &[Vec<f64>], noise: f64, seed: u64) -> f64 {
+    /// Share of validation pairs that are ordered as noisy scores order them; `None` without such pairs.
+    pub fn validate(&self, scores: &[Vec<f64>], noise: f64, seed: u64) -> Option<f64> {
+        if self.validation.is_empty() {
+            return None;
+        }
         let mut random = Stream::Labels.random(seed, 1);
         let mut right = 0.0;
         for (pair, scores) in self.validation.iter().zip(scores) {
             let label = pair.gold_difference() + std::f64::consts::SQRT_2 * noise * random.normal();
             right += credit(difference(scores) * label);
         }
-        right / self.validation.len().max(1) as f64
+        Some(right / self.validation.len() as f64)
     }
 }
 

@@ -19,12 +19,20 @@ pub const TEXTS: Texts = Texts {
 const DEVIATIONS: &[&str] = &[
     "The papers' reward models have millions to billions of parameters and learn from people. Here some thousand parameters \
      learn from a rule on 20 tokens: direction only, no statement about the size of any effect in a language model.",
-    "Rankings come from gold with normal noise on each answer, pairs from gold with an exact share of the labels turned. \
-     The paper's rankings are people's, with 4 to 9 answers; ours have 5.",
+    "Rankings come from gold with normal noise on each answer, which turns about 15 of 100 comparisons, pairs from gold with an \
+     exact share of the labels turned. The paper's rankings are people's, with 4 to 9 answers; ours have 5.",
     "Both forms of the same comparisons get as many updates with as many answers each; those apart are seen a quarter as \
-     often, as each answer stands in 4 of them. The paper does not say what it held equal.",
-    "Widths start from models of their own that have read the same texts.",
-    "Sizes, rates and claims were set on a pilot run with a seed from 1000, which does not count; in it rankings taken \
+     often, as each answer stands in 4 of them. The paper does not say what it held equal; a single epoch of rankings, with a \
+     quarter of the updates, is compared as well.",
+    "Widths start from models of their own that have read the same texts. A doubling of the width makes 3.6 to 3.8 times as many \
+     parameters; the paper's figure is for a doubling of the parameters.",
+    "The control of rankings by lot: lots agree with gold in exactly a half of the comparisons of two rankings, and half of the \
+     models begin with the other half's head with its sign turned, so that neither luck in drawing nor a fresh head is taken for \
+     what labels teach. It has one epoch, as the arm whose accuracy it is held against.",
+    "An earlier plan (200 rankings, pairs of one width at 250, 1000 and 4000, control not above 50 %) was run at its quick size, seeds \
+     0 to 3: rankings together and apart were not told apart, 2 of 3 required claims were reproduced. This plan replaces it, with \
+     500 rankings, five numbers of pairs, three widths, and a control that asks for 50 % to within 2 points.",
+    "Sizes, rates and claims were set on pilot runs with seeds from 1000, which do not count; in the first one rankings taken \
      together were behind, and that claim was made one that is reported and not required.",
     "No correction for the number of comparisons was made.",
 ];
@@ -37,7 +45,7 @@ fn answer(outcome: &Outcome) -> Vec<String> {
         "all comparisons of a prompt in one row give the better reward model at equal compute",
         "all comparisons of a prompt in one row give the worse reward model at equal compute",
     );
-    let data = say(outcome, "more-data", "accuracy grows with data", "accuracy falls with data");
+    let data = say(outcome, "much-data", "accuracy grows with data", "accuracy falls with data");
     let size = say(outcome, "wider", "a wider model is more accurate", "a wider model is less accurate");
     vec![
         format!("On the same rankings, {together}."),
