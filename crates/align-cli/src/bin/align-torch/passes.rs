@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use align_cli::{Error, Result};
+use align_cli::Result;
 use align_core::align_types::PromptGroup;
 
-use crate::failure::{self, Own};
+use crate::failure::Own;
 
 /// Passes rows through the replicas as [`align_core::passes::over_rows`] does; `go_on` is asked before each pass.
 ///
