@@ -28,6 +28,8 @@ pub enum Scramble {
     /// Labels say nothing: scores are dealt out by lot, so that of the comparisons of two rankings in a row a half agrees
     /// with gold; of pairs a half is turned.
     Shuffle,
+    /// As `shuffle`, and every comparison is the contrary of what it is there.
+    Contrary,
     /// All labels are turned. No arm of a plan has it; tests break an experiment with it.
     Reverse,
 }
@@ -83,7 +85,10 @@ impl Recipe {
             let noisy = |gold: f64, random: &mut RngStream| sign * (gold + world.noise * random.normal());
             let scores: Vec<f64> = match self.scramble {
                 Scramble::Shuffle => lots.scores(&answers.answers, random),
-                _ => answers.answers.iter().map(|a| noisy(a.gold, random)).collect(),
+                Scramble::Contrary => lots.scores(&answers.answers, random).iter().map(|s| -s).collect(),
+                Scramble::None | Scramble::Reverse => {
+                    answers.answers.iter().map(|a| noisy(a.gold, random)).collect()
+                }
             };
             let mut group = answers.group();
             for (answer, score) in group.completions.iter_mut().zip(&scores) {
@@ -98,13 +103,14 @@ impl Recipe {
     fn pairs(&self, answers: &[Answers], random: &mut RngStream) -> Vec<PromptGroup> {
         let share = match self.scramble {
             Scramble::None => self.flip,
-            Scramble::Shuffle => 0.5,
+            Scramble::Shuffle | Scramble::Contrary => 0.5,
             Scramble::Reverse => 1.0,
         };
         let turned = (answers.len() as f64 * share).round() as usize;
         let mut turn: Vec<bool> = (0..answers.len()).map(|index| index < turned).collect();
         random.shuffle(&mut turn);
-        answers.iter().zip(turn).map(|(pair, turn)| labelled(pair, turn)).collect()
+        let contrary = self.scramble == Scramble::Contrary;
+        answers.iter().zip(turn).map(|(pair, turn)| labelled(pair, turn != contrary)).collect()
     }
 }
 
@@ -234,6 +240,16 @@ mod tests {
         assert_eq!(against_gold(&requests, &rows), (400, 200));
         for two in rows.chunks(2) {
             assert_eq!(against_gold(&requests, two), (20, 10));
+        }
+        // Their contrary has each ranking from its end.
+        let contrary = Recipe { scramble: Scramble::Contrary, ..by_lot }.rows(&world(), &answers, 3);
+        for (group, other) in rows.iter().zip(&contrary) {
+            let tokens = |group: &PromptGroup| -> Vec<_> {
+                group.completions.iter().map(|answer| answer.token_ids.clone()).collect()
+            };
+            let mut turned = tokens(other);
+            turned.reverse();
+            assert_eq!(tokens(group), turned);
         }
     }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::world::{Answers, END, PAD, Stream, TOKENS, WorldSettings};
 use crate::{
-    Error, Result,
+    Result,
     progress::UnitProgress,
     style::{
         gold::ANSWER_TOKENS,
@@ -25,9 +25,6 @@ use crate::{
 
 /// Answers of one forward pass without gradient.
 const ANSWERS_PER_PASS: usize = 256;
-
-/// The name of the head's weights.
-const HEAD: &str = "score.weight";
 
 /// How models come about, the same for all arms of a size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,15 +90,6 @@ pub fn read_texts(
 /// Puts a fresh head on the language model of a folder; equal seeds give equal heads.
 pub(crate) fn with_head(folder: &Path, seed: u64) -> Result<SequenceClassifier> {
     Ok(SequenceClassifier::from_causal_lm(folder, seed, &LoadOptions::default())?.with_pad_token_id(PAD)?)
-}
-
-/// Turns the sign of a model's head, so that it says the contrary of what it said.
-pub(super) fn turn_head(model: &SequenceClassifier) -> Result<()> {
-    let _guard = no_grad();
-    let mut parameters = model.parameters();
-    let head = parameters.iter_mut().find(|parameter| parameter.name == HEAD);
-    let _ = head.ok_or_else(|| Error::input(HEAD, "the model has no head"))?.tensor.f_neg_()?;
-    Ok(())
 }
 
 /// Reads a reward model back.

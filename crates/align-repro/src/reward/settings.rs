@@ -41,7 +41,7 @@ pub enum ArmSettings {
         /// More comparisons, which it chooses.
         #[serde(default)]
         choice: Option<Choice>,
-        /// How its run is begun and read, where it differs from the others.
+        /// How its run is read, where it differs from the others.
         #[serde(default)]
         how: How,
     },
@@ -69,13 +69,10 @@ pub enum ArmSettings {
     Nothing,
 }
 
-/// How a training run is begun and read.
+/// How a training run is read.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct How {
-    /// Begins with the fresh head turned about: what a head knows by chance is the contrary of what the other one knows.
-    #[serde(default)]
-    pub turned_head: bool,
     /// Readings of held-out pairs, the end included; as many as the size has unless told.
     #[serde(default)]
     pub readings: Option<u64>,

@@ -195,9 +195,6 @@ impl RewardStudy {
         // Heads are equal where the start is: WARM's condition.
         let head = seed ^ (self.init(training.start)? << 32);
         let model = model::with_head(&folder(context, training.start, seed), head)?;
-        if training.how.turned_head {
-            model::turn_head(&model)?;
-        }
         let requests = Requests::split(seed);
         let recipe = self.broken(training.rows);
         let mut rows = recipe.rows(&settings.world, &recipe.answers(&settings.world, &requests, seed), seed);
