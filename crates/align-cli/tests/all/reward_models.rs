@@ -1,7 +1,6 @@
 //! Reward models behind `align ppo` and `align eval`: text goes between them and the policy, their scales and ensembles,
 //! and what averages of them need in common.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
