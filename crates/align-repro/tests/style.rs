@@ -91,6 +91,30 @@ fn kto_and_dpo_learn_and_reversed_labels_turn_the_verdicts() {
     assert_eq!(sound.verdict("z0-matters"), Verdict::NotRun);
 }
 
+/// What is said about z0 is about z0: where it is lost the arms with and without it are one, where it is wrong they are
+/// not, on balanced rows neither.
+#[test]
+fn a_lost_or_wrong_z0_changes_what_is_said_about_it() {
+    let arms = ["kto-no-z0", "kto-few-bad-no-z0", "kto-few-bad", "kto-few-bad-wrong-z0"];
+    let run_with = |tamper| run(kto::TEXTS, options(small(&kto::TEXTS, 60, 16), &arms, tamper));
+    let sound = run_with(Tamper::None);
+    assert_eq!(sound.control_verdict("balanced-z0"), ControlVerdict::Holds);
+    assert_eq!(sound.control_verdict("wrong-z0-is-there"), ControlVerdict::Holds);
+    assert_ne!(mean(&sound, "wrong-z0-costs"), 0.0);
+    let lost = run_with(Tamper::NoBaseline);
+    for id in ["z0-matters", "z0-leaves-0", "balanced-z0"] {
+        assert_eq!(mean(&lost, id), 0.0, "{id}");
+    }
+    let wrong = run_with(Tamper::WrongBaseline);
+    assert_eq!(mean(&wrong, "wrong-z0-costs"), 0.0, "both arms have the wrong one");
+    assert_eq!(mean(&wrong, "z0-leaves-0"), mean(&sound, "wrong-z0-is-there"));
+    assert_eq!(wrong.verdict("z0-leaves-0"), Verdict::Reproduced);
+    assert_ne!(wrong.verdict("z0-leaves-0"), lost.verdict("z0-leaves-0"));
+    for id in ["balanced-z0", "z0-matters"] {
+        assert_ne!(mean(&wrong, id), 0.0, "{id}");
+    }
+}
+
 #[test]
 fn una_is_dpo_on_pairs_and_an_offset_spares_qrpo() {
     let arms = ["una-pairs", "qrpo-offset"];
@@ -125,12 +149,17 @@ fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
 /// λ_D n_D / (λ_U n_U) is 4/3 by the rule, with 90 % of the desirable rows lost.
 #[test]
 fn lost_rows_are_counted_in_the_report() {
-    let outcome = run(kto::TEXTS, options(small(&kto::TEXTS, 2, 2), &["kto-tenth", "dpo"], Tamper::None));
+    let arms = ["kto-tenth", "dpo", "kto", "kto-few-bad", "kto-few-bad-no-z0", "kto-few-bad-wrong-z0"];
+    let outcome = run(kto::TEXTS, options(small(&kto::TEXTS, 2, 2), &arms, Tamper::None));
     let work = outcome.findings.tables.iter().find(|table| table.title == "Samples and compute").unwrap();
     let cell = |arm: &str| work.rows.iter().find(|row| row[0] == arm).unwrap()[5].clone();
     // 120 requests with 8 answers are 480 pairs.
     assert_eq!(cell("kto-tenth"), "48 / 480");
     assert_eq!(cell("dpo"), "–");
+    assert_eq!(cell("kto"), "480 / 480");
+    for arm in ["kto-few-bad", "kto-few-bad-no-z0", "kto-few-bad-wrong-z0"] {
+        assert_eq!(cell(arm), "480 / 48", "{arm}");
+    }
 }
 
 #[test]
@@ -159,6 +188,7 @@ fn plans_whose_arms_have_no_settings_are_refused() {
         ("like = \"kto\"", "like = \"dpo\"", "is like dpo"),
         ("balance = \"rule\"", "balance = \"none-such\"", "none-such"),
         ("keep-desirable", "keep_desirable", "keep_desirable"),
+        ("keep-undesirable = 0.1", "keep-undesirable = 1.5", "not in (0, 1]"),
     ] {
         let plan = kto::TEXTS.plan.replace(from, to);
         assert_ne!(plan, kto::TEXTS.plan);

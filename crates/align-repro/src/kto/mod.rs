@@ -23,6 +23,14 @@ const DEVIATIONS: &[&str] = &[
      on validation requests would be learning from gold.",
     "The margins of not being below DPO are absolute, in points of gold, and were fixed before the run.",
     "Sizes, grid and claims were set on pilot runs with seeds from 1000, which are not reported.",
+    "z0 is judged on mostly desirable rows: with as many rows of both labels mismatched answers become less likely, so that \
+     their mean is clamped to 0, and the pair of arms there is a control. Desirable and undesirable have the weight 1 in these \
+     arms; beta is 2, as a z0 of a fraction of a nat does not bend the sigmoid at less. The claims on z0 are reported and not \
+     required: on pilot seeds the mean was clamped there, too.",
+    "The first plan was run before: it judged z0 on as many desirable as undesirable rows, where the difference was 0.000, and \
+     its full size swept two learning rates and took 26 minutes of CPU time. Now there is one rate, 1e-3, and 24 test samples per \
+     prompt (16 and two checkpoints at the quick size). Claims and margins of labels against pairs and of lost rows are the \
+     same, and seeds 0 to 4 are counted again.",
     "The quick size was first registered with 3 seeds and 32 test samples per prompt. That run left the control \
      rule-over-flat undecided (+0.73 ± 1.08), so it was given 5 seeds, and 20 test samples to stay within its two minutes; \
      claims, margins and all other settings are the same. Seeds 0 to 2 of that run are counted again.",
@@ -46,12 +54,13 @@ fn answer(outcome: &Outcome) -> Vec<String> {
     let baseline = say(
         outcome,
         "z0-matters",
-        "KTO earns less without the baseline z0",
-        "KTO earns more without the baseline z0",
+        "KTO on mostly desirable rows earns less without the baseline z0",
+        "KTO on mostly desirable rows earns more without the baseline z0",
     );
+    let leaves = say(outcome, "z0-leaves-0", "z0 leaves 0 there", "z0 stays at or near 0 there");
     vec![
         format!("Labels against pairs: {like}."),
-        format!("Lost rows and the baseline: {tenth}; {baseline}."),
+        format!("Lost rows and the baseline: {tenth}; {baseline}; {leaves}."),
         controls(outcome),
     ]
 }

@@ -149,8 +149,8 @@ pub enum Tamper {
     OtherPairs,
     /// KTO has lost its z0.
     NoBaseline,
-    /// KTO's z0 is made of the rows' own answers.
-    OwnBaseline,
+    /// KTO's z0 is the mean of clamped ratios.
+    WrongBaseline,
 }
 
 /// What the user asked for.
@@ -295,8 +295,8 @@ impl StyleStudy {
                 (Scramble::FlipHalf, arm.loss)
             }
             Tamper::NoBaseline if arm.loss == Loss::Kto => (arm.scramble, Loss::KtoNoBaseline),
-            Tamper::OwnBaseline if arm.loss == Loss::Kto => (arm.scramble, Loss::KtoOwnBaseline),
-            Tamper::OtherPairs | Tamper::NoBaseline | Tamper::OwnBaseline => (arm.scramble, arm.loss),
+            Tamper::WrongBaseline if arm.loss == Loss::Kto => (arm.scramble, Loss::KtoWrongBaseline),
+            Tamper::OtherPairs | Tamper::NoBaseline | Tamper::WrongBaseline => (arm.scramble, arm.loss),
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    baseline::OwnAnswers,
+    baseline::ClampedRatios,
     feedback::Rows,
     policy::{Descent, Job, Requests, Work, Worth, measure},
 };
@@ -26,8 +26,8 @@ pub enum Loss {
     Kto,
     /// KTO on labels without its baseline: z0 = 0.
     KtoNoBaseline,
-    /// KTO on labels with a wrong baseline: z0 of the answers under their own prompts.
-    KtoOwnBaseline,
+    /// KTO on labels with a wrong baseline: mismatched ratios clamped before their mean, not after it.
+    KtoWrongBaseline,
     /// UNA on pairs, labels or scores: squared error.
     UnaMse,
     /// UNA on labels or scores: cross-entropy.
@@ -235,7 +235,7 @@ impl Sweep<'_> {
             Loss::Qrpo => Box::new(una(UnaLossType::Qrpo, false)?),
             Loss::Kto => Box::new(self.kto(beta, KtoLossType::Kto)?),
             Loss::KtoNoBaseline => Box::new(self.kto(beta, KtoLossType::ApoZeroUnpaired)?),
-            Loss::KtoOwnBaseline => Box::new(OwnAnswers::new(self.kto(beta, KtoLossType::Kto)?)),
+            Loss::KtoWrongBaseline => Box::new(ClampedRatios::new(self.kto(beta, KtoLossType::Kto)?)),
         })
     }
 
