@@ -91,28 +91,27 @@ fn kto_and_dpo_learn_and_reversed_labels_turn_the_verdicts() {
     assert_eq!(sound.verdict("z0-matters"), Verdict::NotRun);
 }
 
-/// What is said about z0 is about z0: where it is lost the arms with and without it are one, where it is wrong they are
-/// not, on balanced rows neither.
+/// What is said about z0 is about z0: where it is lost all arms are one, where it is wrong the balanced pair is none.
 #[test]
 fn a_lost_or_wrong_z0_changes_what_is_said_about_it() {
     let arms = ["kto-no-z0", "kto-few-bad-no-z0", "kto-few-bad", "kto-few-bad-wrong-z0"];
     let run_with = |tamper| run(kto::TEXTS, options(small(&kto::TEXTS, 60, 16), &arms, tamper));
     let sound = run_with(Tamper::None);
-    assert_eq!(sound.control_verdict("balanced-z0"), ControlVerdict::Holds);
-    assert_eq!(sound.control_verdict("wrong-z0-is-there"), ControlVerdict::Holds);
-    assert_ne!(mean(&sound, "wrong-z0-costs"), 0.0);
+    for id in ["balanced-z0", "wrong-z0-is-there"] {
+        assert_eq!(sound.control_verdict(id), ControlVerdict::Holds, "{id}");
+    }
+    assert_eq!(sound.verdict("z0-above-0"), Verdict::Reproduced, "{}", mean(&sound, "z0-above-0"));
     let lost = run_with(Tamper::NoBaseline);
-    for id in ["z0-matters", "z0-leaves-0", "balanced-z0"] {
+    for id in ["z0-above-0", "z0-matters", "z0-leaves-0"] {
         assert_eq!(mean(&lost, id), 0.0, "{id}");
+        assert_ne!(lost.verdict(id), Verdict::Reproduced, "{id}");
     }
+    assert_eq!(lost.control_verdict("wrong-z0-is-there"), ControlVerdict::DoesNotHold);
+    assert!(!lost.passes());
     let wrong = run_with(Tamper::WrongBaseline);
-    assert_eq!(mean(&wrong, "wrong-z0-costs"), 0.0, "both arms have the wrong one");
-    assert_eq!(mean(&wrong, "z0-leaves-0"), mean(&sound, "wrong-z0-is-there"));
     assert_eq!(wrong.verdict("z0-leaves-0"), Verdict::Reproduced);
-    assert_ne!(wrong.verdict("z0-leaves-0"), lost.verdict("z0-leaves-0"));
-    for id in ["balanced-z0", "z0-matters"] {
-        assert_ne!(mean(&wrong, id), 0.0, "{id}");
-    }
+    assert_eq!(mean(&wrong, "z0-matters"), mean(&sound, "z0-above-0"), "the arm has the wrong one");
+    assert_ne!(mean(&wrong, "balanced-z0"), 0.0);
 }
 
 #[test]

@@ -26,7 +26,8 @@ const DEVIATIONS: &[&str] = &[
     "z0 is judged on mostly desirable rows: with as many rows of both labels mismatched answers become less likely, so that \
      their mean is clamped to 0, and the pair of arms there is a control. Desirable and undesirable have the weight 1 in these \
      arms; beta is 2, as a z0 of a fraction of a nat does not bend the sigmoid at less. The claims on z0 are reported and not \
-     required: on pilot seeds the mean was clamped there, too.",
+     required: on the pilot seed the mean was clamped there, too. An arm with a z0 that is wrong and above 0 (the mean of \
+     clamped ratios, 0.27 nats on the pilot seed, where it earned 0.2 points more) therefore shows what a z0 above 0 does.",
     "The first plan was run before: it judged z0 on as many desirable as undesirable rows, where the difference was 0.000, and \
      its full size swept two learning rates and took 26 minutes of CPU time. Now there is one rate, 1e-3, and 24 test samples per \
      prompt (16 and two checkpoints at the quick size). Claims and margins of labels against pairs and of lost rows are the \
@@ -58,9 +59,15 @@ fn answer(outcome: &Outcome) -> Vec<String> {
         "KTO on mostly desirable rows earns more without the baseline z0",
     );
     let leaves = say(outcome, "z0-leaves-0", "z0 leaves 0 there", "z0 stays at or near 0 there");
+    let above = say(
+        outcome,
+        "z0-above-0",
+        "a z0 above 0 earns more there than none",
+        "a z0 above 0 earns less there than none",
+    );
     vec![
         format!("Labels against pairs: {like}."),
-        format!("Lost rows and the baseline: {tenth}; {baseline}; {leaves}."),
+        format!("Lost rows and the baseline: {tenth}; {baseline}; {leaves}; {above}."),
         controls(outcome),
     ]
 }

@@ -147,7 +147,7 @@ pub enum Tamper {
     Random,
     /// UNA on pairs is given other pairs than DPO.
     OtherPairs,
-    /// KTO has lost its z0.
+    /// KTO has lost its z0, and the wrong one too.
     NoBaseline,
     /// KTO's z0 is the mean of clamped ratios.
     WrongBaseline,
@@ -294,7 +294,9 @@ impl StyleStudy {
             Tamper::OtherPairs if arm.feedback == Form::Pairs && arm.loss == Loss::UnaMse => {
                 (Scramble::FlipHalf, arm.loss)
             }
-            Tamper::NoBaseline if arm.loss == Loss::Kto => (arm.scramble, Loss::KtoNoBaseline),
+            Tamper::NoBaseline if matches!(arm.loss, Loss::Kto | Loss::KtoWrongBaseline) => {
+                (arm.scramble, Loss::KtoNoBaseline)
+            }
             Tamper::WrongBaseline if arm.loss == Loss::Kto => (arm.scramble, Loss::KtoWrongBaseline),
             Tamper::OtherPairs | Tamper::NoBaseline | Tamper::WrongBaseline => (arm.scramble, arm.loss),
         }
