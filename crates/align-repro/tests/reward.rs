@@ -159,6 +159,23 @@ fn choices_are_what_they_are_called() {
     assert_eq!(swapped, [easiest, boundary]);
 }
 
+/// More labels help; turned about they do the contrary, and the verdict says so.
+#[test]
+fn labels_that_are_turned_about_do_not_help() {
+    let run_with = |tamper| {
+        // The present model has seen twenty pairs, so that four hundred are much more.
+        let plan = small(&reward_boundary::TEXTS).replace("pool = 2000", "pool = 400");
+        let mut plan: Table = plan.parse().unwrap();
+        plan["settings"]["arms"]["present"]["rows"]["count"] = Value::Integer(20);
+        let options = options(plan.to_string(), &["random"], tamper);
+        run(reward_boundary::TEXTS, Options { seeds: Some(5), ..options })
+    };
+    let (sound, reversed) = (run_with(Tamper::None), run_with(Tamper::Reverse));
+    let means = [&sound, &reversed].map(|outcome| mean(outcome, "labels-help"));
+    assert_eq!(sound.verdict("labels-help"), Verdict::Reproduced, "{means:?}");
+    assert_eq!(reversed.verdict("labels-help"), Verdict::NotReproduced, "{means:?}");
+}
+
 #[test]
 fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
     let arms = ["scores", "single", "weights", "ppo-scores"];
