@@ -10,6 +10,7 @@ use align_repro::{
     experiment::Size,
     on_policy::study::{Method, MethodStudy, Options, Tamper},
     outcome::Outcome,
+    rlhf::{self, Rlhf},
     runner::{RunOptions, run_units},
     store::Store,
     study::{Study, Texts},
@@ -52,9 +53,15 @@ fn filters_and_budgets_that_do_not_fit_are_refused() {
     }
 }
 
-/// Runs one seed of some arms of `curriculum`, in a few iterations.
-fn run(changes: &[(&str, &str)], arms: &[&str], tamper: Tamper) -> Outcome {
-    let mut plan = curriculum::TEXTS.plan.to_owned();
+/// Runs some arms of an experiment at its quick size, with lines of the plan changed.
+fn run<M: Method>(
+    texts: Texts,
+    changes: &[(&str, &str)],
+    arms: &[&str],
+    seeds: u64,
+    tamper: Tamper,
+) -> Outcome {
+    let mut plan = texts.plan.to_owned();
     for (from, to) in changes {
         assert!(plan.contains(from), "{from}");
         plan = plan.replace(from, to);
@@ -62,19 +69,24 @@ fn run(changes: &[(&str, &str)], arms: &[&str], tamper: Tamper) -> Outcome {
     let arms = arms.iter().map(ToString::to_string).collect();
     let options = Options {
         size: Some(Size::Quick),
-        seeds: Some(2),
+        seeds: Some(seeds),
         arms,
         plan: Some(plan),
         tamper,
         ..Default::default()
     };
-    let study = MethodStudy::<Curriculum>::new(curriculum::TEXTS, options).unwrap();
+    let study = MethodStudy::<M>::new(texts, options).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path(), &study.inputs().unwrap(), false).unwrap();
     let stop = AtomicBool::new(false);
     let run = RunOptions { workers: 2, stop: &stop, talk: false };
     let results = run_units(&study, &study.units().unwrap(), &store, run).unwrap();
     Outcome::judge(&study, &results).unwrap()
+}
+
+/// Runs two seeds of some arms of `curriculum`, in a few iterations.
+fn columns(changes: &[(&str, &str)], arms: &[&str], tamper: Tamper) -> Outcome {
+    run::<Curriculum>(curriculum::TEXTS, changes, arms, 2, tamper)
 }
 
 fn mean(outcome: &Outcome, id: &str) -> f64 {
@@ -88,12 +100,12 @@ const EDGE: &str =
 
 #[test]
 fn the_filter_finds_what_can_teach_and_turned_round_what_cannot() {
-    let sound = run(&[SHORT], &["all", "edge"], Tamper::None);
+    let sound = columns(&[SHORT], &["all", "edge"], Tamper::None);
     assert_eq!(sound.control_verdict("same-rollouts"), ControlVerdict::Holds);
     assert_eq!(sound.control_verdict("starts-easy"), ControlVerdict::Holds);
     assert_eq!(sound.control_verdict("starts-hard"), ControlVerdict::Holds);
     let turned = EDGE.replace("replay = 0.1", "replay = 1.0");
-    let turned = run(&[SHORT, (EDGE, turned.as_str())], &["all", "edge"], Tamper::None);
+    let turned = columns(&[SHORT, (EDGE, turned.as_str())], &["all", "edge"], Tamper::None);
     let [found, lost] = [&sound, &turned].map(|outcome| mean(outcome, "edge-mixed"));
     assert!(found > 0.0 && lost < 0.0, "{found} {lost}");
     assert_ne!(turned.verdict("edge-mixed"), Verdict::Reproduced);
@@ -101,7 +113,73 @@ fn the_filter_finds_what_can_teach_and_turned_round_what_cannot() {
 
 #[test]
 fn a_reward_for_wrong_answers_unteaches() {
-    let reversed = run(&[SHORT], &["all"], Tamper::Reverse);
+    let reversed = columns(&[SHORT], &["all"], Tamper::Reverse);
     assert!(mean(&reversed, "all-over-start") < 0.0, "{}", mean(&reversed, "all-over-start"));
     assert_ne!(reversed.verdict("all-over-start"), Verdict::Reproduced);
+}
+
+/// Few facts and a small model, so that an arm takes a second.
+const FEW_FACTS: [(&str, &str); 5] = [
+    ("facts = 512", "facts = 64"),
+    (
+        "hidden = 128, feed_forward = 256, layers = 2, heads = 4",
+        "hidden = 64, feed_forward = 128, layers = 1, heads = 4",
+    ),
+    ("sft = { batch = 128, steps = 400", "sft = { batch = 64, steps = 150"),
+    ("prompts = 256", "prompts = 64"),
+    ("iterations = 40", "iterations = 20"),
+];
+
+/// Three seeds of `abstain`, with what a wrong answer costs in PPO.
+fn facts(cost: &str, tamper: Tamper) -> Outcome {
+    let costs = format!("wrong = {cost} }}\nppo-free");
+    let changes = [&FEW_FACTS[..], &[("wrong = -4.0 }\nppo-free", costs.as_str())]].concat();
+    run::<Abstain>(abstain::TEXTS, &changes, &["sft", "ppo"], 3, tamper)
+}
+
+#[test]
+fn a_reward_for_wrong_answers_makes_them_more() {
+    let reversed = facts("-4.0", Tamper::Reverse);
+    let found = mean(&reversed, "ppo-less-wrong");
+    assert_eq!(reversed.verdict("ppo-less-wrong"), Verdict::NotReproduced, "{found}");
+}
+
+/// What the control is given, given to PPO.
+#[test]
+fn wrong_answers_that_cost_nothing_do_not_become_fewer() {
+    let free = facts("0.0", Tamper::None);
+    let found = mean(&free, "ppo-less-wrong");
+    assert_ne!(free.verdict("ppo-less-wrong"), Verdict::Reproduced, "{found}");
+}
+
+/// Short stages of `rlhf`.
+const SHORT_STAGES: [(&str, &str); 3] = [
+    ("text_steps = 80", "text_steps = 40"),
+    ("rankings = 240", "rankings = 160"),
+    ("test_samples = 16", "test_samples = 8"),
+];
+
+#[test]
+fn rankings_turned_round_make_worse_answers() {
+    let stages = |tamper| run::<Rlhf>(rlhf::TEXTS, &SHORT_STAGES, &["sft", "rm", "ppo"], 3, tamper);
+    let sound = stages(Tamper::None);
+    assert_eq!(sound.verdict("ppo-over-sft"), Verdict::Reproduced, "{}", mean(&sound, "ppo-over-sft"));
+    let reversed = stages(Tamper::Reverse);
+    assert_eq!(
+        reversed.verdict("ppo-over-sft"),
+        Verdict::NotReproduced,
+        "{}",
+        mean(&reversed, "ppo-over-sft")
+    );
+}
+
+/// What the control learns from, given to PPO: its reward model has seen the grades of other answers.
+#[test]
+fn shuffled_rankings_reproduce_nothing() {
+    let given =
+        [("ppo = { kind = \"ppo\", reward = \"rm\"", "ppo = { kind = \"ppo\", reward = \"rm-shuffled\"")];
+    let needs = [("needs = [\"sft\", \"rm\"]", "needs = [\"sft\", \"rm-shuffled\"]")];
+    let changes = [&SHORT_STAGES[..], &given, &needs].concat();
+    let shuffled = run::<Rlhf>(rlhf::TEXTS, &changes, &["sft", "rm-shuffled", "ppo"], 3, Tamper::None);
+    assert_ne!(shuffled.verdict("ppo-over-sft"), Verdict::Reproduced, "{}", mean(&shuffled, "ppo-over-sft"));
 }
