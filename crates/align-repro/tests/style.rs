@@ -91,27 +91,24 @@ fn kto_and_dpo_learn_and_reversed_labels_turn_the_verdicts() {
     assert_eq!(sound.verdict("z0-matters"), Verdict::NotRun);
 }
 
-/// What is said about z0 is about z0: where it is lost all arms are one, where it is wrong the balanced pair is none.
+/// What is said about z0 is about z0: the verdicts change where it is lost, and where it is wrong.
 #[test]
 fn a_lost_or_wrong_z0_changes_what_is_said_about_it() {
-    let arms = ["kto-no-z0", "kto-few-bad-no-z0", "kto-few-bad", "kto-few-bad-wrong-z0"];
-    let run_with = |tamper| run(kto::TEXTS, options(small(&kto::TEXTS, 60, 16), &arms, tamper));
-    let sound = run_with(Tamper::None);
-    for id in ["balanced-z0", "wrong-z0-is-there"] {
-        assert_eq!(sound.control_verdict(id), ControlVerdict::Holds, "{id}");
-    }
+    let run_with = |arm, tamper| {
+        let arms = ["kto-few-bad-no-z0", arm];
+        run(kto::TEXTS, options(small(&kto::TEXTS, 60, 16), &arms, tamper))
+    };
+    let sound = run_with("kto-few-bad-wrong-z0", Tamper::None);
     assert_eq!(sound.verdict("z0-above-0"), Verdict::Reproduced, "{}", mean(&sound, "z0-above-0"));
-    let lost = run_with(Tamper::NoBaseline);
-    for id in ["z0-above-0", "z0-matters", "z0-leaves-0"] {
-        assert_eq!(mean(&lost, id), 0.0, "{id}");
-        assert_ne!(lost.verdict(id), Verdict::Reproduced, "{id}");
-    }
+    assert_eq!(sound.control_verdict("wrong-z0-is-there"), ControlVerdict::Holds);
+    let lost = run_with("kto-few-bad-wrong-z0", Tamper::NoBaseline);
+    assert_eq!(mean(&lost, "z0-above-0"), 0.0);
+    assert_eq!(lost.verdict("z0-above-0"), Verdict::Inconclusive);
     assert_eq!(lost.control_verdict("wrong-z0-is-there"), ControlVerdict::DoesNotHold);
     assert!(!lost.passes());
-    let wrong = run_with(Tamper::WrongBaseline);
+    let wrong = run_with("kto-few-bad", Tamper::WrongBaseline);
     assert_eq!(wrong.verdict("z0-leaves-0"), Verdict::Reproduced);
     assert_eq!(mean(&wrong, "z0-matters"), mean(&sound, "z0-above-0"), "the arm has the wrong one");
-    assert_ne!(mean(&wrong, "balanced-z0"), 0.0);
 }
 
 #[test]
