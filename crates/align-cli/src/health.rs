@@ -77,32 +77,50 @@ pub fn sft(config: &SftConfig) -> Vec<HealthCheck> {
 pub fn dpo(config: &DpoConfig) -> Vec<HealthCheck> {
     let mut checks = shared();
     if config.uses_reference() {
-        checks.push(separated("rewards/accuracies"));
+        checks.push(separated("separated-from-the-start", "rewards/accuracies"));
         checks.push(displaced(config.beta));
     } else {
-        checks.push(separated("reference_free/accuracies"));
+        checks.push(separated("separated-from-the-start", "reference_free/accuracies"));
         checks.push(displaced_without_reference());
     }
-    // Only of these is the gradient a function of rewards/margins that vanishes for large ones.
-    let vanishes = |loss: DpoLossType| {
-        use DpoLossType::{Discopop, ExoPair, Hinge, Sigmoid};
-        matches!(loss, Sigmoid | Hinge | ExoPair | Discopop)
-    };
-    let of_margins = config.uses_reference() && config.f_divergence_type == FDivergence::ReverseKl;
-    if of_margins && config.losses().all(|(loss, _)| vanishes(loss)) {
-        checks.push(saturated("rewards/margins", f64::NEG_INFINITY));
+    if let Some(margins) = flat_in(config) {
+        checks.push(saturated("saturated", margins, f64::NEG_INFINITY));
     }
     checks
+}
+
+/// Finds the metric of whose large values the gradient of the loss vanishes, where there is one: losses of two rewards or
+/// of averages per token are flat in something else, and a smoothed sigmoid, a power or a likelihood nowhere.
+fn flat_in(config: &DpoConfig) -> Option<&'static str> {
+    use DpoLossType::{Discopop, ExoPair, Hinge, Sigmoid, Simpo};
+    let of_sums = |loss: DpoLossType| match loss {
+        Sigmoid => config.label_smoothing == 0.0,
+        other => matches!(other, Hinge | ExoPair | Discopop),
+    };
+    let all_of_sums = config.losses().all(|(loss, _)| of_sums(loss));
+    match config.loss_type.as_slice() {
+        // The metric is of averages, too, where no other loss is beside it.
+        [Simpo] if config.label_smoothing == 0.0 => Some("reference_free/margins"),
+        _ if config.f_divergence_type != FDivergence::ReverseKl || !all_of_sums => None,
+        _ if config.uses_reference() => Some("rewards/margins"),
+        _ => Some("reference_free/margins"),
+    }
 }
 
 /// Returns the checks of `align kto`, whose baseline `kl` needs at least two rows in a batch.
 pub fn kto(config: &KtoConfig, batch_size: usize) -> Vec<HealthCheck> {
     let mut checks = shared();
-    checks.push(forgotten(config.beta));
-    // The loss of bco has a gradient however wrong an answer is.
-    if config.loss_type != KtoLossType::Bco {
-        checks.push(saturated("rewards/chosen", -SATURATED));
-    }
+    checks.push(separated("separated-from-the-start", "labels/accuracies"));
+    checks.push(forgotten(
+        config.beta,
+        "desirable answers become unlikely together with the undesirable ones, and probability goes to answers that \
+         nobody rated; lower --learning-rate, raise --beta, or raise --desirable-weight",
+    ));
+    checks.push(match config.loss_type {
+        // It has a gradient however wrong an answer is, and is flat only far on the right side of its shift.
+        KtoLossType::Bco => saturated("saturated", "labels/margins", f64::NEG_INFINITY),
+        _ => saturated("saturated", "rewards/chosen", -SATURATED),
+    });
     if config.loss_type == KtoLossType::Kto {
         checks.push(far("kl"));
         if batch_size > 1 {
@@ -118,12 +136,27 @@ pub fn kto(config: &KtoConfig, batch_size: usize) -> Vec<HealthCheck> {
     checks
 }
 
-/// Returns the checks of `align una`.
+/// Returns the checks of `align una`: those of a kind of rows are silent in a run without such rows.
 pub fn una(config: &UnaConfig) -> Vec<HealthCheck> {
     let mut checks = shared();
-    checks.push(separated("rewards/accuracies"));
-    if config.loss_type == UnaLossType::Mse {
-        checks.push(saturated("rewards/scored", -SATURATED));
+    checks.push(separated("separated-from-the-start", "rewards/accuracies"));
+    checks.push(separated("labels-separated-from-the-start", "labels/accuracies"));
+    // Of scores alone a fall says nothing: a low score asks for it.
+    checks.push(forgotten(
+        config.beta,
+        "good answers become unlikely together with the bad ones, and probability goes to answers that nobody rated; \
+         common, and harmful when it goes on: read some samples, lower --learning-rate, or raise --beta",
+    ));
+    checks.push(saturated("saturated", "rewards/margins", f64::NEG_INFINITY));
+    match config.loss_type {
+        // A squared error of σ is flat on both sides.
+        UnaLossType::Mse => {
+            checks.push(saturated("labels-saturated", "labels/margins", -SATURATED));
+            checks.push(saturated("scores-saturated", "rewards/scored", -SATURATED));
+        }
+        // Its target of a score is inside of (0, 1), where it is flat nowhere.
+        UnaLossType::Bce => checks.push(saturated("labels-saturated", "labels/margins", f64::NEG_INFINITY)),
+        _ => {}
     }
     checks
 }
@@ -247,7 +280,13 @@ pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
             let free = DpoConfig { reference_free: true, ..DpoConfig::default() };
             [dpo(&DpoConfig::default()), dpo(&free)].concat()
         }
-        Place::Kto => kto(&KtoConfig::default(), 2),
+        Place::Kto => {
+            let bco = KtoConfig { loss_type: KtoLossType::Bco, ..KtoConfig::default() };
+            let mut checks = kto(&KtoConfig::default(), 2);
+            let new = kto(&bco, 2).into_iter().filter(|check| !checks.contains(check));
+            checks.extend(new.collect::<Vec<_>>());
+            checks
+        }
         Place::Una => una(&UnaConfig::default()),
         Place::Reward => reward(&RewardConfig::default()),
         Place::Ppo => ppo(),
@@ -258,13 +297,13 @@ pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
     checks
 }
 
-fn separated(accuracies: &'static str) -> HealthCheck {
+fn separated(name: &'static str, accuracies: &'static str) -> HealthCheck {
     HealthCheck {
-        name: "separated-from-the-start",
+        name,
         rule: Rule::FromTheStart { metric: accuracies, bound: 1.0, rows: PAIRS },
-        meaning: "there is nothing to learn; usually a formatting artefact tells chosen from rejected (length, a missing \
-                  end of sequence, a template on one side), the model was trained on these pairs already, or --ref-model \
-                  is not its reference: read some rows with `align data check`",
+        meaning: "there is nothing to learn; usually a formatting artefact tells good answers from bad ones (length, a \
+                  missing end of sequence, a template on one side), the model was trained on these rows already, or \
+                  --ref-model is not its reference: read some rows with `align data check`",
     }
 }
 
@@ -298,20 +337,16 @@ const DISPLACED: &str = "the chosen answers become unlikely too, only less so th
                          on: read some samples, lower --learning-rate, raise --beta, or add the likelihood of the chosen \
                          answers (--loss-type sft)";
 
-fn forgotten(beta: f64) -> HealthCheck {
+/// As [`displaced`], where good and bad answers are not those of pairs.
+fn forgotten(beta: f64, meaning: &'static str) -> HealthCheck {
     let falls = |metric, of| Move::falls(metric).by_share(FORGOTTEN, of, Some(("β", beta)));
     let moves = vec![falls("rewards/chosen", "logps/chosen"), falls("rewards/rejected", "logps/rejected")];
-    HealthCheck {
-        name: "likelihood-displacement",
-        rule: Rule::Moved { moves, steps: STEPS },
-        meaning: "desirable answers become unlikely together with the undesirable ones, and probability goes to answers \
-                  that nobody rated; lower --learning-rate, raise --beta, or raise --desirable-weight",
-    }
+    HealthCheck { name: "likelihood-displacement", rule: Rule::Moved { moves, steps: STEPS }, meaning }
 }
 
-fn saturated(reward: &'static str, low: f64) -> HealthCheck {
+fn saturated(name: &'static str, reward: &'static str, low: f64) -> HealthCheck {
     HealthCheck {
-        name: "saturated",
+        name,
         rule: Rule::Outside { metric: reward, low, high: SATURATED, steps: STEPS },
         meaning: "the sigmoid is flat there, so that rows like these teach next to nothing; usually the run is past its \
                   best, or --beta or --learning-rate is too large: compare with held-out rows (--eval-data, --keep-best) \

@@ -193,5 +193,14 @@ the means on. A resumed run goes on with what its checkpoint knows. Nothing that
             let _ = writeln!(part, "| {command} | `{}` | {} | {} |", check.name, check.rule, check.meaning);
         }
     }
+    part.push_str(
+        "
+What no check watches, because it is no number of the run: the KL divergence to the reference and the length of the model's own
+answers in `align dpo`, `align kto`, `align una` and `align reward`. Both are averages over what the model writes, and these
+commands train on answers that others wrote. β h of a row says how far the model has moved at that answer and nothing of the answers
+that gained what it lost; `kl` of `align kto` is a mean of h over answers of other rows, a baseline and no divergence.
+`align eval --reference DIR` samples from the trained model and measures both, the divergence with its error.
+",
+    );
     part
 }

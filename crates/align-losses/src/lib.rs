@@ -19,6 +19,7 @@ mod dpo;
 mod error;
 mod held_out;
 mod kto;
+mod labels;
 mod moving;
 mod reference;
 mod sft;

@@ -44,7 +44,7 @@ fn refused(folder: &Path, method: &str, more: &str, texts: &[&str]) {
 #[test]
 fn nan_in_a_later_step_stops_after_a_checkpoint_and_names_the_rows() {
     type Row = fn(usize, &str) -> Value;
-    let rows: [(&str, Row); 4] = [
+    let rows: [(&str, Row); 5] = [
         ("dpo", |row, word| pair(&format!("Number {row}?"), &format!(" Yes{word}"), " No")),
         (
             "kto",
@@ -55,6 +55,7 @@ fn nan_in_a_later_step_stops_after_a_checkpoint_and_names_the_rows() {
             "una",
             |row, word| json!({"prompt": format!("Number {row}?"), "completion": format!(" It is{word}"), "score": row as f64 / 12.0}),
         ),
+        ("reward", |row, word| pair(&format!("Number {row}?"), &format!(" Yes{word}"), " No")),
     ];
     for (method, row) in rows {
         let temporary = tempfile::tempdir().unwrap();
@@ -97,6 +98,22 @@ fn nan_in_a_later_step_stops_after_a_checkpoint_and_names_the_rows() {
         let new = line(method, &other.replace("{model}", &format!("{{{model}}}")));
         align(folder, &new.replace("{run}", "{new}")).ok();
     }
+}
+
+/// A distance of two rewards that is no number says nothing of the boundary: the row is named where pairs are chosen.
+#[test]
+fn nan_where_pairs_are_chosen_names_the_row() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    let word = |at| if at == 5 { "~" } else { "." };
+    let row = |at| pair(&format!("Number {at}?"), &format!(" Yes{}", word(at)), " No");
+    write_rows(folder, "rows.jsonl", (0..12).map(row));
+    poison_token(&copy_of_tiny_llama(folder, "model"), "~");
+    let band = "--pair-band 0,1000 --batch-size 2 --save-every 0";
+    let stopped = align(folder, &line("reward", &format!("--model {{model}} {band}")));
+    let stopped = stopped.refused(4, &["rows.jsonl:6: its reward is NaN", "error: step 1: "]);
+    assert!(stopped.stderr.contains("hint: the weights of the model that is trained are damaged"));
+    assert!(!folder.join("run/checkpoints/step-1").exists(), "{:?}", tree(folder));
 }
 
 /// Weights move by the learning rate in each step, whatever the gradient: products of weights of a thousand overflow.

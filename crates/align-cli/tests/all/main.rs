@@ -8,6 +8,7 @@ mod families;
 mod files;
 mod front;
 mod health;
+mod health_made_up;
 mod learning;
 mod lora;
 mod offline;

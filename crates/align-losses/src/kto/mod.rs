@@ -7,6 +7,7 @@ use align_core::{
     tch::{Kind, Tensor},
 };
 
+use crate::labels::margin_metrics;
 use crate::{Error, KtoConfig, KtoLossType, Result};
 
 pub use objective::Kto;
@@ -48,15 +49,18 @@ impl KtoInputs<'_> {
         Ok(MetricTerm { count, ..MetricTerm::of(name, &kept)? })
     }
 
-    fn metrics(&self, ratios: &Tensor, beta: f64) -> Result<Vec<MetricTerm>> {
+    /// Makes the metrics; `margins` is how far each reward lies on the side of its label.
+    fn metrics(&self, ratios: &Tensor, beta: f64, margins: &Tensor) -> Result<Vec<MetricTerm>> {
         let rewards = ratios.f_detach()?.f_mul_scalar(beta)?;
         let policy = self.policy.f_to_kind(Kind::Double)?;
-        Ok(vec![
+        let mut metrics = vec![
             self.sum_of("rewards/chosen", true, &rewards)?,
             self.sum_of("rewards/rejected", false, &rewards)?,
             self.sum_of("logps/chosen", true, &policy)?,
             self.sum_of("logps/rejected", false, &policy)?,
-        ])
+        ];
+        metrics.extend(margin_metrics(margins)?);
+        Ok(metrics)
     }
 }
 
@@ -84,7 +88,8 @@ pub fn kto_baseline(mismatched_ratios: &[f64]) -> f64 {
 ///
 /// Terms `[m]` in float64, denominator m: the mean over all answers, whatever their labels. The metrics are TRL's:
 /// `rewards/chosen` and `rewards/rejected` = β h averaged over desirable and undesirable answers, `logps/chosen`,
-/// `logps/rejected`, `kl` = z0.
+/// `logps/rejected`, `kl` = z0; and of the margins β (h − z0), with the opposite sign for undesirable answers, the mean
+/// `labels/margins` and the share above 0, `labels/accuracies`.
 ///
 /// ```
 /// use align_core::tch::Tensor;
@@ -114,11 +119,11 @@ pub fn kto_loss(inputs: &KtoInputs<'_>, baseline: f64, config: &KtoConfig) -> Re
     }
     let (ratios, signs) = inputs.signed()?;
     let weights = inputs.per_label(config.desirable_weight, config.undesirable_weight)?;
+    let margins = ratios.f_sub_scalar(baseline)?.f_mul(&signs)?.f_mul_scalar(config.beta)?;
     // 1 − σ(z) as σ(−z): the difference would lose all digits where z is large.
-    let against = ratios.f_sub_scalar(baseline)?.f_mul(&signs)?.f_mul_scalar(-config.beta)?;
-    let terms = against.f_sigmoid()?.f_mul(&weights)?;
+    let terms = margins.f_neg()?.f_sigmoid()?.f_mul(&weights)?;
     let denominator = terms.numel() as f64;
-    let mut metrics = inputs.metrics(&ratios, config.beta)?;
+    let mut metrics = inputs.metrics(&ratios, config.beta, &margins)?;
     metrics.push(MetricTerm { name: "kl", sum: baseline * denominator, count: denominator });
     Ok(LossOutput { components: vec![LossComponent { name, weight: 1.0, terms, denominator }], metrics })
 }
@@ -164,10 +169,10 @@ pub fn bco_loss(inputs: &KtoInputs<'_>, batch: &BcoBatch, config: &KtoConfig) ->
         share(config.desirable_weight, batch.desirable),
         share(config.undesirable_weight, batch.undesirable),
     )?;
-    let shifted = ratios.f_mul_scalar(config.beta)?.f_sub_scalar(batch.shift)?.f_mul(&signs)?;
-    let terms = shifted.f_log_sigmoid()?.f_neg()?.f_mul(&weights)?;
+    let margins = ratios.f_mul_scalar(config.beta)?.f_sub_scalar(batch.shift)?.f_mul(&signs)?;
+    let terms = margins.f_log_sigmoid()?.f_neg()?.f_mul(&weights)?;
     let denominator = terms.numel() as f64;
-    let mut metrics = inputs.metrics(&ratios, config.beta)?;
+    let mut metrics = inputs.metrics(&ratios, config.beta, &margins)?;
     metrics.push(MetricTerm { name: "bco/shift", sum: batch.shift * denominator, count: denominator });
     Ok(LossOutput {
         components: vec![LossComponent { name: "loss/bco", weight: 1.0, terms, denominator }],

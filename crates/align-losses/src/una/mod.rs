@@ -8,6 +8,7 @@ use align_core::{
     tch::{Kind, Tensor},
 };
 
+use crate::labels::margin_metrics;
 use crate::{DpoConfig, DpoInputs, Error, Result, UnaConfig, UnaLossType, dpo_loss};
 
 pub use objective::{REFERENCE_REWARDS, Una};
@@ -51,6 +52,9 @@ pub struct UnaInputs<'a> {
 /// 10 to 13 with the opposite sign. Its UNA sets f(x) = β log Z(x) to 0, which is the RLHF optimum only where
 /// Z(x) = 1; QRPO and A*-PO do not need that. The gradient of `mse` vanishes where s^ saturates, that of `bce`
 /// does not.
+///
+/// Labelled answers have the metrics of [`kto_loss`](crate::kto_loss) at z0 = 0, but for `kl`; scored ones `rewards/scored`,
+/// `una/prediction` and `una/target`.
 ///
 /// ```
 /// use align_core::tch::Tensor;
@@ -119,6 +123,8 @@ fn component(name: &'static str, weight: f64, terms: Option<Tensor>) -> Result<L
 
 /// Rows of feedback after the checks at the door, in float64.
 struct Feedback {
+    /// log π.
+    policy: Tensor,
     /// h = log π − log π_ref.
     ratios: Tensor,
     targets: Tensor,
@@ -138,7 +144,8 @@ impl Feedback {
             return Err(Error::input("targets", format!("{value} is {range}")));
         }
         let reference = rows.reference.f_detach()?.f_to_kind(Kind::Double)?;
-        Ok(Self { ratios: rows.policy.f_to_kind(Kind::Double)?.f_sub(&reference)?, targets })
+        let policy = rows.policy.f_to_kind(Kind::Double)?;
+        Ok(Self { ratios: policy.f_sub(&reference)?, policy, targets })
     }
 
     fn terms(&self, config: &UnaConfig) -> Result<Tensor> {
@@ -155,15 +162,25 @@ impl Feedback {
         })
     }
 
-    /// β h of desired and undesired answers, under the names that pairs have.
+    /// β h and log π of desired and undesired answers, under the names that pairs have, and their margins.
     fn label_metrics(&self, beta: f64) -> Result<Vec<MetricTerm>> {
         let rewards = self.ratios.f_detach()?.f_mul_scalar(beta)?;
+        let policy = self.policy.f_detach()?;
         let desired = self.targets.f_gt(0.5)?;
-        let of = |name, mask: &Tensor| -> Result<MetricTerm> {
+        let undesired = desired.f_logical_not()?;
+        let of = |name, values: &Tensor, mask: &Tensor| -> Result<MetricTerm> {
             let count = mask.f_sum(Kind::Int64)?.f_int64_value(&[])? as f64;
-            Ok(MetricTerm { count, ..MetricTerm::of(name, &rewards.f_where_scalarother(mask, 0.0)?)? })
+            Ok(MetricTerm { count, ..MetricTerm::of(name, &values.f_where_scalarother(mask, 0.0)?)? })
         };
-        Ok(vec![of("rewards/chosen", &desired)?, of("rewards/rejected", &desired.f_logical_not()?)?])
+        let mut metrics = vec![
+            of("rewards/chosen", &rewards, &desired)?,
+            of("rewards/rejected", &rewards, &undesired)?,
+            of("logps/chosen", &policy, &desired)?,
+            of("logps/rejected", &policy, &undesired)?,
+        ];
+        let signs = self.targets.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?;
+        metrics.extend(margin_metrics(&rewards.f_mul(&signs)?)?);
+        Ok(metrics)
     }
 
     fn score_metrics(&self, config: &UnaConfig, bounded: bool) -> Result<Vec<MetricTerm>> {

@@ -8,11 +8,11 @@ use align_core::{
     tch::{Kind, Tensor},
 };
 use align_losses::{
-    Dpo, DpoConfig, DpoLossType, REFERENCE_REWARDS, Reference, Una, UnaConfig, UnaLossType, a_star_target,
-    qrpo_target,
+    Dpo, DpoConfig, DpoLossType, Kto, KtoConfig, KtoLossType, REFERENCE_REWARDS, Reference, Una, UnaConfig,
+    UnaLossType, a_star_target, qrpo_target,
 };
 use align_testkit::assert_close;
-use common::{cut_loss, groups_of_all_kinds, labelled, model, pair, pairs, scored, sums};
+use common::{cut_batch, cut_loss, groups_of_all_kinds, labelled, model, pair, pairs, scored, sums};
 use proptest::prelude::*;
 
 fn reference() -> Reference {
@@ -93,6 +93,51 @@ fn every_kind_has_its_own_denominator_and_weight() {
     let square = |row: usize, target: f64| (1.0 / (1.0 + (-0.7 * ratios[row]).exp()) - target).powi(2);
     let expected = 3.0 * (square(0, 1.0) + square(2, 0.0)) / 2.0 + square(1, 0.25);
     assert_close(&[loss], &[expected], 1e-12);
+}
+
+/// What labelled answers show, by its definition: β h on the side of the label, less the baseline of the loss.
+#[test]
+fn margins_of_labels_are_those_of_their_definition() {
+    let policy = model(1);
+    let labels = [true, false, false, true];
+    let groups: Vec<_> =
+        (0..4).map(|i| labelled(vec![i as u32 % 3], vec![i as u32 + 1, 5], labels[i])).collect();
+    let logps = Vec::<f64>::try_from(sums(&policy, &groups).detach()).unwrap();
+    let ratios = Vec::<f64>::try_from((sums(&policy, &groups) - sums(&model(2), &groups)).detach()).unwrap();
+    let beta = 0.7;
+    let kto = |loss_type| {
+        let config = KtoConfig { beta, loss_type, ..Default::default() };
+        Box::new(Kto::new(config, reference()).unwrap()) as Box<dyn Objective>
+    };
+    let una =
+        |loss_type| Box::new(una(UnaConfig { beta, loss_type, ..Default::default() })) as Box<dyn Objective>;
+    for (objective, baseline) in [
+        (kto(KtoLossType::Kto), "kl"),
+        (kto(KtoLossType::ApoZeroUnpaired), "kl"),
+        (kto(KtoLossType::Bco), "bco/shift"),
+        (una(UnaLossType::Mse), ""),
+        (una(UnaLossType::Bce), ""),
+    ] {
+        let metrics = cut_batch(&policy, objective.as_ref(), &groups, &[1, 3], 1).metrics;
+        let scale = if baseline == "kl" { beta } else { 1.0 };
+        let baseline = scale * metrics.get(baseline).copied().unwrap_or(0.0);
+        let margin =
+            |i: usize| if labels[i] { beta * ratios[i] - baseline } else { baseline - beta * ratios[i] };
+        let mean = |of: &dyn Fn(usize) -> f64, rows: &[usize]| {
+            rows.iter().map(|i| of(*i)).sum::<f64>() / rows.len() as f64
+        };
+        let right = |i: usize| f64::from(u8::from(margin(i) > 0.0));
+        for (name, expected) in [
+            ("labels/margins", mean(&margin, &[0, 1, 2, 3])),
+            ("labels/accuracies", mean(&right, &[0, 1, 2, 3])),
+            ("rewards/chosen", mean(&|i| beta * ratios[i], &[0, 3])),
+            ("rewards/rejected", mean(&|i| beta * ratios[i], &[1, 2])),
+            ("logps/chosen", mean(&|i| logps[i], &[0, 3])),
+            ("logps/rejected", mean(&|i| logps[i], &[1, 2])),
+        ] {
+            assert_close(&[metrics[name]], &[expected], 1e-12);
+        }
+    }
 }
 
 #[test]
