@@ -24,7 +24,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<(Vec<Gauge>, Vec<Unit>)> {
         eprintln!("instructions are not counted: valgrind is not installed");
     }
     let mut gauges = Vec::new();
-    for program in build(workspace)? {
+    for program in build(workspace, BENCH)? {
         let counted = counts(&output(&mut Command::new(&program))?);
         if counted.is_empty() {
             return Err(Error::environment(format!("{} printed no numbers", program.display()), []));
@@ -41,21 +41,27 @@ pub(super) fn run(workspace: &Workspace) -> Result<(Vec<Gauge>, Vec<Unit>)> {
     Ok((gauges, if valgrind { Vec::new() } else { vec![Unit::Instructions] }))
 }
 
-/// Builds the programs and returns where they are.
-fn build(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+/// Builds the benches of a name and returns where they are.
+///
+/// # Errors
+/// They do not build.
+pub(super) fn build(workspace: &Workspace, bench: &str) -> Result<Vec<PathBuf>> {
     let mut command = workspace.cargo("bench");
-    command.args(ALL_CRATES).args(["--bench", BENCH, "--no-run", "--message-format=json-render-diagnostics"]);
+    command.args(ALL_CRATES).args(["--bench", bench, "--no-run", "--message-format=json-render-diagnostics"]);
     let messages = output(&mut command)?;
     let program = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
-        let is_ours = message.pointer("/target/name").and_then(Value::as_str) == Some(BENCH);
+        let is_ours = message.pointer("/target/name").and_then(Value::as_str) == Some(bench);
         Some(PathBuf::from(message.get("executable")?.as_str().filter(|_| is_ours)?))
     };
     Ok(messages.lines().filter_map(program).collect())
 }
 
 /// Runs a command to its end and returns what it writes to stdout.
-fn output(command: &mut Command) -> Result<String> {
+///
+/// # Errors
+/// It does not start or does not succeed.
+pub(super) fn output(command: &mut Command) -> Result<String> {
     let program = process::shown(command);
     eprintln!("$ {program}");
     let ran = command.stderr(Stdio::inherit()).output();

@@ -4,6 +4,7 @@
 mod commands;
 mod counts;
 mod gauges;
+mod growth;
 mod peers;
 mod ppo;
 mod race;
@@ -65,7 +66,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.peers.are_given() {
         return race::run(workspace, &metadata, &options.peers, options.json);
     }
-    // What is held to a baseline is the counts and the one bench that sets padded rows against packed ones.
+    // What is held to a baseline is counts, growth and the one bench that sets padded rows against packed ones.
     let only_gated = options.gate || options.bless;
     let bench =
         if only_gated { Some(command_of(workspace, &["packed"])) } else { command(workspace, &metadata) };
@@ -77,9 +78,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut gauges = gauges::ratios(&measures);
     let mut skipped = Vec::new();
     if whole || only_gated {
-        let (counted, uncounted) = counts::run(workspace)?;
-        gauges.extend(counted);
-        skipped = uncounted;
+        for (counted, uncounted) in [counts::run(workspace)?, growth::run(workspace)?] {
+            gauges.extend(counted);
+            skipped.extend(uncounted);
+        }
     }
     if options.bless {
         Baseline::read(workspace.root())?.write(workspace.root(), &gauges, &skipped)?;

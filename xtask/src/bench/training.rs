@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use super::median;
 use super::race::{Options, Race};
 use super::runs::{self, Runs, Usage};
 use crate::{Error, Result, Workspace, process};
@@ -15,6 +16,9 @@ const BATCH: usize = 8;
 /// Steps of the run that shows whether memory grows, and how many lie between two looks at it.
 const MANY_STEPS: usize = 1000;
 const STEPS_PER_LINE: usize = 100;
+/// How many times itself the memory may become between the halves of that run. One gradient kept per step would make it
+/// seven times itself.
+const MOST_GROWTH: f64 = 1.2;
 
 /// One way of training that is compared.
 struct Arm {
@@ -81,7 +85,7 @@ pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json
     let memory = memory_over_steps(race)?;
     if as_json {
         println!("{:#}", results(&arms, &memory));
-        return runs::verdict(&arms);
+        return verdict(&arms, &memory);
     }
     print!("{}", table(&arms, &memory));
     println!();
@@ -89,7 +93,25 @@ pub(super) fn run(workspace: &Workspace, race: &Race, options: &Options, as_json
     step.args(["-p", "align-train", "--bench", "step", "--", "--threads", &race.threads.to_string()]);
     step.envs([("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")]);
     process::run(&mut step)?;
-    runs::verdict(&arms)
+    verdict(&arms, &memory)
+}
+
+/// Fails where a target is missed; memory that grows is named where nothing else is.
+fn verdict(arms: &[Runs], memory: &[f64]) -> Result<()> {
+    runs::verdict(arms)?;
+    let grown = growth(memory);
+    if grown <= MOST_GROWTH {
+        return Ok(());
+    }
+    Err(Error::Missed { what: format!("memory over {MANY_STEPS} steps, which grew to {grown:.2} of itself") })
+}
+
+/// The median of the later half of the looks at memory over that of the earlier, without the first look: single ones differ by
+/// what the step at that moment works on.
+fn growth(memory: &[f64]) -> f64 {
+    let (_, after) = memory.split_at(memory.len().min(1));
+    let (early, late) = after.split_at(after.len() / 2);
+    median(late.to_vec()) / median(early.to_vec())
 }
 
 /// Makes models and pairs: so many rows, and so many long ones.
@@ -183,4 +205,18 @@ fn table(arms: &[Runs], memory: &[f64]) -> String {
         runs::table("align dpo / TRL", arms),
         megabytes.join(" ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_grows_is_missed() {
+        let steady = [189.0, 240.0, 256.0, 243.0, 240.0, 240.0, 235.0, 242.0, 265.0, 253.0, 260.0];
+        assert!((growth(&steady) - 253.0 / 240.0).abs() < 1e-12);
+        assert!(verdict(&[], &steady).is_ok());
+        let leak: Vec<f64> = (0..11).map(|look| 240.0 + 20.0 * f64::from(look)).collect();
+        assert!(verdict(&[], &leak).unwrap_err().to_string().contains("memory over 1000 steps"));
+    }
 }

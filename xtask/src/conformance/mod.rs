@@ -101,9 +101,9 @@ Made from `xtask/src/conformance/table.rs`. A test keeps the page fresh (`ALIGN_
 const BESIDE: &str = "\
 Two tests beside the hazards look at whole runs. `crates/align-cli/tests/all/trl.rs` follows TRL 1.16 through three \
 full-batch steps of every loss of rows that it has, and names what is not compared with the reason; what is left out \
-stands in the README of `align-losses`; \
-`fixtures/trl/three_steps.py` makes the numbers. `crates/align-cli/tests/all/learning.rs` shows that the methods learn a rule \
-on words they have not seen under new prompts, and do not learn it from shuffled labels.";
+stands in the README of `align-losses`; `fixtures/trl/three_steps.py` makes the numbers. \
+`crates/align-cli/tests/all/learning` shows that every loss learns a rule, on words under prompts that it has not seen, and \
+does not learn it from shuffled feedback.";
 
 /// Writes the page of the documentation.
 pub fn page() -> String {
