@@ -66,7 +66,8 @@ impl ScoreModel for TinyScores {
 
     fn scores(&self, batch: &PackedBatch) -> Result<Tensor> {
         let last: Vec<i64> = batch.last_rows().iter().map(|row| batch.ids()[*row as usize]).collect();
-        let [embedding, ..] = self.0.tensors();
+        // Of its parameters the embedding, `[V, H]`, is the first.
+        let embedding = &self.0.parameters()[0].tensor;
         let rows = embedding.f_index_select(0, &PackedBatch::index_tensor(&last, Device::Cpu)?)?;
         Ok(rows.f_select(1, 0)?)
     }

@@ -53,11 +53,6 @@ impl TinyLm {
         [("embedding", embedding), ("output", output), ("bias", bias), ("unused", unused)]
     }
 
-    /// Its weights: the embedding, `[V, H]`, before the others.
-    pub fn tensors(&self) -> [&Tensor; 4] {
-        self.named().map(|(_, tensor)| tensor)
-    }
-
     pub fn handle(&self) -> Self {
         let alias = |t: &Tensor| t.detach().set_requires_grad(true);
         Self {
