@@ -27,7 +27,8 @@ const DEVIATIONS: &[&str] = &[
      their mean is clamped to 0, and the pair of arms there is a control. Desirable and undesirable have the weight 1 in these \
      arms; beta is 2, as a z0 of a fraction of a nat does not bend the sigmoid at less. The claims on z0 are reported and not \
      required: on the pilot seed the mean was clamped there, too. An arm with a z0 that is wrong and above 0 (the mean of \
-     clamped ratios, 0.27 nats on the pilot seed, where it earned 0.2 points more) therefore shows what a z0 above 0 does.",
+     clamped ratios, 0.27 nats on the pilot seed, where it earned 0.2 points more) therefore shows what a z0 above 0 does. That \
+     claim had the other direction before that pilot (a wrong z0 costs gold), and beta 2 was taken after 0.5 and 8 were seen there, too.",
     "The first plan was run before: it judged z0 on as many desirable as undesirable rows, where the difference was 0.000, and \
      its full size swept two learning rates and took 26 minutes of CPU time. Now there is one rate, 1e-3, and 24 test samples per \
      prompt (16 and two checkpoints at the quick size). Claims and margins of labels against pairs and of lost rows are the \
