@@ -76,7 +76,9 @@ fn allows(from: &str, allowed: &[&str], to: &str, kind: DependencyKind) -> bool 
         return false;
     }
     let for_tests = match from {
-        "align-train" | "align-rollout" => ["align-losses", "align-lm", "align-testkit"].contains(&to),
+        // The loop is tried with objectives of policies and of reward models.
+        "align-train" => ["align-losses", "align-rm", "align-lm", "align-testkit"].contains(&to),
+        "align-rollout" => ["align-losses", "align-lm", "align-testkit"].contains(&to),
         // A folder as a reward is tried with the models and tokenizers that it does not know.
         "align-rm" => ["align-lm", "align-data", "align-testkit"].contains(&to),
         // Its iteration is tried with the engine, the sampler and the models that it does not know.
@@ -129,6 +131,7 @@ fn wrong_arrows_are_caught() {
         ("align-ppo", "align-types", Normal),
         ("align-core", "align-testkit", Dev),
         ("align-train", "align-losses", Dev),
+        ("align-train", "align-rm", Dev),
         ("align-rm", "align-data", Dev),
         ("align-repro", "align-testkit", Normal),
         ("align-cli", "align-report", Normal),
