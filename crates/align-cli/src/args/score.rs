@@ -167,14 +167,12 @@ impl ScoreArgs {
         }
         match (several.ensemble, self.model.as_slice()) {
             (None, [_, _, ..]) => {
-                return usage("several --model need --ensemble CHOICE", "choices: mean, min, variance");
+                usage("several --model need --ensemble CHOICE", "choices: mean, min, variance")
             }
-            (Some(_), _) if fit_normalization.is_some() => {
-                return usage(
-                    "--fit-normalization and --ensemble exclude each other",
-                    "fit the scale of each model first, one by one",
-                );
-            }
+            (Some(_), _) if fit_normalization.is_some() => usage(
+                "--fit-normalization and --ensemble exclude each other",
+                "fit the scale of each model first, one by one",
+            ),
             _ => several.check("--model", self.model.len(), *normalize),
         }
     }

@@ -251,6 +251,8 @@ fn each_illness_of_offline_runs_is_named() {
         ("qrpo", una(UnaLossType::Qrpo)),
     ];
     type Ill = fn(&str, f64) -> Option<f64>;
+    /// What the illness is called, what it does, and which checks of which methods speak.
+    type Illness = (&'static str, Ill, &'static [(&'static str, &'static str)]);
     fn only(metric: &str, name: &str, value: f64) -> Option<f64> {
         (name == metric).then_some(value)
     }
@@ -260,7 +262,7 @@ fn each_illness_of_offline_runs_is_named() {
         "logps/chosen" | "logps/rejected" => Some(-100.0 - 30.0 * late),
         _ => None,
     };
-    let illnesses: [(&str, Ill, &[(&str, &str)]); 13] = [
+    let illnesses: [Illness; 13] = [
         ("nothing", |_, _| None, &[]),
         (
             "no gradient",

@@ -82,7 +82,9 @@ fn groups(samples: usize) -> Vec<PromptGroup> {
     let all = answers();
     let mut groups: Vec<Vec<Completion>> = vec![Vec::new()];
     for _ in 0..samples {
-        let with = |group: &Vec<Completion>, next: &Completion| [group.as_slice(), &[next.clone()]].concat();
+        let with = |group: &Vec<Completion>, next: &Completion| {
+            [group.as_slice(), std::slice::from_ref(next)].concat()
+        };
         groups = groups.iter().flat_map(|group| all.iter().map(move |next| with(group, next))).collect();
     }
     groups.into_iter().map(|answers| group(&[PROMPT], answers)).collect()

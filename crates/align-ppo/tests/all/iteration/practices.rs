@@ -151,12 +151,12 @@ fn samples_of_an_older_policy_are_weighted() {
         seen
     };
     // The first samples are the policy's own, later ones those of the policy before its last updates.
-    let apart = |(_, weight): &(u64, f64)| (weight - 1.0).abs() > 0.01;
+    let is_apart = |weight: f64| (weight - 1.0).abs() > 0.01;
     let late = weights(true);
     let (first, later): (Vec<_>, Vec<_>) = late.iter().partition(|(step, _)| *step == 1);
-    assert!(!first.iter().any(|seen| apart(seen)), "{first:?}");
-    assert!(later.iter().filter(|seen| apart(seen)).count() > later.len() / 2, "{later:?}");
-    assert!(!weights(false).iter().any(apart));
+    assert!(!first.iter().any(|(_, weight)| is_apart(*weight)), "{first:?}");
+    assert!(later.iter().filter(|(_, weight)| is_apart(*weight)).count() > later.len() / 2, "{later:?}");
+    assert!(!weights(false).iter().any(|(_, weight)| is_apart(*weight)));
 }
 
 #[test]
