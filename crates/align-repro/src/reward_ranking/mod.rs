@@ -32,7 +32,7 @@ const DEVIATIONS: &[&str] = &[
     "An earlier plan (200 rankings, pairs of one width at 250, 1000 and 4000, control not above 50 %) was run at its quick size, seeds \
      0 to 3: rankings together and apart were not told apart, 2 of 3 required claims were reproduced, and the third, that of width, was \
      not decided; it is required of the mean of five numbers of pairs now, at the full size. This plan replaces it, with \
-     500 rankings, five numbers of pairs, three widths, and a control that asks for 50 % to within 2 points.",
+     500 rankings, five numbers of pairs, three widths, and a control that asks for 50 % to within 2 points. Seeds 0 to 3 are counted again.",
     "Sizes, rates and claims were set on pilot runs with seeds from 1000, which do not count; in the first one rankings taken \
      together were behind, and that claim was made one that is reported and not required.",
     "No correction for the number of comparisons was made.",

@@ -1,11 +1,12 @@
-//! Every loss learns a rule that rows follow, on answers under prompts it has not seen; from shuffled feedback none learns
+//! Every loss, but for what [`ELSEWHERE`] names, learns a rule that rows follow, on answers under prompts it has not seen; from shuffled feedback none learns
 //! anything of it.
 //!
 //! The rule: 24 made-up words are good answers, 24 others are bad ones. Which is which cannot be guessed, so that words of
 //! both kinds are exchangeable where feedback is shuffled. What a run has learnt is measured by the area under the ROC curve
-//! of what the 48 words gained, each under a prompt of its own: log π − log π_0, or the score of a reward model. For
-//! exchangeable words it is distributed as the Mann-Whitney statistic: mean 1/2 and standard deviation
-//! sqrt((24 + 24 + 1) / (12 · 24 · 24)) = 0.084; the bounds are 3.5 standard deviations away.
+//! of what the 48 words gained, each under a prompt of its own: log π − log π_0, or the score of a reward model. Were the
+//! words exchangeable it would be distributed as the Mann-Whitney statistic, with mean 1/2 and standard deviation
+//! sqrt((24 + 24 + 1) / (12 · 24 · 24)) = 0.084. Every shuffled row sets a good word against a bad one, which makes it up to
+//! 0.112 (simulated); the bounds, 0.294, are 2.6 of these away, and a run is the same each time.
 //!
 //! The losses are those that the flags of the commands take, so that a new one fails here until it has a line in [`METHODS`].
 
@@ -34,7 +35,7 @@ use task::{Rows, chance, log_probs, scores, task};
 /// Answers of a step, whether a row has one or several.
 const ANSWERS: usize = 40;
 
-/// What the area must be: 4.8 standard deviations above that without a rule.
+/// What the area must be: 3.6 standard deviations above that without a rule.
 const LEARNT: f64 = 0.9;
 
 /// How one choice of a command is trained.
