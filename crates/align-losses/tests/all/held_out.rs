@@ -133,7 +133,8 @@ fn labels_have_the_loss_of_training_and_an_accuracy_around_the_baseline() {
     let inputs = KtoInputs { policy: &policy, reference: &reference, desirable: &labels };
     let trained = kto_loss(&inputs, 0.2, &KtoConfig::default()).unwrap();
     assert!((figure(&found, "loss") - trained.mean().unwrap().double_value(&[])).abs() < 1e-12);
-    for metric in &trained.metrics {
+    // How far on the right side is watched over in training alone.
+    for metric in trained.metrics.iter().filter(|metric| metric.name != "labels/margins") {
         assert!((figure(&found, metric.name) - metric.sum / metric.count).abs() < 1e-12, "{}", metric.name);
     }
     assert_eq!(figure(&found, "labels/accuracies"), 0.5);
