@@ -91,24 +91,21 @@ fn kto_and_dpo_learn_and_reversed_labels_turn_the_verdicts() {
     assert_eq!(sound.verdict("z0-matters"), Verdict::NotRun);
 }
 
-/// What is said about z0 is about z0: the verdicts change where it is lost, and where it is wrong.
+/// What is said about z0 is about z0: the verdicts change where it is lost.
 #[test]
-fn a_lost_or_wrong_z0_changes_what_is_said_about_it() {
-    let run_with = |arm, tamper| {
-        let arms = ["kto-few-bad-no-z0", arm];
+fn a_lost_z0_changes_what_is_said_about_it() {
+    let run_with = |tamper| {
+        let arms = ["kto-few-bad-no-z0", "kto-few-bad-wrong-z0"];
         run(kto::TEXTS, options(small(&kto::TEXTS, 60, 16), &arms, tamper))
     };
-    let sound = run_with("kto-few-bad-wrong-z0", Tamper::None);
+    let sound = run_with(Tamper::None);
     assert_eq!(sound.verdict("z0-above-0"), Verdict::Reproduced, "{}", mean(&sound, "z0-above-0"));
     assert_eq!(sound.control_verdict("wrong-z0-is-there"), ControlVerdict::Holds);
-    let lost = run_with("kto-few-bad-wrong-z0", Tamper::NoBaseline);
+    let lost = run_with(Tamper::NoBaseline);
     assert_eq!(mean(&lost, "z0-above-0"), 0.0);
     assert_eq!(lost.verdict("z0-above-0"), Verdict::Inconclusive);
     assert_eq!(lost.control_verdict("wrong-z0-is-there"), ControlVerdict::DoesNotHold);
     assert!(!lost.passes());
-    let wrong = run_with("kto-few-bad", Tamper::WrongBaseline);
-    assert_eq!(wrong.verdict("z0-leaves-0"), Verdict::Reproduced);
-    assert_eq!(mean(&wrong, "z0-matters"), mean(&sound, "z0-above-0"), "the arm has the wrong one");
 }
 
 #[test]
