@@ -6,8 +6,8 @@ use crate::{Error, Result, whiten::Moments};
 /// Values are turned into units of the reward before advantages are estimated. What the critic is trained on is in its own
 /// units, standard deviations of the returns so far: its goals, normalised with the moments that have just seen them; the
 /// values of the rollout, as the critic gave them; the bound on how far a value may move; and so its loss, `loss/value_avg`.
-/// The weights of its last layer do not follow the moments (they do in PopArt, 1602.07714): these move slowly after the first
-/// batch, and the critic learns the rest.
+/// The weights of its last layer do not follow the moments (they do in PopArt, 1602.07714): these move as
+/// a mean over all batches does, by half at the second and by 1/n at the n-th, and the critic learns the rest.
 ///
 /// Before anything was seen it changes nothing.
 ///

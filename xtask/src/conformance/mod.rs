@@ -103,7 +103,7 @@ Two tests beside the hazards look at whole runs. `crates/align-cli/tests/all/trl
 full-batch steps of every loss of rows that it has, and names what is not compared with the reason; what is left out \
 stands in the README of `align-losses`; `fixtures/trl/three_steps.py` makes the numbers. \
 `crates/align-cli/tests/all/learning` shows that every loss learns a rule, on words under prompts that it has not seen, and \
-does not learn it from shuffled feedback.";
+does not learn it from shuffled feedback; it names the one that learns too little of it to be told from chance, `dft` of SFT.";
 
 /// Writes the page of the documentation.
 pub fn page() -> String {

@@ -149,8 +149,6 @@ pub enum Tamper {
     OtherPairs,
     /// KTO has lost its z0, and the wrong one too.
     NoBaseline,
-    /// KTO's z0 is the mean of clamped ratios.
-    WrongBaseline,
 }
 
 /// What the user asked for.
@@ -297,8 +295,7 @@ impl StyleStudy {
             Tamper::NoBaseline if matches!(arm.loss, Loss::Kto | Loss::KtoWrongBaseline) => {
                 (arm.scramble, Loss::KtoNoBaseline)
             }
-            Tamper::WrongBaseline if arm.loss == Loss::Kto => (arm.scramble, Loss::KtoWrongBaseline),
-            Tamper::OtherPairs | Tamper::NoBaseline | Tamper::WrongBaseline => (arm.scramble, arm.loss),
+            Tamper::OtherPairs | Tamper::NoBaseline => (arm.scramble, arm.loss),
         }
     }
 }
