@@ -35,6 +35,18 @@ const UNENDED: f64 = 0.5;
 /// By which share of themselves log-probabilities fall when answers are being forgotten.
 const FORGOTTEN: f64 = 0.1;
 
+/// What a saturated loss means, after the loss that it is.
+macro_rules! flat {
+    ($loss:literal) => {
+        concat!(
+            $loss,
+            "the sigmoid is flat there, so that rows like these teach next to nothing; usually the run is past its best, ",
+            "or --beta or --learning-rate is too large: compare with held-out rows (--eval-data, --keep-best) and stop ",
+            "earlier"
+        )
+    };
+}
+
 /// Returns the checks of every method.
 pub fn shared() -> Vec<HealthCheck> {
     let rises = Move::rises("loss").by_share(0.5, "loss", None);
@@ -100,7 +112,7 @@ fn flat_in(config: &DpoConfig) -> Option<&'static str> {
     let all_of_sums = config.losses().all(|(loss, _)| of_sums(loss));
     match config.loss_type.as_slice() {
         // The metric is of averages, too, where no other loss is beside it.
-        [Simpo] if config.label_smoothing == 0.0 => Some("reference_free/margins"),
+        [Simpo] if config.label_smoothing == 0.0 && config.simpo_alpha == 0.0 => Some("reference_free/margins"),
         _ if config.f_divergence_type != FDivergence::ReverseKl || !all_of_sums => None,
         _ if config.uses_reference() => Some("rewards/margins"),
         _ => Some("reference_free/margins"),
@@ -118,8 +130,13 @@ pub fn kto(config: &KtoConfig, batch_size: usize) -> Vec<HealthCheck> {
     ));
     checks.push(match config.loss_type {
         // It has a gradient however wrong an answer is, and is flat only far on the right side of its shift.
-        KtoLossType::Bco => saturated("saturated", "labels/margins", f64::NEG_INFINITY),
-        _ => saturated("saturated", "rewards/chosen", -SATURATED),
+        KtoLossType::Bco => {
+            saturated_in("saturated", "labels/margins", f64::NEG_INFINITY, flat!("with --loss-type bco: "))
+        }
+        _ => {
+            let meaning = flat!("with --loss-type kto or apo_zero_unpaired: ");
+            saturated_in("saturated", "rewards/chosen", -SATURATED, meaning)
+        }
     });
     if config.loss_type == KtoLossType::Kto {
         checks.push(far("kl"));
@@ -151,11 +168,15 @@ pub fn una(config: &UnaConfig) -> Vec<HealthCheck> {
     match config.loss_type {
         // A squared error of σ is flat on both sides.
         UnaLossType::Mse => {
-            checks.push(saturated("labels-saturated", "labels/margins", -SATURATED));
-            checks.push(saturated("scores-saturated", "rewards/scored", -SATURATED));
+            let flat = flat!("with --loss-type mse: ");
+            checks.push(saturated_in("labels-saturated", "labels/margins", -SATURATED, flat));
+            checks.push(saturated_in("scores-saturated", "rewards/scored", -SATURATED, flat));
         }
         // Its target of a score is inside of (0, 1), where it is flat nowhere.
-        UnaLossType::Bce => checks.push(saturated("labels-saturated", "labels/margins", f64::NEG_INFINITY)),
+        UnaLossType::Bce => {
+            let flat = flat!("with --loss-type bce: ");
+            checks.push(saturated_in("labels-saturated", "labels/margins", f64::NEG_INFINITY, flat));
+        }
         _ => {}
     }
     checks
@@ -282,18 +303,25 @@ pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
         }
         Place::Kto => {
             let bco = KtoConfig { loss_type: KtoLossType::Bco, ..KtoConfig::default() };
-            let mut checks = kto(&KtoConfig::default(), 2);
-            let new = kto(&bco, 2).into_iter().filter(|check| !checks.contains(check));
-            checks.extend(new.collect::<Vec<_>>());
-            checks
+            with_new(kto(&KtoConfig::default(), 2), kto(&bco, 2))
         }
-        Place::Una => una(&UnaConfig::default()),
+        Place::Una => {
+            let bce = UnaConfig { loss_type: UnaLossType::Bce, ..UnaConfig::default() };
+            with_new(una(&UnaConfig::default()), una(&bce))
+        }
         Place::Reward => reward(&RewardConfig::default()),
         Place::Ppo => ppo(),
         _ => Vec::new(),
     };
     let common = shared();
     checks.retain(|check| !common.contains(check));
+    checks
+}
+
+/// Adds the checks of another loss that are not among those of the first.
+fn with_new(mut checks: Vec<HealthCheck>, of_another: Vec<HealthCheck>) -> Vec<HealthCheck> {
+    let new: Vec<_> = of_another.into_iter().filter(|check| !checks.contains(check)).collect();
+    checks.extend(new);
     checks
 }
 
@@ -345,12 +373,14 @@ fn forgotten(beta: f64, meaning: &'static str) -> HealthCheck {
 }
 
 fn saturated(name: &'static str, reward: &'static str, low: f64) -> HealthCheck {
+    saturated_in(name, reward, low, flat!(""))
+}
+
+fn saturated_in(name: &'static str, reward: &'static str, low: f64, meaning: &'static str) -> HealthCheck {
     HealthCheck {
         name,
         rule: Rule::Outside { metric: reward, low, high: SATURATED, steps: STEPS },
-        meaning: "the sigmoid is flat there, so that rows like these teach next to nothing; usually the run is past its \
-                  best, or --beta or --learning-rate is too large: compare with held-out rows (--eval-data, --keep-best) \
-                  and stop earlier",
+        meaning,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
-use align_types::config::DpoConfig;
+use align_types::config::{DpoConfig, SftLossType};
 use clap::{ArgMatches, FromArgMatches, ValueHint, parser::ValueSource};
 
 use crate::{
@@ -78,6 +78,7 @@ fn check(command: &Command) -> Result<()> {
     match command {
         Command::Sft(sft) => {
             check_training(&sft.train)?;
+            check_loss_is_a_measure(sft)?;
             check_metric(&sft.train, &[Place::Sft], &[], |_| true)
         }
         Command::Reward(reward) => {
@@ -273,6 +274,18 @@ fn check_dpo_reference(config: &DpoConfig, reference: &ReferenceArgs) -> Result<
         return Err(Error::usage("--ld-alpha and --precompute-ref-log-probs exclude each other", [why]));
     }
     Ok(())
+}
+
+/// Refuses to keep the checkpoint of the least dft loss −p log p, which also falls as tokens below 1/e become less likely.
+fn check_loss_is_a_measure(sft: &args::SftArgs) -> Result<()> {
+    let metric = sft.train.watch.keep_best.as_deref();
+    if sft.loss_type != SftLossType::Dft || !matches!(metric, Some("loss" | "eval/loss")) {
+        return Ok(());
+    }
+    Err(Error::usage(
+        "--keep-best loss: with --loss-type dft the loss of a worse model may be lower",
+        ["give --keep-best logps/completion".to_owned()],
+    ))
 }
 
 /// Checks that the method has the metric of `--keep-best`: one of the table's names that `there` says these settings

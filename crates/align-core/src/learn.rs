@@ -14,6 +14,8 @@ pub struct BatchReport {
     pub grad_norm: f64,
     /// Metrics: Σ sums / Σ counts over the batch, in the order in which they first came.
     pub metrics: Vec<(String, f64)>,
+    /// How many items a metric is the mean of, where that is known.
+    pub counts: Vec<(String, f64)>,
     /// Prompt groups of the batch.
     pub groups: usize,
     /// Flat tokens of the batch.

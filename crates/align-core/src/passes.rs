@@ -39,14 +39,14 @@ pub fn batches(groups: &[PromptGroup], limit: usize) -> Vec<Range<usize>> {
 /// Passes rows through the replicas, and hands on what was made of each batch, in the rows' order.
 ///
 /// Batches are those of all rows, so that work that is continued makes the very numbers of work that was not interrupted;
-/// those whose rows are all among the first `kept` are left out. What `work` and `done` fail with ends the passes: to
+/// those whose rows are all among the first `kept` are left out. `work` is told the place of its first row among all. What `work` and `done` fail with ends the passes: to
 /// stop early is to return an error.
 ///
 /// ```
 /// use align_core::{Error, align_types::{Completion, PromptGroup}, passes::over_rows};
 ///
 /// let rows: Vec<PromptGroup> = (1..4).map(|n| PromptGroup::new(vec![7; n], vec![Completion::new(vec![1])])).collect();
-/// let count = |seen: &mut usize, rows: &[PromptGroup]| {
+/// let count = |seen: &mut usize, _first: usize, rows: &[PromptGroup]| {
 ///     *seen += rows.len();
 ///     Ok::<_, Error>(rows.iter().map(|row| row.prompt.len()).collect())
 /// };
@@ -57,23 +57,26 @@ pub fn batches(groups: &[PromptGroup], limit: usize) -> Vec<Range<usize>> {
 /// ```
 ///
 /// # Errors
-/// Those of `work` and `done`, the first in the rows' order; [`Error::Thread`].
+/// Those of `work` and `done`, the first in the rows' order; [`Error::Input`] without a replica; [`Error::Thread`].
 pub fn over_rows<M: Send, R: Send, E: From<Error> + Send>(
     replicas: &mut [M],
     rows: &[PromptGroup],
     limit: usize,
     kept: usize,
-    work: impl Fn(&mut M, &[PromptGroup]) -> Result<Vec<R>, E> + Sync,
+    work: impl Fn(&mut M, usize, &[PromptGroup]) -> Result<Vec<R>, E> + Sync,
     mut done: impl FnMut(Range<usize>, Vec<R>) -> Result<(), E>,
 ) -> Result<(), E> {
+    if replicas.is_empty() {
+        return Err(Error::input("passes over rows", "there is no replica of the model").into());
+    }
     let left: Vec<Range<usize>> = batches(rows, limit).into_iter().filter(|batch| batch.end > kept).collect();
-    for round in left.chunks(PASSES * replicas.len().max(1)) {
+    for round in left.chunks(PASSES * replicas.len()) {
         // Whoever is ready takes the next batch: batches are equal shares, but rows may be long.
         let next = AtomicUsize::new(0);
         let take = |model: &mut M| {
             let mut made = Vec::new();
             while let Some(batch) = round.get(next.fetch_add(1, Ordering::Relaxed)) {
-                made.push((batch, work(model, rows.get(batch.clone()).unwrap_or_default())));
+                made.push((batch, work(model, batch.start, rows.get(batch.clone()).unwrap_or_default())));
             }
             made
         };
@@ -130,7 +133,7 @@ mod tests {
         let groups = [group(1), group(1), group(20), group(1)];
         let run = |kept| {
             let mut found = Vec::new();
-            let lengths = |(): &mut (), rows: &[PromptGroup]| {
+            let lengths = |(): &mut (), _, rows: &[PromptGroup]| {
                 Ok::<_, Error>(rows.iter().map(|row| row.prompt.len()).collect())
             };
             let done = |batch: Range<usize>, lengths: Vec<usize>| {
@@ -146,12 +149,20 @@ mod tests {
         assert!(run(4).is_empty());
     }
 
+    #[test]
+    fn rows_without_a_model_are_not_taken_for_done() {
+        let none: &mut [()] = &mut [];
+        let work = |(): &mut (), _, rows: &[PromptGroup]| Ok::<_, Error>(vec![(); rows.len()]);
+        let error = over_rows(none, &[group(1)], 8, 0, work, |_, _| Ok(())).unwrap_err();
+        assert_eq!(error.to_string(), "passes over rows: there is no replica of the model");
+    }
+
     /// Of two bad batches the first in the rows' order is the one that is named, whoever found it; those before it are
     /// handed on, and none behind it.
     #[test]
     fn the_first_bad_batch_is_named() {
         let groups: Vec<PromptGroup> = (0..24).map(|row| group(row + 1)).collect();
-        let work = |(): &mut (), rows: &[PromptGroup]| match rows[0].prompt.len() {
+        let work = |(): &mut (), _, rows: &[PromptGroup]| match rows[0].prompt.len() {
             6.. => Err(Error::input("row", format!("of {}", rows[0].prompt.len()))),
             _ => Ok(vec![(); rows.len()]),
         };

@@ -185,7 +185,8 @@ impl Updated {
             }
         }
         let (loss, grad_norm) = (of("loss", "loss/value_avg"), of("grad_norm", "critic/grad_norm"));
-        BatchReport { loss, grad_norm, metrics, groups: groups.len(), tokens: self.tokens }
+        let (groups, tokens) = (groups.len(), self.tokens);
+        BatchReport { loss, grad_norm, metrics, counts: Vec::new(), groups, tokens }
     }
 
     fn count(&mut self, grad_norm: &str, report: &BatchReport) {

@@ -254,22 +254,31 @@ pub fn check_common_beginning(members: &[WeightedMember<'_>], head: &str) -> Res
         for (what, of_head) in [("heads", true), ("weights below the heads", false)] {
             let pairs = first.parameters.iter().zip(&own);
             let wanted = pairs.filter(|(one, _)| one.tensor.dim() > 1 && (one.name == head) == of_head);
-            if let Some(cosine) = cosine(wanted)?
-                && cosine < LEAST_COSINE
-            {
-                let why = format!(
+            let why = match cosine(wanted)? {
+                Angle::Cosine(cosine) if cosine < LEAST_COSINE => format!(
                     "their {what} have a cosine of {cosine:.2}: they did not begin as one, and the average of such weights \
                      means nothing"
-                );
-                return Err(Error::input(format!("models {} and {}", first.name, other.name), why));
-            }
+                ),
+                Angle::NoDirection => format!(
+                    "the {what} of one of them are all zeros, or not finite: such weights have no direction, and no average"
+                ),
+                Angle::Cosine(_) | Angle::NoWeights => continue,
+            };
+            return Err(Error::input(format!("models {} and {}", first.name, other.name), why));
         }
     }
     Ok(())
 }
 
-/// Computes the cosine of the angle between two lists of weights; none where there are no weights.
-fn cosine<'a>(pairs: impl Iterator<Item = (&'a Parameter, &'a Parameter)>) -> Result<Option<f64>> {
+/// What two lists of weights have between them.
+enum Angle {
+    Cosine(f64),
+    /// One is all zeros, or not finite.
+    NoDirection,
+    NoWeights,
+}
+
+fn cosine<'a>(pairs: impl Iterator<Item = (&'a Parameter, &'a Parameter)>) -> Result<Angle> {
     let _guard = no_grad();
     let mut sums = None;
     let dot = |a: &Tensor, b: &Tensor| -> Result<f64> { Ok(a.f_dot(b)?.f_double_value(&[])?) };
@@ -280,15 +289,10 @@ fn cosine<'a>(pairs: impl Iterator<Item = (&'a Parameter, &'a Parameter)>) -> Re
         *first += dot(&one, &one)?;
         *second += dot(&other, &other)?;
     }
-    let Some((product, first, second)) = sums else { return Ok(None) };
+    let Some((product, first, second)) = sums else { return Ok(Angle::NoWeights) };
     let norms = f64::sqrt(first * second);
-    if !(norms > 0.0 && norms.is_finite()) {
-        return Err(Error::input(
-            "weights of a reward model",
-            "they are all zeros, or not finite, and have no direction",
-        ));
-    }
-    Ok(Some(product / norms))
+    let has_direction = norms > 0.0 && norms.is_finite();
+    Ok(if has_direction { Angle::Cosine(product / norms) } else { Angle::NoDirection })
 }
 
 /// Computes a fingerprint of a head (FNV-1a of its shape and float32 bits, 16 hexadecimal digits), to be kept from before

@@ -86,9 +86,9 @@ impl RowScorer {
         done: impl FnMut(Range<usize>, Vec<Vec<f64>>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Self { name, replicas, batch_tokens } = self;
-        let work = |model: &mut Box<dyn ScoreModel>, rows: &[PromptGroup]| -> Result<Vec<Vec<f64>>, E> {
+        let work = |model: &mut Box<dyn ScoreModel>, first, rows: &[PromptGroup]| -> Result<_, E> {
             go_on()?;
-            Ok(scores(model.as_ref(), rows, name)?)
+            Ok(scores(model.as_ref(), first, rows, name)?)
         };
         over_rows(replicas, rows, *batch_tokens, kept, work, done)
     }
@@ -111,8 +111,14 @@ impl RowScorer {
     }
 }
 
-/// Computes the scores of the answers of some rows in one pass, a list per row; `name` is the model's in messages.
-fn scores(model: &dyn ScoreModel, rows: &[PromptGroup], name: &str) -> Result<Vec<Vec<f64>>, ScoringError> {
+/// Computes the scores of the answers of some rows in one pass, a list per row. In messages `name` is the model's, and
+/// rows without a source are counted from `first`.
+fn scores(
+    model: &dyn ScoreModel,
+    first: usize,
+    rows: &[PromptGroup],
+    name: &str,
+) -> Result<Vec<Vec<f64>>, ScoringError> {
     let _guard = no_grad();
     let scores = model.scores(&PackedBatch::new(rows)?)?;
     let wide = scores.f_to_kind(Kind::Double).and_then(|scores| scores.f_contiguous());
@@ -128,7 +134,7 @@ fn scores(model: &dyn ScoreModel, rows: &[PromptGroup], name: &str) -> Result<Ve
         match scores.iter().find(|score| !score.is_finite()) {
             None => Ok(scores),
             Some(value) => {
-                let (row, model) = (row.describe(index), name.to_owned());
+                let (row, model) = (row.describe(first + index), name.to_owned());
                 Err(ScoringError::NotFinite { row, model, value: *value })
             }
         }

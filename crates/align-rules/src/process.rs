@@ -120,8 +120,8 @@ impl Process {
 
     /// Closes its input, and waits for its end, at most so long, or for a line that it still writes.
     pub(crate) fn close(&mut self, limit: Duration) -> End {
-        let end = Instant::now() + limit;
-        let left = || end.saturating_duration_since(Instant::now());
+        let start = Instant::now();
+        let left = || limit.saturating_sub(start.elapsed());
         if self.input.take().is_none() && wait(&mut self.child, PATIENCE).is_none() {
             return End::Unread;
         }
@@ -131,7 +131,11 @@ impl Process {
             // A process that it started may keep standard output open for ever.
             let patience = if ended { LAST_WORDS } else { left().min(LAST_WORDS) };
             match self.lines.recv_timeout(patience) {
-                Ok(Ok(line)) => return End::Surplus(line),
+                Ok(Ok(line)) => {
+                    // It may still have a file to write.
+                    let _ = wait(&mut self.child, PATIENCE);
+                    return End::Surplus(line);
+                }
                 Err(RecvTimeoutError::Timeout) if !ended && !left().is_zero() => {}
                 Err(RecvTimeoutError::Timeout) if !ended => return End::Late,
                 _ => break,
@@ -211,11 +215,11 @@ fn show(mut errors: ChildStderr, kept: &Mutex<Vec<u8>>, listening: SyncSender<()
 
 /// Waits for a process to end, at most so long.
 fn wait(child: &mut Child, most: Duration) -> Option<ExitStatus> {
-    let end = Instant::now() + most;
+    let start = Instant::now();
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+            Ok(None) if start.elapsed() < most => std::thread::sleep(Duration::from_millis(5)),
             _ => return None,
         }
     }

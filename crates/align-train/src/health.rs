@@ -33,7 +33,7 @@ pub struct Warning {
 /// let metrics = [("grad_norm".to_owned(), 0.0)];
 /// let mut health = Health::default();
 /// for (step, new) in [(1, 0), (2, 1), (3, 0)] {
-///     let seen = Seen { step, total_steps: 3, rows: 8, metrics: &metrics };
+///     let seen = Seen { step, total_steps: 3, rows: 8, metrics: &metrics, counts: &[] };
 ///     assert_eq!(health.watch(&checks, &seen).len(), new);
 /// }
 /// assert_eq!(health.warnings[0].step, 2);
@@ -61,6 +61,8 @@ pub struct Seen<'a> {
     pub rows: usize,
     /// The metrics of the step, before its update.
     pub metrics: &'a [(String, f64)],
+    /// Of how many rows a metric is the mean, where that is not all of them.
+    pub counts: &'a [(String, f64)],
 }
 
 impl Seen<'_> {
@@ -68,6 +70,12 @@ impl Seen<'_> {
     fn metric(&self, name: &str) -> Option<f64> {
         let found = self.metrics.iter().find(|(metric, _)| metric == name);
         found.map(|(_, value)| *value).filter(|value| value.is_finite())
+    }
+
+    /// Counts the rows that a metric is about: a batch may mix rows of several kinds.
+    fn rows_of(&self, metric: &str) -> f64 {
+        let found = self.counts.iter().find(|(counted, _)| counted == metric);
+        found.map_or(self.rows as f64, |(_, rows)| *rows)
     }
 }
 
@@ -94,7 +102,8 @@ impl Health {
 fn look(rule: &Rule, numbers: &mut Vec<f64>, seen: &Seen<'_>) -> Option<String> {
     match rule {
         Rule::FromTheStart { metric, bound, rows } => {
-            let rows_seen = count(numbers, seen.metric(metric).is_some_and(|value| value >= *bound), seen)?;
+            let holds = seen.metric(metric).is_some_and(|value| value >= *bound);
+            let rows_seen = count(numbers, holds, seen.rows_of(metric), seen)?;
             let first = seen.step == 1;
             let when = if first { "step 1".to_owned() } else { format!("each of steps 1 to {}", seen.step) };
             (rows_seen >= *rows as f64).then(|| format!("{metric} is {bound} or more on {when}"))
@@ -106,7 +115,7 @@ fn look(rule: &Rule, numbers: &mut Vec<f64>, seen: &Seen<'_>) -> Option<String> 
             (run >= *steps as f64).then(|| format!("{metric} is exactly {value} in {steps} steps running"))
         }
         Rule::Always { metric, value, steps } => {
-            count(numbers, seen.metric(metric) == Some(*value), seen)?;
+            count(numbers, seen.metric(metric) == Some(*value), seen.rows as f64, seen)?;
             let over = seen.step == seen.total_steps && seen.step >= *steps as u64;
             over.then(|| format!("{metric} was exactly {value} on every one of {} steps", seen.step))
         }
@@ -128,17 +137,17 @@ fn look(rule: &Rule, numbers: &mut Vec<f64>, seen: &Seen<'_>) -> Option<String> 
     }
 }
 
-/// Counts rows while a condition holds on every step from the first; `None` once it did not.
-fn count(numbers: &mut Vec<f64>, holds: bool, seen: &Seen<'_>) -> Option<f64> {
+/// Adds a step's rows while a condition holds on every step from the first; `None` once it did not.
+fn count(numbers: &mut Vec<f64>, holds: bool, rows: f64, seen: &Seen<'_>) -> Option<f64> {
     let before = match numbers.as_slice() {
         [rows] => *rows,
         _ if seen.step == 1 => 0.0,
         // What the first steps were, nobody knows any more.
         _ => f64::NAN,
     };
-    let rows = if holds { before + seen.rows as f64 } else { f64::NAN };
-    *numbers = vec![rows];
-    (!rows.is_nan()).then_some(rows)
+    let all = if holds { before + rows } else { f64::NAN };
+    *numbers = vec![all];
+    (!all.is_nan()).then_some(all)
 }
 
 /// What is kept of each move: its first and its present steps, and the first ones of what it is a share of.

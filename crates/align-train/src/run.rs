@@ -292,7 +292,7 @@ impl<'a> Run<'a> {
         let fixed = fixed.map(|(name, value)| (name.to_owned(), value));
         let metrics: Vec<_> = fixed.into_iter().chain(report.metrics.iter().cloned()).collect();
         let (total_steps, rows) = (self.state.total_steps, report.groups);
-        let seen = Seen { step, total_steps, rows, metrics: &metrics };
+        let seen = Seen { step, total_steps, rows, metrics: &metrics, counts: &report.counts };
         for warning in self.state.health.watch(&self.hooks.checks, &seen) {
             self.hooks.progress.warn(&format!("step {step}: {}", warning.message));
         }

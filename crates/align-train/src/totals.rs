@@ -88,8 +88,9 @@ impl Totals {
         let summands = summands.filter(|(_, denominator)| self.components.len() > 1 && **denominator > 0.0);
         let mut metrics: Vec<(String, f64)> = summands.map(|(c, d)| (c.name.to_owned(), c.sum / d)).collect();
         let counted = self.metrics.iter().filter(|term| term.count > 0.0);
-        metrics.extend(counted.map(|term| (term.name.to_owned(), term.sum / term.count)));
-        BatchReport { loss: self.loss, grad_norm: 0.0, metrics, groups: self.groups, tokens: self.tokens }
+        metrics.extend(counted.clone().map(|term| (term.name.to_owned(), term.sum / term.count)));
+        let counts = counted.map(|term| (term.name.to_owned(), term.count)).collect();
+        BatchReport { loss: self.loss, grad_norm: 0.0, metrics, counts, groups: self.groups, tokens: self.tokens }
     }
 }
 

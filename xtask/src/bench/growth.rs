@@ -1,6 +1,6 @@
 //! The program that trains a thousand steps and says by how much it grew: the bench that is called `growth`.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
@@ -10,6 +10,8 @@ use crate::{Result, Workspace};
 
 /// The name of the bench.
 const BENCH: &str = "growth";
+/// Where the program looks up how large it is.
+const RESIDENT: &str = "/proc/self/statm";
 
 /// Runs it. Returns the numbers and the units that could not be counted.
 ///
@@ -20,7 +22,10 @@ pub(super) fn run(workspace: &Workspace) -> Result<(Vec<Gauge>, Vec<Unit>)> {
     for program in build(workspace, BENCH)? {
         gauges.extend(grown(&output(&mut Command::new(&program))?));
     }
-    let skipped = if gauges.is_empty() { vec![Unit::Growth] } else { Vec::new() };
+    // A program that prints nothing where the system does say how large it is has counted nothing, which the gate is to
+    // see.
+    let is_unknown = gauges.is_empty() && !Path::new(RESIDENT).exists();
+    let skipped = if is_unknown { vec![Unit::Growth] } else { Vec::new() };
     Ok((gauges, skipped))
 }
 

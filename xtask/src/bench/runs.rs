@@ -21,9 +21,19 @@ impl Usage {
     /// Reads what `measure.py` printed of a command that writes a line for each so many pairs. Lines that appeared
     /// together with the first are no more counted than the first.
     pub(super) fn of(used: &Value, pairs_per_line: usize) -> Option<Self> {
+        Self::since(used, used.get("lines")?.get(0)?, pairs_per_line)
+    }
+
+    /// As [`Self::of`] of a command that makes its file when its work begins, and then writes a line for each pair in any
+    /// order, many at once: all are counted, from that moment on.
+    pub(super) fn of_all(used: &Value) -> Option<Self> {
+        Self::since(used, used.get("begun")?, 1)
+    }
+
+    fn since(used: &Value, first: &Value, pairs_per_line: usize) -> Option<Self> {
         let lines = used.get("lines")?.as_array()?;
         let at = |line: &Value, key: &str| line.get(key)?.as_f64();
-        let (first, last) = (lines.first()?, lines.last()?);
+        let last = lines.last()?;
         let between = |key: &str| Some(at(last, key)? - at(first, key)?).filter(|seconds| *seconds > 0.0);
         let begin = at(first, "wall_s")?;
         let after = lines.iter().filter(|line| at(line, "wall_s").is_some_and(|wall| wall > begin)).count();
@@ -166,6 +176,11 @@ mod tests {
         assert_eq!(Usage::of(&used, 8), Some(expected));
         used["lines"] = json!([lines[0]]);
         assert_eq!(Usage::of(&used, 8), None, "one line has no rate");
+        // All three pairs count where the moment is known at which the first was begun.
+        used["begun"] = line(8.0, 4.0);
+        used["lines"] = json!([lines[1], lines[2], lines[2]]);
+        let all = Usage { pairs_per_wall_second: 0.5, pairs_per_cpu_second: 1.0, ..expected };
+        assert_eq!(Usage::of_all(&used), Some(all));
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
         let cases: Vec<_> = arms.iter().map(Runs::json).collect();
         println!("{:#}", json!({ "schema": 1, "processor": processor, "cases": cases }));
     } else {
-        println!("{processor}; rows after the first, and whole commands\n");
+        println!("{processor}; rows once models are loaded and texts are tokens, and whole commands\n");
         print!("{}", runs::table("align score / peer", &arms));
     }
     runs::verdict(&arms)
@@ -96,5 +96,5 @@ fn score(race: &Race, program: &[OsString], rows: &str) -> Result<Usage> {
         "--threads".into(),
         race.threads.to_string().into(),
     ];
-    race.measure(Some(&partial), program, &arguments, |used| Usage::of(used, 1))
+    race.measure(Some(&partial), program, &arguments, Usage::of_all)
 }

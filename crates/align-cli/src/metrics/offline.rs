@@ -17,7 +17,7 @@ pub(super) const METRICS: &[Metric] = &[
         "loss",
         "Σ weight · Σ terms / denominator of the whole optimiser batch",
         "nats",
-        "falls, with noise",
+        "falls, with noise; with `--loss-type dft` of `align sft` it also rises while tokens of a probability below 1/e become likelier",
         "rising: the learning rate is too large; not finite: the run stops",
     ),
     metric(
@@ -151,7 +151,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Dpo,
         "reference_free/chosen",
-        "mean of β log π(chosen), with `--reference-free` in place of rewards/chosen",
+        "mean of β log π(chosen), without a reference in place of rewards/chosen: with `--reference-free`, and where no loss reads one (simpo, cpo, orpo, sft); with ipo, sigmoid_norm, simpo or orpo log π is divided by the tokens of the answer, whatever `--simpo-alpha`",
         "nats",
         "negative",
         "as logps/chosen",
@@ -159,7 +159,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Dpo,
         "reference_free/rejected",
-        "mean of β log π(rejected), with `--reference-free`",
+        "mean of β log π(rejected), as reference_free/chosen",
         "nats",
         "negative, falls",
         "as logps/rejected",
@@ -167,15 +167,15 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Dpo,
         "reference_free/margins",
-        "mean of β (log π(chosen) − log π(rejected)), with `--reference-free`",
+        "mean of β (log π(chosen) − log π(rejected)), as reference_free/chosen",
         "nats",
         "rises",
-        "longer answers have lower values: lengths weigh in",
+        "longer answers have lower sums: lengths weigh in, but for averages per token",
     ),
     metric(
         Place::Dpo,
         "reference_free/accuracies",
-        "share of pairs with log π(chosen) strictly above log π(rejected), with `--reference-free`",
+        "share of pairs with log π(chosen) strictly above log π(rejected), as reference_free/chosen",
         "share, 0 to 1",
         "rises above 0.5",
         "as rewards/accuracies",

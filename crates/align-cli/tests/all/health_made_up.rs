@@ -137,7 +137,7 @@ fn two_hundred_healthy_runs_raise_no_alarm() {
         let mut health: Vec<Health> = methods.iter().map(|_| Health::default()).collect();
         for step in 1..=STEPS {
             let metrics = run.step(step);
-            let seen = Seen { step, total_steps: STEPS, rows: 8, metrics: &metrics };
+            let seen = Seen { step, total_steps: STEPS, rows: 8, metrics: &metrics, counts: &[] };
             for ((method, checks), health) in methods.iter().zip(&mut health) {
                 assert_eq!(health.watch(checks, &seen), [], "{method}, seed {seed}");
             }
@@ -165,7 +165,7 @@ fn sampled(ill: impl Fn(&'static str, f64) -> Option<f64>) -> Vec<String> {
         ];
         let one = |(name, value): (&'static str, f64)| (name.to_owned(), ill(name, late).unwrap_or(value));
         let metrics = well.map(one);
-        health.watch(&checks, &Seen { step, total_steps: 60, rows: 64, metrics: &metrics });
+        health.watch(&checks, &Seen { step, total_steps: 60, rows: 64, metrics: &metrics, counts: &[] });
     }
     health.warnings.into_iter().map(|warning| warning.check).collect()
 }
@@ -229,7 +229,7 @@ fn offline(checks: &[HealthCheck], ill: &dyn Fn(&str, f64) -> Option<f64>) -> Ve
             ("kl", around(1.0 + late, 0.1)),
         ];
         let metrics = well.map(|(name, value)| (name.to_owned(), ill(name, late).unwrap_or(value)));
-        health.watch(checks, &Seen { step, total_steps: 100, rows: 8, metrics: &metrics });
+        health.watch(checks, &Seen { step, total_steps: 100, rows: 8, metrics: &metrics, counts: &[] });
     }
     health.warnings.into_iter().map(|warning| warning.check).collect()
 }

@@ -237,6 +237,10 @@ fn a_metric_that_the_method_lacks_is_refused_before_anything_is_made() {
             refused(folder, &line, 2, &["--keep-best", "there is no such metric", metrics]);
         }
     }
+    let dft = format!("{} --loss-type dft --eval-data {{text.jsonl}} --keep-best", sft("text.jsonl"));
+    refused(folder, &format!("{dft} eval/loss"), 2, &["a worse model may be lower", "logps/completion"]);
+    align(folder, &format!("{dft} logps/completion --samples 0")).ok();
+    fs::remove_dir_all(folder.join("run")).unwrap();
     // What is offered is there, with a reference and without.
     for (more, other) in [("", "reference_free/margins"), ("--reference-free", "rewards/margins")] {
         let line = format!("{} --eval-data {{pairs.jsonl}} {more} --keep-best", dpo("pairs.jsonl"));

@@ -204,4 +204,10 @@ fn rows_are_scored_in_order_however_they_are_cut() {
     let bad = PromptGroup { completions: vec![Completion::new(vec![9])], ..bad };
     let error = scorer.all(&[row(1), bad], || Ok::<_, align_rm::ScoringError>(())).unwrap_err().to_string();
     assert_eq!(error, "f:3: its reward is NaN");
+    // A row of nobody knows where is counted among all rows, not among those of its pass.
+    let bad = PromptGroup { completions: vec![Completion::new(vec![9])], ..row(1) };
+    let mut scorer = RowScorer::new("m", Box::new(ByToken)).with_batch_tokens(1);
+    let rows = [row(1), row(2), bad];
+    let error = scorer.all(&rows, || Ok::<_, align_rm::ScoringError>(())).unwrap_err().to_string();
+    assert_eq!(error, "group 2: its reward is NaN");
 }

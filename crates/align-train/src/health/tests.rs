@@ -12,7 +12,7 @@ fn first(rule: Rule, series: &[Vec<(&str, f64)>]) -> Option<(u64, String)> {
     let mut resumed = Health::default();
     for (step, metrics) in (1..).zip(series) {
         let metrics: Vec<_> = metrics.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        let seen = Seen { step, total_steps, rows: 8, metrics: &metrics };
+        let seen = Seen { step, total_steps, rows: 8, metrics: &metrics, counts: &[] };
         straight.watch(&checks, &seen);
         // Through a checkpoint after every step.
         resumed.watch(&checks, &seen);
@@ -48,9 +48,22 @@ fn from_the_start_needs_enough_rows() {
     let mut late = Health::default();
     let metrics = [("accuracy".to_owned(), 1.0)];
     for step in 500..600 {
-        late.watch(&checks, &Seen { step, total_steps: 600, rows: 64, metrics: &metrics });
+        late.watch(&checks, &Seen { step, total_steps: 600, rows: 64, metrics: &metrics, counts: &[] });
     }
     assert!(late.warnings.is_empty());
+}
+
+/// One labelled row beside seven of another kind: 32 of them take 32 steps.
+#[test]
+fn from_the_start_counts_the_rows_that_the_metric_is_about() {
+    let rule = Rule::FromTheStart { metric: "accuracy", bound: 1.0, rows: 32 };
+    let checks = [HealthCheck { name: "check", rule, meaning: "" }];
+    let [metrics, counts] = [1.0; 2].map(|one| [("accuracy".to_owned(), one)]);
+    let mut health = Health::default();
+    for step in 1..=40 {
+        health.watch(&checks, &Seen { step, total_steps: 40, rows: 8, metrics: &metrics, counts: &counts });
+    }
+    assert_eq!(health.warnings[0].step, 32);
 }
 
 #[test]

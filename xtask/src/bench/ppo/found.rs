@@ -9,7 +9,7 @@ use super::{BATCH, LEARNING, LEAST_RATE, MODEL, MOST_MEMORY, NEW_TOKENS, PER_LOO
 use crate::{Error, Result};
 
 /// Most difference of the two curves, in units of the peer's rise: scores of answers differ by 0.2, so that the means of
-/// four iterations and three rounds differ by 0.01 by chance, a tenth of a rise of 0.1.
+/// eight iterations of 64 differ by 0.01 by chance, a tenth of a rise of 0.1.
 const MOST_GAP: f64 = 0.25;
 /// Most growth of memory from the second look at it to the last: what an allocator may take for itself over time.
 const MOST_GROWTH: f64 = 1.15;
@@ -148,7 +148,8 @@ impl Found {
 
     fn learning(&self, text: &mut String) {
         let rates = [LEARNING.learning_rate, LEARNING.critic_learning_rate];
-        let _ = writeln!(text, "{SCORES} at rates {} and {}", rates[0], rates[1]);
+        let model = LEARNING.model;
+        let _ = writeln!(text, "{SCORES} of {model} parameters at rates {} and {}", rates[0], rates[1]);
         let _ = writeln!(text, "{:>9} {:>9} {:>9}", "iteration", "align", "peer");
         let [ours, peer] = &self.curves;
         for (index, (ours, peer)) in ours.iter().zip(peer).enumerate() {

@@ -42,6 +42,7 @@ const LEAST_ITERATIONS: usize = 2;
 /// What one side is told to learn by.
 struct Arm {
     name: &'static str,
+    model: &'static str,
     learning_rate: &'static str,
     critic_learning_rate: &'static str,
     /// Whether prompts are those of the shorter half alone.
@@ -52,23 +53,25 @@ struct Arm {
 
 /// The rates of the defaults, which change next to nothing in so few iterations: every iteration costs the same.
 const SPEED: [Arm; 2] = [
-    Arm { name: "prompts as they come", is_short: false, iterations: (1, 2), ..SLOW },
-    Arm { name: "their shorter half", is_short: true, iterations: (1, 1), ..SLOW },
+    AS_THEY_COME,
+    Arm { name: "their shorter half", is_short: true, iterations: (1, 1), ..AS_THEY_COME },
 ];
-const SLOW: Arm = Arm {
-    name: "",
+const AS_THEY_COME: Arm = Arm {
+    name: "prompts as they come",
+    model: MODEL,
     learning_rate: "3e-6",
     critic_learning_rate: "1e-5",
     is_short: false,
-    iterations: (1, 1),
+    iterations: (1, 2),
 };
-/// Rates at which a small model learns in a few iterations.
+/// A model and rates with which scores rise by many times what they differ by chance, in iterations of a few seconds.
 const LEARNING: Arm = Arm {
     name: "learning",
-    learning_rate: "1e-3",
+    model: "0.8M",
+    learning_rate: "3e-4",
     critic_learning_rate: "1e-3",
     is_short: true,
-    iterations: (2, 1),
+    iterations: (6, 1),
 };
 
 /// What one side showed: what it took, its scores by iteration, its seconds of each phase of an iteration.
@@ -122,7 +125,7 @@ pub(super) fn run(race: &Race, options: &Options, as_json: bool) -> Result<()> {
 /// Runs ours, then the peer.
 fn pair(race: &Race, arm: &Arm, iterations: usize, seed: usize) -> Result<(Ran, Ran)> {
     let iterations = (iterations * arm.iterations.0 / arm.iterations.1).max(LEAST_ITERATIONS).to_string();
-    let model = race.folder.join(MODEL);
+    let model = race.folder.join(arm.model);
     let prompts = if arm.is_short { race.folder.join(SHORT) } else { model.join(ALL) };
     let both = flags(&[
         ("--model", model.into()),

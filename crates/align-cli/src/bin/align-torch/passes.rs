@@ -20,7 +20,7 @@ pub fn over_rows<M: Send, R: Send>(
     work: impl Fn(&mut M, &[PromptGroup]) -> Result<Vec<R>> + Sync,
     mut done: impl FnMut(Range<usize>, Vec<R>) -> Result<()>,
 ) -> Result<()> {
-    let work = |model: &mut M, rows: &[PromptGroup]| go_on().and_then(|()| work(model, rows)).map_err(Own);
+    let work = |model: &mut M, _, rows: &[PromptGroup]| go_on().and_then(|()| work(model, rows)).map_err(Own);
     let done = |batch: Range<usize>, made: Vec<R>| done(batch, made).map_err(Own);
     align_core::passes::over_rows(replicas, rows, limit, kept, work, done).map_err(|Own(error)| error)
 }
