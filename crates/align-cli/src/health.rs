@@ -112,7 +112,9 @@ fn flat_in(config: &DpoConfig) -> Option<&'static str> {
     let all_of_sums = config.losses().all(|(loss, _)| of_sums(loss));
     match config.loss_type.as_slice() {
         // The metric is of averages, too, where no other loss is beside it.
-        [Simpo] if config.label_smoothing == 0.0 && config.simpo_alpha == 0.0 => Some("reference_free/margins"),
+        [Simpo] if config.label_smoothing == 0.0 && config.simpo_alpha == 0.0 => {
+            Some("reference_free/margins")
+        }
         _ if config.f_divergence_type != FDivergence::ReverseKl || !all_of_sums => None,
         _ if config.uses_reference() => Some("rewards/margins"),
         _ => Some("reference_free/margins"),
@@ -377,11 +379,7 @@ fn saturated(name: &'static str, reward: &'static str, low: f64) -> HealthCheck 
 }
 
 fn saturated_in(name: &'static str, reward: &'static str, low: f64, meaning: &'static str) -> HealthCheck {
-    HealthCheck {
-        name,
-        rule: Rule::Outside { metric: reward, low, high: SATURATED, steps: STEPS },
-        meaning,
-    }
+    HealthCheck { name, rule: Rule::Outside { metric: reward, low, high: SATURATED, steps: STEPS }, meaning }
 }
 
 fn far(kl: &'static str) -> HealthCheck {

@@ -2,10 +2,12 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::mlp::{Activation, Mlp};
 use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig};
+use crate::self_attention::{Projection, SelfAttention, alibi_slopes};
 use crate::sizes::{Defaults, Sizes, most};
-use crate::transformer::{Activation, Block, Mlp, Projection, SelfAttention, Transformer, alibi_slopes};
+use crate::transformer::{Block, Transformer};
 use crate::weights::Builder;
 
 /// The vocabulary by which Baichuan 2 is told from Baichuan 1: their configurations have no other mark.

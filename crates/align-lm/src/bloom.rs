@@ -2,11 +2,11 @@ use align_core::tch::{Device, Tensor};
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::mlp::{Activation, Mlp};
 use crate::norm::NormKind;
+use crate::self_attention::{Projection, SelfAttention, alibi_slopes};
 use crate::sizes::{Sizes, most};
-use crate::transformer::{
-    Activation, Block, Embedding, Head, Mlp, Projection, SelfAttention, Transformer, alibi_slopes,
-};
+use crate::transformer::{Block, Embedding, Head, Transformer};
 use crate::weights::Builder;
 
 /// What a BLOOM looks like.

@@ -2,10 +2,12 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::mlp::{Activation, Mlp};
 use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig};
+use crate::self_attention::{Projection, SelfAttention};
 use crate::sizes::{Sizes, most};
-use crate::transformer::{Activation, Block, Embedding, Head, Mlp, Projection, SelfAttention, Transformer};
+use crate::transformer::{Block, Embedding, Head, Transformer};
 use crate::weights::Builder;
 
 /// What a ChatGLM2, ChatGLM3 or GLM-4 of the same layout looks like.

@@ -2,10 +2,12 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::mlp::{Activation, Mlp};
 use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig};
+use crate::self_attention::{Biases, SelfAttention};
 use crate::sizes::{Defaults, Sizes};
-use crate::transformer::{Activation, Biases, Block, Mlp, SelfAttention, Transformer};
+use crate::transformer::{Block, Transformer};
 use crate::weights::Builder;
 
 /// What a Gemma 1 looks like.

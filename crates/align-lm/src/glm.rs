@@ -2,10 +2,12 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::mlp::{Activation, Mlp};
 use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig, rotated};
+use crate::self_attention::{Biases, SelfAttention};
 use crate::sizes::{Defaults, Sizes};
-use crate::transformer::{Activation, Biases, Block, Mlp, PostNorms, SelfAttention, Transformer};
+use crate::transformer::{Block, PostNorms, Transformer};
 use crate::weights::Builder;
 
 /// What a GLM-4 looks like, of the first releases (`glm`) and of those of 2025 (`glm4`).

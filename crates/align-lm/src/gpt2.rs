@@ -2,9 +2,11 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::mlp::{Activation, Mlp};
 use crate::norm::NormKind;
+use crate::self_attention::{Projection, SelfAttention};
 use crate::sizes::{Sizes, most};
-use crate::transformer::{Activation, Block, Embedding, Head, Mlp, Projection, SelfAttention, Transformer};
+use crate::transformer::{Block, Embedding, Head, Transformer};
 use crate::weights::{Builder, Role};
 
 /// What a GPT-2 looks like.

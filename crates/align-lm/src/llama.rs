@@ -3,10 +3,12 @@ use serde_json::{Map, Value, json};
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::mlp::{Activation, Mlp};
 use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig};
+use crate::self_attention::{Biases, SelfAttention};
 use crate::sizes::{Defaults, Sizes};
-use crate::transformer::{Activation, Biases, Block, Mlp, SelfAttention, Transformer};
+use crate::transformer::{Block, Transformer};
 use crate::weights::Builder;
 
 /// What a Llama looks like: the keys of `config.json` that decide shapes and arithmetic, under the same names.

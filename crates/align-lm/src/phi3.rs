@@ -2,10 +2,12 @@ use align_core::tch::Device;
 
 use crate::Result;
 use crate::keys::Keys;
+use crate::mlp::{Activation, Mlp};
 use crate::norm::NormKind;
 use crate::rope::{Pairs, Rope, RopeConfig, rotated};
+use crate::self_attention::{Projection, SelfAttention};
 use crate::sizes::{Defaults, Sizes, most};
-use crate::transformer::{Activation, Block, Mlp, Projection, SelfAttention, Transformer};
+use crate::transformer::{Block, Transformer};
 use crate::weights::Builder;
 
 /// What a Phi-3 looks like.

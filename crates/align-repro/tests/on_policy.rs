@@ -144,12 +144,14 @@ fn a_reward_for_wrong_answers_makes_them_more() {
     assert_eq!(reversed.verdict("ppo-less-wrong"), Verdict::NotReproduced, "{found}");
 }
 
-/// What the control is given, given to PPO.
+/// What the control is given, given to PPO. At the price of the plan they do: by how much decides, because an interval of
+/// three seeds of so few facts does not.
 #[test]
 fn wrong_answers_that_cost_nothing_do_not_become_fewer() {
-    let free = facts("0.0", Tamper::None);
-    let found = mean(&free, "ppo-less-wrong");
-    assert_ne!(free.verdict("ppo-less-wrong"), Verdict::Reproduced, "{found}");
+    let [costly, free] = ["-4.0", "0.0"].map(|cost| facts(cost, Tamper::None));
+    let found = [&costly, &free].map(|outcome| mean(outcome, "ppo-less-wrong"));
+    assert!(found[0] - found[1] > 0.2, "{found:?}");
+    assert_ne!(free.verdict("ppo-less-wrong"), Verdict::Reproduced, "{found:?}");
 }
 
 /// Short stages of `rlhf`.

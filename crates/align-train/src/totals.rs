@@ -90,7 +90,14 @@ impl Totals {
         let counted = self.metrics.iter().filter(|term| term.count > 0.0);
         metrics.extend(counted.clone().map(|term| (term.name.to_owned(), term.sum / term.count)));
         let counts = counted.map(|term| (term.name.to_owned(), term.count)).collect();
-        BatchReport { loss: self.loss, grad_norm: 0.0, metrics, counts, groups: self.groups, tokens: self.tokens }
+        BatchReport {
+            loss: self.loss,
+            grad_norm: 0.0,
+            metrics,
+            counts,
+            groups: self.groups,
+            tokens: self.tokens,
+        }
     }
 }
 

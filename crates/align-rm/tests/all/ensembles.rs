@@ -161,7 +161,10 @@ fn models_of_one_beginning_are_told_from_others() {
         (model(&[-1.0, -2.0, -2.0], &below), "their heads have a cosine of -1.00"),
         (model(&head, &[4.0, -3.0]), "their weights below the heads have a cosine of 0.00"),
         (model(&[0.0; 3], &below), "models first and other: the heads of one of them are all zeros"),
-        (model(&[f64::NAN, 0.0, 0.0], &below), "models first and other: the heads of one of them are all zeros, or not"),
+        (
+            model(&[f64::NAN, 0.0, 0.0], &below),
+            "models first and other: the heads of one of them are all zeros, or not",
+        ),
         (model(&[1.0, 2.0], &below), "shape"),
     ] {
         let error = check(&other).unwrap_err();

@@ -52,10 +52,8 @@ struct Arm {
 }
 
 /// The rates of the defaults, which change next to nothing in so few iterations: every iteration costs the same.
-const SPEED: [Arm; 2] = [
-    AS_THEY_COME,
-    Arm { name: "their shorter half", is_short: true, iterations: (1, 1), ..AS_THEY_COME },
-];
+const SPEED: [Arm; 2] =
+    [AS_THEY_COME, Arm { name: "their shorter half", is_short: true, iterations: (1, 1), ..AS_THEY_COME }];
 const AS_THEY_COME: Arm = Arm {
     name: "prompts as they come",
     model: MODEL,
