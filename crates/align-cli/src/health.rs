@@ -284,6 +284,14 @@ pub fn ppo() -> Vec<HealthCheck> {
                       --truncated score",
         },
         HealthCheck {
+            name: "no-signal-within-groups",
+            rule: Rule::Stuck { metric: "groups/without_signal", value: 1.0, steps: 3 },
+            meaning: "all answers to a prompt are given the same, whatever they are, so that the reward says nothing of \
+                      what to answer: advantages within groups (rloo, grpo, dapo) are all 0, and a critic's are its own \
+                      errors; usually the reward looks at the prompt alone, or every prompt is solved always or never: \
+                      read some samples, or choose prompts with --curriculum",
+        },
+        HealthCheck {
             name: "equal-rewards",
             rule: Rule::Stuck { metric: "objective/scores_std", value: 0.0, steps: 2 },
             meaning: "all answers are given the same, and nothing can be learned of it but to stay near the reference; \

@@ -49,8 +49,9 @@ pub(crate) struct Example {
 }
 
 impl Example {
-    /// Takes a prompt with an answer that is to be scored; unlike an answer to learn from it may be empty.
-    pub(crate) fn of_item(item: &RewardItem<'_>) -> Self {
+    /// Takes a prompt with an answer that is to be scored; unlike an answer to learn from it may be empty. Its template
+    /// is told what it is told in training: the columns `tools` and `chat_template_kwargs`.
+    pub(crate) fn of_item(item: &RewardItem<'_>) -> Result<Self, String> {
         let text = || item.completion.to_owned();
         let (prompt, answer) = match item.messages {
             Some(messages) => {
@@ -59,14 +60,14 @@ impl Example {
             }
             None => (Content::Text(item.prompt.to_owned()), Content::Text(text())),
         };
-        Self {
+        Ok(Self {
             prompt: Some(prompt),
             answers: vec![Answer::new("completion", answer)],
-            tools: None,
-            template_kwargs: Columns::new(),
+            tools: tools(item.columns)?,
+            template_kwargs: template_kwargs(item.columns),
             columns: Columns::new(),
             source: item.source.cloned().unwrap_or_else(|| Source { file: PathBuf::new(), row: 0 }),
-        }
+        })
     }
 
     /// Understands a row of a known layout that is read as `kind`; `chat` says whether there is a chat template to
@@ -141,10 +142,8 @@ impl Example {
         };
         let (_, read) = format.columns();
         let tools = if read.contains(&"tools") { tools(value)? } else { None };
-        let template_kwargs = match value.get("chat_template_kwargs") {
-            Some(Value::Object(map)) if read.contains(&"chat_template_kwargs") => map.clone(),
-            _ => Columns::new(),
-        };
+        let has_kwargs = read.contains(&"chat_template_kwargs");
+        let template_kwargs = if has_kwargs { template_kwargs(value) } else { Columns::new() };
         let mut columns = row.value;
         columns.retain(|name, _| !read.contains(&name.as_str()));
         Self { prompt, answers, tools, template_kwargs, columns, source: row.source }.consistent()
@@ -456,6 +455,14 @@ fn tools(row: &Columns) -> Result<Option<Value>, String> {
         },
         Some(list @ Value::Array(_)) => Ok(Some(list.clone())),
         Some(other) => Err(format!("`tools` is {}; a list is expected", json_kind(other))),
+    }
+}
+
+/// Reads the variables of a row for the template.
+fn template_kwargs(row: &Columns) -> Columns {
+    match row.get("chat_template_kwargs") {
+        Some(Value::Object(map)) => map.clone(),
+        _ => Columns::new(),
     }
 }
 

@@ -151,7 +151,8 @@ pub fn encode_item(
 ) -> Result<PromptGroup> {
     let encoder = Encoder { tokenizer, template, train_on: TrainOn::All };
     let why = |why| Error::Item { item: item.describe(index), why };
-    encoder.encode(Example::of_item(item)).map(|encoded| encoded.group).map_err(why)
+    let encoded = Example::of_item(item).and_then(|example| encoder.encode(example));
+    encoded.map(|encoded| encoded.group).map_err(why)
 }
 
 /// Reads rows of the wanted kinds and tokenises them, in the files' order.

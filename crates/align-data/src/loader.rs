@@ -205,7 +205,7 @@ impl<'a> Loader<'a> {
         };
         example = narrowed.map_err(|problem| BadRow { source: source.clone(), problem })?;
         if let Some(mut columns) = all {
-            columns.retain(|name, _| name != "prompt" && name != "tools");
+            columns.retain(|name, _| name != "prompt");
             example.columns = columns;
         }
         Ok(Some(example))

@@ -85,7 +85,11 @@ pub fn score(scorer: &mut (impl Scorer + ?Sized), groups: &mut [PromptGroup]) ->
     let abstained = score_any(scorer, groups)?;
     let all: usize = groups.iter().map(|group| group.completions.len()).sum();
     if all > 0 && abstained == all {
-        let why = format!("the reward abstained for all {all} completions: there is nothing to learn from");
+        let mut why =
+            format!("the reward abstained for all {all} completions: there is nothing to learn from");
+        if let Some(who) = scorer.silence() {
+            why = format!("{why}; {who}");
+        }
         return Err(Error::rows("scoring", why));
     }
     Ok(abstained)

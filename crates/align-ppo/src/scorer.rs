@@ -24,6 +24,12 @@ pub trait Scorer {
     fn metrics(&self) -> Vec<(String, f64)> {
         Vec::new()
     }
+
+    /// Says who abstained where every completion of the last call is without a score; nothing unless written. Training
+    /// ends with it, and held-out prompts go without scores.
+    fn silence(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A prompt as rewards read it.

@@ -95,7 +95,11 @@ pub fn combine_scores(members: &[EnsembleMember<'_>], rule: EnsembleRule) -> Res
             }
         }
     };
-    Ok((0..answers).map(of_answer).collect())
+    let finite = |answer: usize| match of_answer(answer) {
+        score if score.is_finite() => Ok(score),
+        value => Err(Error::NonFinite { what: format!("{} for answer {answer}", rule.describe()), value }),
+    };
+    (0..answers).map(finite).collect()
 }
 
 /// Checks the members against each other and normalises their scores.

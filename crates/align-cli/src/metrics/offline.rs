@@ -391,7 +391,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Reward,
         "pair_band/inside",
-        "pairs whose |r_chosen − r_rejected| lay inside the band then: those that are trained on",
+        "pairs whose |r_chosen − r_rejected| lay inside the band then: those that are trained on; at 0 those of the choice before, which stay",
         "pairs",
         "-",
         "few: the same pairs come again and again; widen the band",
@@ -399,7 +399,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Reward,
         "pair_band/below",
-        "pairs that were dropped because their rewards lay closer together",
+        "pairs whose rewards lay closer together: dropped, but where none was inside",
         "pairs",
         "-",
         "-",
@@ -407,7 +407,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Reward,
         "pair_band/above",
-        "pairs that were dropped because their rewards lay further apart",
+        "pairs whose rewards lay further apart: dropped, but where none was inside",
         "pairs",
         "rises as the model learns",
         "-",

@@ -162,6 +162,7 @@ fn sampled(ill: impl Fn(&'static str, f64) -> Option<f64>) -> Vec<String> {
             ("objective/entropy", around(100.0 - 40.0 * late, 3.0)),
             ("completions/mean_length", around(40.0, 1.0)),
             ("val/num_eos_tokens", around(50.0, 3.0)),
+            ("groups/without_signal", around(0.3, 0.05)),
         ];
         let one = |(name, value): (&'static str, f64)| (name.to_owned(), ill(name, late).unwrap_or(value));
         let metrics = well.map(one);
@@ -200,6 +201,9 @@ fn each_illness_of_sampled_runs_is_named() {
     let constant =
         |name: &'static str, late: f64| (name == "objective/scores_std" && late > 0.5).then_some(0.0);
     assert_eq!(sampled(constant), ["equal-rewards"]);
+    let unguided =
+        |name: &'static str, late: f64| (name == "groups/without_signal" && late > 0.5).then_some(1.0);
+    assert_eq!(sampled(unguided), ["no-signal-within-groups"]);
     let lost = |name: &'static str, late: f64| (name == "grad_norm" && late > 0.5).then_some(0.0);
     assert_eq!(sampled(lost), ["no-gradient"]);
 }

@@ -112,6 +112,28 @@ fn ctrl_c_while_held_out_prompts_are_scored_loses_nothing() {
     assert!(learned(here, "run").iter().all(|line| line["eval/objective/scores"].is_number()));
 }
 
+/// Scores are the lengths of lines, but of prompts that it does not know.
+const KNOWS_SOME: &str = "while IFS= read -r line; do
+id=${line#*:}; reward=${#line}
+case \"$line\" in *Unknown*) reward=null;; esac
+echo \"{\\\"id\\\": ${id%%,*}, \\\"reward\\\": $reward}\"
+done
+";
+
+#[test]
+fn held_out_prompts_that_the_reward_abstains_on_do_not_end_training() {
+    let folder = folder();
+    let here = folder.path();
+    write(here, "held.jsonl", "{\"prompt\": \"Unknown?\"}\n");
+    let mut run = command(here, &line("run", "--truncated score --eval-data {held.jsonl} --eval-every 1"));
+    run.arg("--reward-command").arg(format!("sh '{}'", write(here, "score.sh", KNOWS_SOME).display()));
+    Answer::to(&mut run).ok();
+    let lines = metrics(here, "run");
+    assert_eq!(lines.len(), 2);
+    assert!(lines.iter().all(|line| line["eval/completions/abstained"] == 1.0), "{lines:?}");
+    assert!(lines.iter().all(|line| line.get("eval/objective/scores").is_none()), "{lines:?}");
+}
+
 #[test]
 fn a_checkpoint_whose_state_is_damaged_is_no_fault_of_the_machine() {
     let folder = folder();

@@ -5,7 +5,8 @@ use crate::common;
 
 use std::collections::BTreeMap;
 
-use align_data::{ChatTemplate, Error, RenderOptions};
+use align_data::{ChatTemplate, Error, RenderOptions, encode_item};
+use align_types::RewardItem;
 use serde_json::{Value, json};
 
 fn special_tokens(fixture: &Value) -> Vec<(String, String)> {
@@ -118,4 +119,31 @@ fn templates_that_ask_for_the_date_get_one() {
     let template = ChatTemplate::new("{{ strftime_now('%Y') }}", none).unwrap();
     let text = template.render(&[json!({"role": "user"})], &RenderOptions::default()).unwrap().text;
     assert!(text.parse::<u32>().unwrap() >= 2024, "{text}");
+}
+
+/// What a row says to its template is said where its answers are scored as well: 1 tool and a variable stand before the
+/// message as if they had been written into it.
+#[test]
+fn a_scored_answer_has_the_tools_and_variables_of_its_row() {
+    let source = "{% if tools %}T{{ tools | length }} {% endif %}{% if thinking %}thinks {% endif %}\
+                  {% for message in messages %}{{ message.content }}{% endfor %}";
+    let (tokenizer, _) = common::tokenizer("plain");
+    let template = ChatTemplate::new(source, Vec::new()).unwrap();
+    let tokens = |content: &str, columns: Value| {
+        let messages = [json!({"role": "user", "content": content})];
+        let columns = columns.as_object().unwrap();
+        let item = RewardItem {
+            prompt: content,
+            messages: Some(&messages),
+            completion: " yes",
+            columns,
+            source: None,
+        };
+        encode_item(&item, 0, &tokenizer, Some(&template)).map(|group| (group.prompt, group.completions))
+    };
+    let variables = json!({"thinking": true});
+    let said = json!({"tools": [{"name": "add"}], "chat_template_kwargs": variables, "other": 1});
+    assert_eq!(tokens("Is it?", said).unwrap(), tokens("T1 thinks Is it?", json!({})).unwrap());
+    let error = tokens("Is it?", json!({"tools": 3})).unwrap_err().to_string();
+    assert!(error.contains("`tools` is"), "{error}");
 }

@@ -176,6 +176,21 @@ fn models_of_one_beginning_are_told_from_others() {
     check_common_beginning(&[run("a", &no_head), run("b", &no_head)], "score.weight").unwrap();
 }
 
+/// Members of 0 and 1 have a variance of 1/4, of which 1e308 times is a number; of 0 and 4 it is 4.
+#[test]
+fn a_combination_that_is_no_number_is_an_error() {
+    let scale = normal(0.0, 1.0);
+    let combine = |apart: f64| {
+        let (first, second) = ([0.0], [apart]);
+        let member = |name, scores, normalization| EnsembleMember { name, scores, normalization };
+        let members = [member("a", &first[..], Some(&scale)), member("b", &second[..], Some(&scale))];
+        combine_scores(&members, EnsembleRule::MeanMinusVariance { k: 1e308 })
+    };
+    assert!(combine(1.0).is_ok());
+    let error = combine(4.0).unwrap_err().to_string();
+    assert!(error.contains("for answer 0 is not finite"), "{error}");
+}
+
 #[test]
 fn fingerprints_of_heads_are_those_of_their_numbers() {
     let print = |values: &[f64]| head_fingerprint(&Tensor::from_slice(values).reshape([1, -1])).unwrap();

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use align_types::{Purpose, RngStream};
 use serde_json::Value;
 
+use crate::ppo::learned;
+
 use super::{
-    Answer, command, copy_of_tiny_llama, json_lines, tiny_llama, write_demonstrations, write_pairs,
-    write_prompts, write_scores, write_thumbs,
+    Answer, command, copy_of_tiny_llama, tiny_llama, write_demonstrations, write_pairs, write_prompts,
+    write_scores, write_thumbs,
 };
 
 /// Runs that may be over before a kill reaches them.
@@ -121,18 +123,10 @@ fn assert_same(folder: &Path, seed: u64) {
     let weights = if adapter { "model/adapter_model.safetensors" } else { "model/model.safetensors" };
     let there = |name: &&str| folder.join("whole").join(name).exists();
     assert!(there(&weights) && (there(&"completions.jsonl") || folder.join("whole/summary.json").exists()));
-    let numbers = |run: &str| -> Vec<(u64, String, String)> {
-        let of = |line: &Value| {
-            (line["step"].as_u64().unwrap(), line["loss"].to_string(), line["eval/loss"].to_string())
-        };
-        json_lines(&folder.join(run).join("metrics.jsonl")).iter().map(of).collect()
-    };
-    assert_eq!(
-        numbers("whole"),
-        numbers("run"),
-        "every step is logged once, with the same losses, seed {seed}"
-    );
-    for name in [weights, "completions.jsonl"].into_iter().filter(there) {
+    let [whole, run] = ["whole", "run"].map(|run| learned(folder, run));
+    assert_eq!(whole, run, "every step is logged once, with the same numbers, seed {seed}");
+    let critic = ["critic/model.safetensors", "critic/value_head.safetensors"];
+    for name in [weights, "completions.jsonl"].into_iter().chain(critic).filter(there) {
         if bytes("whole", name) != bytes("run", name) {
             let kept = tempfile::tempdir().unwrap().keep();
             for run in ["whole", "run"] {

@@ -31,13 +31,12 @@ impl<'a> Summands<'a> {
 
 impl Scorer for Summands<'_> {
     fn score(&mut self, groups: &[PromptGroup]) -> Result<Vec<Vec<Option<f64>>>, BoxError> {
-        let scores = self.0.score(groups)?;
-        let mut all = scores.iter().flatten().peekable();
+        self.0.score(groups)
+    }
+
+    fn silence(&self) -> Option<String> {
         // The iteration knows no summands: whose silence it is can be said here alone.
-        if all.peek().is_some() && all.all(Option::is_none) {
-            return Err(Box::new(align_cli::Error::data(rewards::silence(self.0.reward()), [])));
-        }
-        Ok(scores)
+        Some(rewards::silence(self.0.reward()))
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

@@ -5,6 +5,8 @@ mod held_out;
 mod rows;
 mod scorer;
 
+pub use rows::order_of_pair;
+
 use std::path::Path;
 
 use align_cli::{Result, args::RewardModelArgs, health, talk};

@@ -146,7 +146,13 @@ impl Scales {
             return combine_scores(&members.collect::<Vec<_>>(), rule).map_err(failure::of);
         }
         let scale = self.list.first().and_then(|(_, scale)| scale.as_ref());
-        let raw = raw.into_iter().flatten();
-        Ok(raw.map(|score| scale.map_or(score, |scale| scale.apply(score))).collect())
+        let brought = |raw: f64| match scale.map_or(raw, |scale| scale.apply(raw)) {
+            score if score.is_finite() => Ok(score),
+            score => Err(Error::data(
+                format!("the reward {raw} is {score} on the scale of --normalize"),
+                ["measure the scale anew with --fit-normalization".to_owned()],
+            )),
+        };
+        raw.into_iter().flatten().map(brought).collect()
     }
 }

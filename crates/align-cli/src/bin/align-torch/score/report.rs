@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     failure,
+    reward::order_of_pair,
     table::{Table, number},
 };
 
@@ -107,9 +108,11 @@ impl Comparisons {
             self.list.push(PairMargin { row: index, margin, difference });
         };
         match known {
-            Known::Pairs => add(0, 1),
-            Known::Rankings => {
-                let ranks: Vec<_> = row.completions.iter().map(|answer| answer.rank).collect();
+            Known::Pairs | Known::Rankings => {
+                let ranks = match known {
+                    Known::Pairs => order_of_pair(row).map(Some).to_vec(),
+                    _ => row.completions.iter().map(|answer| answer.rank).collect(),
+                };
                 for (first, a) in ranks.iter().enumerate() {
                     for (second, b) in ranks.iter().enumerate().skip(first + 1) {
                         match a.cmp(b) {
@@ -405,6 +408,21 @@ mod tests {
         assert_eq!(pairs, [(2.0, -3.0), (-1.0, 1.0)]);
         let report = comparisons.report().unwrap();
         assert_eq!((report.agreement.accuracy.mean, report.equal_ranks, report.comparisons), (0.5, 1, 2));
+    }
+
+    /// Three pairs whose chosen answers have the higher reward by 1: one without the column `preference`, one that it turns
+    /// about, and one of which it says that neither is better.
+    #[test]
+    fn a_preference_says_which_answer_of_a_pair_is_better() {
+        let named = |name: &str| Completion { name: name.into(), ..answer(1) };
+        let mut comparisons = Comparisons::new(&[]);
+        for preference in [None, Some(0.1), Some(0.5)] {
+            let mut pair = row(1, vec![named("chosen"), named("rejected")]);
+            pair.columns.extend(preference.map(|p| ("preference".to_owned(), p.into())));
+            comparisons.take(&pair, &[2.0, 1.0]).unwrap();
+        }
+        assert_eq!(comparisons.list.iter().map(|pair| pair.margin).collect::<Vec<_>>(), [1.0, -1.0]);
+        assert_eq!(comparisons.report().unwrap().equal_ranks, 1);
     }
 
     /// Good answers of 6 and 2 tokens with rewards 1 and -1, a bad one of 1 token with reward -2: two of three are
