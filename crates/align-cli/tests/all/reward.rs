@@ -246,6 +246,39 @@ fn margins_and_preferences_of_rows_are_read() {
     assert!((soft - (0.25 * softplus(-d) + 0.75 * softplus(d))).abs() < 1e-5);
 }
 
+/// The middle half of eight pairs by what the first weights say of them: those and no others are trained on, and the
+/// distances of the second choice are those of other weights.
+#[test]
+fn pairs_outside_of_the_band_are_left_out() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    write_pairs(folder, "pairs.jsonl", 8);
+    reward(folder, "--data {pairs.jsonl} --max-steps 1 --learning-rate 1e-12").ok();
+    align(folder, "score --model {run/model} --data {pairs.jsonl} --output {margins.jsonl} --margins").ok();
+    let distance = |line: Value| line["margin"].as_f64().unwrap().abs();
+    let distances: Vec<f64> = json_lines(&folder.join("margins.jsonl")).into_iter().map(distance).collect();
+    let mut sorted = distances.clone();
+    sorted.sort_by(f64::total_cmp);
+    let [low, high] = [2, 6].map(|below| (sorted[below - 1] + sorted[below]) / 2.0);
+    let flags = format!(
+        "--data {{pairs.jsonl}} --max-steps 2 --log-every 1 --learning-rate 1e-3 --pair-band {low:.9},{high:.9} \
+         --pair-band-every 1"
+    );
+    reward(folder, &flags).ok();
+    let choice = |step: u64| -> Value {
+        serde_json::from_slice(&fs::read(folder.join(format!("run/pair_band/step-{step}.json"))).unwrap())
+            .unwrap()
+    };
+    let inside: String = distances.iter().map(|d| if (low..high).contains(d) { '1' } else { '0' }).collect();
+    assert_eq!(choice(0)["rows"], inside.as_str(), "{distances:?}");
+    let lines = json_lines(&folder.join("run/metrics.jsonl"));
+    let shown =
+        ["inside", "below", "above"].map(|name| lines[0][format!("pair_band/{name}")].as_f64().unwrap());
+    assert_eq!(shown, [4.0, 2.0, 2.0]);
+    assert_eq!(lines[1]["pair_band/step"], 1.0);
+    assert!(choice(0)["counts"]["largest"] != choice(1)["counts"]["largest"]);
+}
+
 #[test]
 fn runs_survive_kills() {
     for more in [

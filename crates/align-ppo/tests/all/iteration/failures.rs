@@ -71,6 +71,26 @@ fn a_sampler_of_another_temperature_is_found() {
     assert!(error.intact && error.source.to_string().contains("another temperature"), "{}", error.source);
 }
 
+/// The layout that measures and the one that trains differ by 0.001: far less than a sampler may, and no identity.
+#[test]
+fn a_first_ratio_that_is_not_1_ends_the_run_before_any_weight_changes() {
+    let step = |off: f64| {
+        let mut world = World { off, ..World::new(config(AdvantageKind::Rloo), 2) };
+        let before = world.model.table().copy();
+        let stop = AtomicBool::new(false);
+        let at = StepAt { step: 1, total: 1, schedule: 1.0, stop: &stop };
+        let (done, ..) = world
+            .run(&mut ByTokens(|answer: &Completion| Some(share(answer))), |ppo| ppo.step(&at).map(drop));
+        (done, world.model.table() == &before)
+    };
+    let (done, is_unchanged) = step(0.0);
+    assert!(done.is_ok() && !is_unchanged);
+    let (done, is_unchanged) = step(1e-3);
+    let error = done.unwrap_err();
+    assert!(error.intact && is_unchanged);
+    assert!(error.source.to_string().contains("ratio"), "{}", error.source);
+}
+
 /// A generator that fails at the fourth prompt that it is given.
 struct Failing;
 

@@ -1,7 +1,8 @@
 //! Each practice changes what it says it changes.
 
-use align_core::align_types::Completion;
-use align_ppo::{AdvantageKind, PpoConfig, RewardBaseline, RewardScaling};
+use align_core::BoxError;
+use align_core::align_types::{Completion, PromptGroup};
+use align_ppo::{AdvantageKind, PpoConfig, RewardBaseline, RewardScaling, Scorer, Truncated};
 
 use super::config;
 use super::world::{ByTokens, Extras, World, mean, series, share, steps};
@@ -167,6 +168,39 @@ fn the_reference_answers_beside() {
     // The reference stays at a sixth; what is left of the reward is what the policy is ahead.
     let ahead: Vec<f64> = scores.iter().zip(&shaped).map(|(score, shaped)| score - shaped).collect();
     assert!((mean(&ahead) - 1.0 / 6.0).abs() < 0.1, "{ahead:?}");
+}
+
+/// Scores are the prompt's alone, so that the reference's answer to the same prompt takes each of them away, in whatever
+/// minibatch it is: before the first update nothing else is in a reward.
+#[test]
+fn each_answer_has_the_reference_answer_to_its_own_prompt() {
+    struct ByPrompt;
+    impl Scorer for ByPrompt {
+        fn score(&mut self, groups: &[PromptGroup]) -> Result<Vec<Vec<Option<f64>>>, BoxError> {
+            let of = |group: &PromptGroup| vec![Some(f64::from(group.prompt[0])); group.completions.len()];
+            Ok(groups.iter().map(of).collect())
+        }
+    }
+    let relative = PpoConfig {
+        reward_baseline: RewardBaseline::Reference,
+        num_mini_batches: 3,
+        truncated: Truncated::Score,
+        ..config(AdvantageKind::Ppo)
+    };
+    let mut answers = 0;
+    let extras = Extras {
+        observer: Some(Box::new(|_, groups| {
+            for answer in groups.iter().flat_map(|group| &group.completions) {
+                let rewards = &answer.trajectory.as_deref().unwrap().rewards;
+                assert!(rewards.iter().sum::<f64>().abs() < 1e-4, "{rewards:?}");
+                answers += 1;
+            }
+            Ok(())
+        })),
+        ..Extras::default()
+    };
+    World::new(relative, 1).run_with(&mut ByPrompt, extras, |ppo| steps(ppo.as_mut().unwrap(), 1));
+    assert!(answers >= 16, "{answers}");
 }
 
 /// Whitening changes the rewards that are learned from; what they are beside the score is said of them as they were.

@@ -151,6 +151,8 @@ pub struct Recorded {
     pub learner: Box<dyn Learn>,
     pub reports: Vec<BatchReport>,
     pub keeps: bool,
+    /// What is added to everything that is measured.
+    pub off: f64,
 }
 
 impl Learn for Recorded {
@@ -161,7 +163,9 @@ impl Learn for Recorded {
         self.learner.pack(groups)
     }
     fn measure(&mut self, packs: &Packs) -> Result<Vec<Vec<f64>>, BoxError> {
-        self.learner.measure(packs)
+        let mut numbers = self.learner.measure(packs)?;
+        numbers.iter_mut().flatten().for_each(|number| *number += self.off);
+        Ok(numbers)
     }
     fn compute(&mut self, packs: &Packs) -> Result<BatchReport, BoxError> {
         let report = self.learner.compute(packs)?;
@@ -215,6 +219,8 @@ pub struct World {
     pub keeps: bool,
     /// A temperature of the sampler that nobody is told of.
     pub sampler_temperature: Option<f64>,
+    /// By how much what the policy measures is off what it trains with.
+    pub off: f64,
 }
 
 impl World {
@@ -235,6 +241,7 @@ impl World {
             threads: 1,
             one_step_off: false,
             keeps: true,
+            off: 0.0,
             sampler_temperature: None,
         }
     }
@@ -289,13 +296,13 @@ impl World {
             let layout = objective.layout();
             (Box::new(Engine::new(model, Box::new(objective), &rate, threads).unwrap()), layout)
         };
-        let mut policy = Recorded { learner, reports: vec![], keeps: self.keeps };
+        let mut policy = Recorded { learner, reports: vec![], keeps: self.keeps, off: self.off };
         let mut critic = (config.advantage.uses_critic() && !shared).then(|| {
             let values: Box<dyn ValueModel> = Box::new(TabularValues::new(&self.values));
             let objective = Box::new(CriticObjective::new(&config).unwrap());
             let rate = optimizer(config.critic_learning_rate);
             let learner = Engine::over(values, objective, &rate, compute(self.threads)).unwrap();
-            Recorded { learner: Box::new(learner), reports: vec![], keeps: self.keeps }
+            Recorded { learner: Box::new(learner), reports: vec![], keeps: self.keeps, off: 0.0 }
         });
         let mut sampler = TableSampler::new(&self.model);
         sampler.temperature = self.sampler_temperature;
