@@ -39,8 +39,8 @@ pub fn batches(groups: &[PromptGroup], limit: usize) -> Vec<Range<usize>> {
 /// Passes rows through the replicas, and hands on what was made of each batch, in the rows' order.
 ///
 /// Batches are those of all rows, so that work that is continued makes the very numbers of work that was not interrupted;
-/// those whose rows are all among the first `kept` are left out. `work` is told the place of its first row among all. What `work` and `done` fail with ends the passes: to
-/// stop early is to return an error.
+/// those whose rows are all among the first `kept` are left out. `work` is told the place of its first row among all. What
+/// `work` and `done` fail with ends the passes: to stop early is to return an error.
 ///
 /// ```
 /// use align_core::{Error, align_types::{Completion, PromptGroup}, passes::over_rows};
