@@ -7,6 +7,7 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use align_repro::{
     experiment::{Experiment, Size},
     outcome::Outcome,
+    report::figure::Figure,
     reward::study::{Options, RewardStudy, Tamper},
     reward_boundary, reward_overoptimisation, reward_ranking,
     runner::{RunOptions, run_units},
@@ -190,6 +191,16 @@ fn results_are_the_same_bytes_again_resumed_and_on_one_worker() {
     for table in &outcome.findings.tables {
         assert!(table.rows.iter().all(|row| row.len() == table.head.len()), "{}", table.title);
     }
+    // Gold of best-of-n against how far it went from the start: averaged weights are no member, the best single one is.
+    let curve = outcome.findings.figures.iter().find_map(|figure| match figure {
+        Figure::Lines(chart) if chart.title == "Best-of-n: gold reward" => Some(chart),
+        _ => None,
+    });
+    let curve = curve.unwrap();
+    assert_eq!(curve.x_label, "square root of the KL, nats");
+    let points = |name: &str| &curve.series.iter().find(|series| series.name == name).unwrap().points;
+    let members = ["member-1", "member-2", "member-3"].map(points);
+    assert!(members.contains(&points("single")) && !members.contains(&points("weights")));
     let whole = outcome.to_json().unwrap();
     assert_eq!(run_in(second.path(), texts, small(), false, 1).to_json().unwrap(), whole);
     for lost in ["member-2-seed-0.json", "scores-seed-0.json", "ppo-scores-seed-0.json"] {

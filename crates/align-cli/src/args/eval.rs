@@ -148,15 +148,20 @@ pub struct RewardArgs {
     pub reward_timeout: f64,
 }
 
+/// Returns the rewards that `--reward` knows by name: what is added here is in the help, is checked and can be used.
+pub fn registry() -> Registry {
+    Registry::new()
+}
+
 /// Lists the rules of `--reward`.
 pub fn rules_help() -> String {
-    let registry = Registry::new();
+    let registry = registry();
     let lines: Vec<String> = registry.help().map(|(rule, help)| format!("  {rule:<33} {help}")).collect();
     format!("Rules of --reward:\n{}", lines.join("\n"))
 }
 
 fn parse_rule(text: &str) -> Result<String, String> {
-    align_rules::rule(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    registry().reward(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn parse_command(text: &str) -> Result<String, String> {

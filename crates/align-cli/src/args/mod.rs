@@ -25,7 +25,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 pub use dpo::DpoArgs;
 pub use ensemble::{EnsembleArgs, EnsembleName};
-pub use eval::{EvalArgs, HeldOutArgs, Measure, MethodName, RewardArgs, rules_help};
+pub use eval::{EvalArgs, HeldOutArgs, Measure, MethodName, RewardArgs, registry, rules_help};
 pub use generate::{DrawArgs, GenerateArgs, SamplingArgs};
 pub use kto::KtoArgs;
 pub use logprobs::LogprobsArgs;

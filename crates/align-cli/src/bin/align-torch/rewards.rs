@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use align_cli::{
     Error, Result,
-    args::{ModelArgs, RewardArgs},
+    args::{ModelArgs, RewardArgs, registry},
     talk,
 };
 use align_core::{
@@ -47,7 +47,7 @@ pub fn load(
         None => parts.extend(models.into_iter().map(|model| Box::new(model) as Box<dyn Reward>)),
     }
     for rule in &flags.reward {
-        parts.push(Box::new(align_rules::rule(rule).map_err(wrong)?));
+        parts.push(registry().reward(rule).map_err(wrong)?);
     }
     let limit = Duration::from_secs_f64(flags.reward_timeout);
     for command in &flags.reward_command {
