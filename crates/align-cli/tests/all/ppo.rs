@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{
     Answer, align, command, copy_of_tiny_llama, edit_json, json_lines,
     kills::{self, finish, nudge_weights, weights_of},
-    poison_token, reward_model, tiny_llama, tree, write, write_demonstrations, write_prompts,
+    learned, poison_token, reward_model, tiny_llama, tree, write, write_demonstrations, write_prompts,
 };
 
 /// Two iterations of four prompts with short answers. Few answers of random weights end by themselves.
@@ -35,16 +35,6 @@ pub fn metrics(folder: &Path, run: &str) -> Vec<Value> {
 
 pub fn summary(folder: &Path, run: &str) -> Value {
     serde_json::from_slice(&fs::read(folder.join(run).join("summary.json")).unwrap()).unwrap()
-}
-
-/// The lines of a run without what depends on the clock.
-pub fn learned(folder: &Path, run: &str) -> Vec<Value> {
-    let mut lines = metrics(folder, run);
-    for line in &mut lines {
-        let line = line.as_object_mut().unwrap();
-        line.retain(|name, _| !name.ends_with("_per_second") && name != "time" && name != "peak_rss_mb");
-    }
-    lines
 }
 
 #[test]

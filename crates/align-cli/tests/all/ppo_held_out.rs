@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::ppo::{folder, learned, line, metrics, summary};
+use crate::ppo::{folder, line, metrics, summary};
 use crate::support::{
-    Answer, align, command, json_lines, kills::finish, write, write_demonstrations, write_prompts,
+    Answer, align, command, json_lines, kills::finish, learned, write, write_demonstrations, write_prompts,
 };
 
 #[test]

@@ -8,11 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use align_types::{Purpose, RngStream};
 use serde_json::Value;
 
-use crate::ppo::learned;
-
 use super::{
-    Answer, command, copy_of_tiny_llama, tiny_llama, write_demonstrations, write_pairs, write_prompts,
-    write_scores, write_thumbs,
+    Answer, command, copy_of_tiny_llama, learned, tiny_llama, write_demonstrations, write_pairs,
+    write_prompts, write_scores, write_thumbs,
 };
 
 /// Runs that may be over before a kill reaches them.

@@ -253,6 +253,16 @@ pub fn json_lines(path: &Path) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Reads the metrics of a run without what depends on the clock.
+pub fn learned(folder: &Path, run: &str) -> Vec<serde_json::Value> {
+    let mut lines = json_lines(&folder.join(run).join("metrics.jsonl"));
+    for line in &mut lines {
+        let line = line.as_object_mut().unwrap();
+        line.retain(|name, _| !name.ends_with("_per_second") && name != "time" && name != "peak_rss_mb");
+    }
+    lines
+}
+
 /// Lists everything below a folder, sorted.
 pub fn tree(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();
