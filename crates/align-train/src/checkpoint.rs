@@ -12,6 +12,8 @@ pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(crate) const OBJECTIVE: &str = "objective.safetensors";
 pub(crate) const MODEL: &str = "model";
 const PREFIX: &str = "step-";
+/// What the folder of a model in the middle of a step is called: `torn-step-7`.
+const TORN: &str = "torn-step-";
 const FORMAT: u32 = 2;
 
 /// The best evaluation so far.
@@ -189,7 +191,7 @@ impl Checkpoints {
 
     /// Removes what a kill left half-done.
     pub fn sweep(&self) -> Result<()> {
-        files::sweep(&self.folder, |name| step_of(name).is_some())
+        files::sweep(&self.folder, |name| step_of(name).is_some() || name.starts_with(TORN))
     }
 
     pub fn folder_of(&self, step: u64) -> PathBuf {
@@ -230,10 +232,30 @@ impl Checkpoints {
         Ok(folder)
     }
 
-    fn write_draft(&self, draft: &Path, state: &TrainerState, writers: Writers<'_>) -> Result<()> {
+    /// Writes the model of a step that failed in its middle, which no run goes on from.
+    pub fn write_torn(&self, step: u64, model: SaveModel<'_>) -> Result<PathBuf> {
+        let folder = self.folder.join(format!("{TORN}{step}"));
+        let draft = files::unfinished(&folder);
+        let written = self
+            .begin_draft(&draft)
+            .and_then(|()| model(&draft).map_err(|error| Error::save_model(&folder, error)))
+            .and_then(|()| files::sync_tree(&draft));
+        if let Err(error) = written {
+            let _ = files::delete(&draft);
+            return Err(error);
+        }
+        files::publish_folder(&draft, &folder)?;
+        Ok(folder)
+    }
+
+    fn begin_draft(&self, draft: &Path) -> Result<()> {
         files::delete(draft)?;
         fs::create_dir_all(draft).map_err(Error::io("create", draft))?;
-        files::sync_parent(&self.folder)?;
+        files::sync_parent(&self.folder)
+    }
+
+    fn write_draft(&self, draft: &Path, state: &TrainerState, writers: Writers<'_>) -> Result<()> {
+        self.begin_draft(draft)?;
         let model = draft.join(MODEL);
         fs::create_dir(&model).map_err(Error::io("create", &model))?;
         (writers.model)(&model).map_err(|error| Error::save_model(&model, error))?;

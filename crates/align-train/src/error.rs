@@ -137,13 +137,16 @@ pub enum Error {
         found: f64,
     },
     /// A step or its evaluation failed.
-    #[error("step {step}: {source}; {}", what_is_safe(*step, saved.as_ref()))]
+    #[error("step {step}: {source}; {}", what_is_safe(*step, saved.as_ref(), torn.as_deref()))]
     Step {
         /// The step (from 1).
         step: u64,
         /// The newest whole checkpoint: of the state before the step, after it where the evaluation failed, or
         /// an older one where that could not be written. `None` when there is none.
         saved: Option<SavedStep>,
+        /// The folder of the model as it was when a step failed between its updates; no checkpoint, as no run goes on
+        /// from the middle of a step.
+        torn: Option<PathBuf>,
         /// What went wrong.
         source: Box<Error>,
     },
@@ -258,17 +261,27 @@ fn rows_in_short(rows: &[String]) -> String {
     }
 }
 
-fn what_is_safe(failed: u64, saved: Option<&SavedStep>) -> String {
-    let Some(SavedStep { step, folder }) = saved else {
-        return if failed == 1 { "nothing was trained yet" } else { "no checkpoint was written" }.into();
+fn what_is_safe(failed: u64, saved: Option<&SavedStep>, torn: Option<&Path>) -> String {
+    let whole = match saved {
+        None if failed == 1 && torn.is_none() => "nothing was trained yet".to_owned(),
+        None => "no checkpoint was written".to_owned(),
+        Some(SavedStep { step, folder }) => {
+            let folder = folder.display();
+            if *step == failed {
+                format!("the state after it is in {folder}")
+            } else if step + 1 == failed {
+                format!("the state before it is in {folder}")
+            } else {
+                format!("the last whole checkpoint is that of step {step}, {folder}")
+            }
+        }
     };
-    let folder = folder.display();
-    if *step == failed {
-        format!("the state after it is in {folder}")
-    } else if step + 1 == failed {
-        format!("the state before it is in {folder}")
-    } else {
-        format!("the last whole checkpoint is that of step {step}, {folder}")
+    match torn {
+        None => whole,
+        Some(folder) => {
+            let model = "the model as it was after the updates of the step that went well is in";
+            format!("{whole}; {model} {}", folder.display())
+        }
     }
 }
 

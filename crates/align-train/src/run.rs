@@ -298,14 +298,25 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Keeps the state when a step or its evaluation fails, where it still is that of a whole step, and says where.
+    /// Keeps the state when a step or its evaluation fails, where it still is that of a whole step, and says where; of a
+    /// step that is torn it keeps the model.
     fn failed(&mut self, step: u64, intact: bool, source: Error) -> Error {
         let done = self.state.step;
         let newest = |run: &Self| {
             let newest = run.checkpoints.newest().ok().and_then(|(newest, _)| newest);
             newest.map(|found| SavedStep { step: found.state.step, folder: found.folder })
         };
+        let mut torn = None;
         let saved = if !intact {
+            // Its updates so far are work, and a checkpoint may be many steps old.
+            match self.checkpoints.write_torn(step, self.hooks.save_model) {
+                Ok(folder) => torn = Some(folder),
+                Err(error) => {
+                    self.hooks
+                        .progress
+                        .warn(&format!("the model in the middle of step {step} is not saved: {error}"));
+                }
+            }
             newest(self)
         } else if done == 0 {
             None
@@ -319,7 +330,7 @@ impl<'a> Run<'a> {
                 }
             }
         };
-        Error::Step { step, saved, source: Box::new(source) }
+        Error::Step { step, saved, torn, source: Box::new(source) }
     }
 
     /// Evaluates held-out rows with the weights after this step, on the steps where that is due.
