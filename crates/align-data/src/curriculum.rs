@@ -46,8 +46,8 @@ enum Reason {
 
 /// Chooses prompts by how often the policy solves them.
 ///
-/// Every batch is full. Of its places, the configured shares (rounded down) go to prompts that were never sampled and to
-/// prompts outside the range; the others go to prompts inside the range, drawn without replacement with the weight
+/// Every batch is full. Of its places, the configured shares go to prompts that were never sampled and to prompts outside
+/// the range, where a share of 0.8 places is one place in four steps of five; the others go to prompts inside the range, drawn without replacement with the weight
 /// p (1 − p) + floor. Where too few are inside, unseen prompts take the places, then prompts outside the range by the same
 /// weight, which the metric `curriculum/fallback` tells. No prompt comes twice into a batch before all have come once.
 ///
@@ -153,16 +153,18 @@ impl Curriculum {
 
     /// Returns the rows of a step (from 0).
     pub fn indices(&mut self, step: u64) -> Vec<usize> {
+        self.indices_beside(step, HashSet::new())
+    }
+
+    /// As [`Self::indices`], for a step that has taken some rows already: they come again after all others.
+    fn indices_beside(&mut self, step: u64, mut taken: HashSet<usize>) -> Vec<usize> {
         let mut stream = RngStream::new(self.seed, Purpose::Curriculum, step, 0);
         let mut chosen = Vec::with_capacity(self.batch_size);
         // A batch that is larger than the data set goes round it.
-        while chosen.len() < self.batch_size {
-            let wanted = (self.batch_size - chosen.len()).min(self.known.len());
-            let before = chosen.len();
-            chosen.extend(self.draw(wanted, &mut stream));
-            if chosen.len() == before {
-                break;
-            }
+        while chosen.len() < self.batch_size && !self.known.is_empty() {
+            let wanted = (self.batch_size - chosen.len()).min(self.known.len() - taken.len());
+            chosen.extend(self.draw(wanted, &taken, step, &mut stream));
+            taken.clear();
         }
         stream.shuffle(&mut chosen);
         self.metrics = self.describe(&chosen);
@@ -170,11 +172,19 @@ impl Curriculum {
     }
 
     /// Draws different prompts, at most as many as there are.
-    fn draw(&self, wanted: usize, stream: &mut RngStream) -> Vec<(usize, Reason)> {
-        let [unseen, inside, outside] = self.pools(stream);
-        let share = |share: f64| (share * wanted as f64) as usize;
-        let new = unseen.len().min(share(self.config.explore));
-        let again = outside.len().min(share(self.config.replay));
+    fn draw(
+        &self,
+        wanted: usize,
+        taken: &HashSet<usize>,
+        step: u64,
+        stream: &mut RngStream,
+    ) -> Vec<(usize, Reason)> {
+        let mut pools = self.pools(stream);
+        pools.iter_mut().for_each(|pool| pool.retain(|drawn| !taken.contains(&drawn.row)));
+        let [unseen, inside, outside] = pools;
+        let places = |share: f64| places(share * wanted as f64, step);
+        let new = unseen.len().min(places(self.config.explore)).min(wanted);
+        let again = outside.len().min(places(self.config.replay)).min(wanted - new);
         let edge = inside.len().min(wanted - new - again);
         let missing = wanted - new - again - edge;
         let more = missing.min(unseen.len() - new);
@@ -239,7 +249,12 @@ impl Curriculum {
 
 impl PromptSource for Curriculum {
     fn batch(&mut self, step: u64) -> align_types::Result<Vec<PromptGroup>> {
-        let indices = self.indices(step);
+        self.batch_beside(step, &[])
+    }
+
+    fn batch_beside(&mut self, step: u64, taken: &[PromptGroup]) -> align_types::Result<Vec<PromptGroup>> {
+        let taken = taken.iter().flat_map(|group| self.index.rows_of(group)).copied().collect();
+        let indices = self.indices_beside(step, taken);
         indices.into_iter().map(|row| self.rows.get(row).map_err(unreadable)).collect()
     }
 
@@ -313,6 +328,13 @@ impl PromptSource for Curriculum {
         self.known = known;
         Ok(())
     }
+}
+
+/// Counts the whole places that so many a step come to at a step (from 0): over many steps neither more nor fewer.
+fn places(each: f64, step: u64) -> usize {
+    // 0.29 of 100 places is a little below 29 in binary.
+    let before = |steps: u64| (each * steps as f64 + 1e-9).floor();
+    (before(step + 1) - before(step)) as usize
 }
 
 /// A prompt with the chance that it has in one draw.

@@ -42,6 +42,16 @@ pub trait PromptSource: Send {
     /// A row that cannot be read.
     fn batch(&mut self, step: u64) -> Result<Vec<PromptGroup>>;
 
+    /// As [`Self::batch`], for a step that has taken rows already and needs more: a source that chooses its rows gives
+    /// others as long as it has some. One that hands them out in turn (the default) goes on.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    fn batch_beside(&mut self, step: u64, taken: &[PromptGroup]) -> Result<Vec<PromptGroup>> {
+        let _ = taken;
+        self.batch(step)
+    }
+
     /// Counts the steps that the source can serve; `None` when it has no end.
     fn steps(&self) -> Option<u64>;
 

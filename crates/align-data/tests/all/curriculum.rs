@@ -154,6 +154,35 @@ fn replay_brings_mastered_prompts_back() {
     assert_eq!(mastered(0.2), (10, 0.2));
 }
 
+/// A share of less than one place is a place every so often, never none; two shares never take more than there is.
+#[test]
+fn shares_hold_over_steps_in_small_batches_too() {
+    let rates: Vec<_> = (0..40).map(|i| Some(if i < 20 { 0.5 } else { 1.0 })).collect();
+    let config = CurriculumConfig { explore: 0.0, replay: 0.1, ..Default::default() };
+    let mut small = source(40, config, 4, 2).with_estimates(&rates).unwrap();
+    let mastered = |batch: &[PromptGroup]| rows(batch).iter().filter(|row| **row >= 20).count();
+    let replayed: usize = (0..100).map(|step| mastered(&small.batch(step).unwrap())).sum();
+    assert_eq!(replayed, 40);
+    let halves = CurriculumConfig { explore: 0.5, replay: 0.5, ..Default::default() };
+    let rates: Vec<_> = (0..40).map(|i| (i < 20).then_some(1.0)).collect();
+    let mut one = source(40, halves, 1, 2).with_estimates(&rates).unwrap();
+    assert!((0..10).all(|step| one.batch(step).unwrap().len() == 1));
+}
+
+/// A step that needs more prompts gets others, as long as there are any.
+#[test]
+fn more_prompts_of_a_step_are_others() {
+    let mut source = source(10, CurriculumConfig::default(), 4, 0);
+    let first = source.batch(0).unwrap();
+    let second = source.batch_beside(1, &first).unwrap();
+    let taken: BTreeSet<u32> = rows(&first).into_iter().chain(rows(&second)).collect();
+    assert_eq!(taken.len(), 8);
+    let both: Vec<PromptGroup> = first.into_iter().chain(second).collect();
+    let third = rows(&source.batch_beside(2, &both).unwrap());
+    let others = third.iter().filter(|row| !taken.contains(row)).count();
+    assert_eq!((third.len(), others), (4, 2));
+}
+
 #[test]
 fn groups_are_matched_by_source_or_else_by_tokens() {
     let mut source = source(3, CurriculumConfig { decay: 0.0, ..Default::default() }, 2, 0);
