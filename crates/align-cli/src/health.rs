@@ -4,8 +4,8 @@
 //! steps, and the loop asks that a change is six standard errors of the two means or more.
 
 use align_types::config::{
-    DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, RewardConfig, SftConfig, SftLossType,
-    UnaConfig, UnaLossType,
+    CurriculumConfig, DpoConfig, DpoLossType, FDivergence, KtoConfig, KtoLossType, RewardConfig, SftConfig,
+    SftLossType, UnaConfig, UnaLossType,
 };
 use align_types::{HealthCheck, Move, Rule};
 
@@ -242,7 +242,7 @@ pub fn sampling(kl: &'static str, length: &'static str) -> Vec<HealthCheck> {
 }
 
 /// Returns the checks of `align ppo`. The loss is none of them: it says nothing of progress where advantages have mean 0.
-pub fn ppo() -> Vec<HealthCheck> {
+pub fn ppo(curriculum: Option<&CurriculumConfig>) -> Vec<HealthCheck> {
     const LENGTH: &str = "completions/mean_length";
     const ENDED: &str = "val/num_eos_tokens";
     let moved =
@@ -299,6 +299,15 @@ pub fn ppo() -> Vec<HealthCheck> {
                       with their rewards",
         },
     ]);
+    if curriculum.is_some_and(|config| config.threshold.is_none()) {
+        checks.push(HealthCheck {
+            name: "curriculum-out-of-range",
+            rule: Rule::Outside { metric: "objective/scores", low: 0.0, high: 1.0, steps: 2 },
+            meaning: "--curriculum takes the reward itself for the success of an answer, clipped to 0..1, and so knows of \
+                      most prompts no more than always or never; say with --curriculum-threshold above which reward an \
+                      answer is a success",
+        });
+    }
     checks
 }
 
@@ -320,7 +329,7 @@ pub(crate) fn documented(place: Place) -> Vec<HealthCheck> {
             with_new(una(&UnaConfig::default()), una(&bce))
         }
         Place::Reward => reward(&RewardConfig::default()),
-        Place::Ppo => ppo(),
+        Place::Ppo => ppo(Some(&CurriculumConfig::default())),
         _ => Vec::new(),
     };
     let common = shared();

@@ -11,9 +11,6 @@ use crate::{
     centred, gae, group_normalised, groups::all_equal, leave_one_out, shaping::leave_out, whiten,
 };
 
-/// Fewest answers over which rewards are whitened: over fewer the scale is noise (lm-human-preferences).
-const FEWEST_TO_WHITEN: usize = 8;
-
 /// What estimating advantages found.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdvantageReport {
@@ -144,11 +141,9 @@ fn trajectory(completion: &Completion) -> Option<&Trajectory> {
 
 fn whiten_rewards<G: BorrowMut<PromptGroup>>(groups: &mut [G]) -> Result<()> {
     let mut lists: Vec<&mut Vec<f64>> = rewarded(groups).into_iter().map(|t| &mut t.rewards).collect();
-    if lists.len() < FEWEST_TO_WHITEN {
-        let why = format!(
-            "{} answers have one; at least {FEWEST_TO_WHITEN} are needed to whiten them",
-            lists.len()
-        );
+    let fewest = PpoConfig::FEWEST_TO_WHITEN;
+    if lists.len() < fewest {
+        let why = format!("{} answers have one; whiten-rewards needs at least {fewest} of them", lists.len());
         return Err(Error::input("rewards", why));
     }
     let mut slices: Vec<Slice<'_>> = lists.iter_mut().map(|list| Slice(list)).collect();

@@ -3,7 +3,7 @@ use align_core::{
     tch::{Kind, Tensor},
 };
 
-use crate::{Averaging, Error, KlEstimator, PpoConfig, Result};
+use crate::{Averaging, Error, KlEstimator, PpoConfig, Result, shaping::LARGEST_K3};
 
 /// Bound of a log-ratio before it is exponentiated.
 const LARGEST_LOG_RATIO: f64 = 20.0;
@@ -66,7 +66,8 @@ fn constant(what: &'static str, tensor: &Tensor, shape: &[i64]) -> Result<Tensor
 /// max(−A ρ, −A clip(ρ, 1 − ε, 1 + ε)) (1707.06347 eq. 7), or −A ρ without clipping.
 ///
 /// Components, each averaged as [`PolicyLoss::averaging`] has it: `loss/policy_avg`; `loss/kl_avg` with the weight of the
-/// KL divergence (2402.03300 eq. 3 for k3); `loss/entropy_avg` = −H with the weight of the bonus.
+/// KL divergence (2402.03300 eq. 3 for k3, at most 10 a token), without an importance weight, as published, so that after
+/// the first update of an iteration it is that of the older policy's answers; `loss/entropy_avg` = −H with the weight of the bonus.
 ///
 /// Metrics per token: `policy/approxkl_avg` = mean of (log ρ)² / 2, `policy/clipfrac_avg` = share of tokens where the
 /// clipped term is the larger one, `val/ratio` = mean ρ; and `loss/policy_avg` where it is the only component.
@@ -115,7 +116,7 @@ pub fn policy_loss(inputs: &PolicyInputs<'_>, loss: &PolicyLoss) -> Result<LossO
         let terms = match estimator {
             KlEstimator::K1 => return Err(Error::input("kl-estimator", "k1 has no gradient as a loss")),
             KlEstimator::K2 => kl::k2(&log_probs, &reference)?,
-            KlEstimator::K3 => kl::k3(&log_probs, &reference)?,
+            KlEstimator::K3 => kl::k3(&log_probs, &reference)?.f_clamp_max(LARGEST_K3)?,
         };
         components.push(component("loss/kl_avg", weight, &terms)?);
     }

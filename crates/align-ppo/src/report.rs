@@ -1,6 +1,6 @@
 use std::{borrow::Borrow, collections::HashMap};
 
-use align_core::align_types::{FinishReason, PromptGroup, TokenId, Trajectory};
+use align_core::align_types::{Completion, FinishReason, PromptGroup, TokenId, Trajectory};
 
 use crate::{Error, Result, groups::all_equal};
 
@@ -23,19 +23,23 @@ struct Sums {
     kl_first: Option<f64>,
 }
 
-fn difference(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).sum()
+/// The weight of each token of an answer in the estimates of KL; 1 beyond its end.
+type Weights = Vec<f64>;
+
+fn difference(a: &[f32], b: &[f32], weights: &Weights) -> f64 {
+    let weights = weights.iter().copied().chain(std::iter::repeat(1.0));
+    a.iter().zip(b).zip(weights).map(|((a, b), weight)| (f64::from(*a) - f64::from(*b)) * weight).sum()
 }
 
 impl Sums {
-    fn add(&mut self, trajectory: &Trajectory) {
+    fn add(&mut self, trajectory: &Trajectory, weights: &Weights) {
         self.entropy -= trajectory.old.iter().map(|lp| f64::from(*lp)).sum::<f64>();
         if !trajectory.reference.is_empty() {
-            *self.kl.get_or_insert_default() += difference(&trajectory.old, &trajectory.reference);
+            *self.kl.get_or_insert_default() += difference(&trajectory.old, &trajectory.reference, weights);
         }
         if !trajectory.first_reference.is_empty() {
             *self.kl_first.get_or_insert_default() +=
-                difference(&trajectory.old, &trajectory.first_reference);
+                difference(&trajectory.old, &trajectory.first_reference, weights);
         }
     }
 }
@@ -49,12 +53,21 @@ impl Sums {
 /// * `objective/entropy` = mean of Σ −log π_old (TRL's estimate from the samples);
 /// * `objective/scores` = mean reward, `objective/scores_std` = its standard deviation (biased); what the tokens are
 ///   rewarded is in [`ShapingReport::metrics`](crate::ShapingReport::metrics);
-/// * `val/num_eos_tokens` = share of answers that ended by themselves (TRL's name), `completions/clipped_ratio` = share
-///   that reached the token limit, `completions/mean_length` = mean tokens, `completions/most_frequent_share` = share of
+/// * `val/num_eos_tokens` = answers that ended by themselves (a count, as TRL's), `completions/clipped_ratio` = share that
+///   reached the token limit, `completions/mean_length` = mean tokens, `completions/most_frequent_share` = share of
 ///   the most frequent answer, `completions/abstained` = share without a reward.
 ///
 /// Completions without a trajectory (language-modelling rows) do not count.
 pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f64)> {
+    weighted_metrics(groups, |_| Weights::new())
+}
+
+/// As [`objective_metrics`] of samples from another policy: in the estimates of KL each token has the weight that
+/// `weights` gives, π / μ for samples of μ.
+pub(crate) fn weighted_metrics<G: Borrow<PromptGroup>>(
+    groups: &[G],
+    weights: impl Fn(&Completion) -> Weights,
+) -> Vec<(String, f64)> {
     let mut sums = Sums::default();
     let mut counts: HashMap<&[TokenId], usize> = HashMap::new();
     for completion in groups.iter().flat_map(|group| &Borrow::<PromptGroup>::borrow(group).completions) {
@@ -66,7 +79,7 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
             sums.known_ends += 1.0;
             sums.ended += f64::from(u8::from(reason == FinishReason::Stop));
         }
-        sums.add(trajectory);
+        sums.add(trajectory, &weights(completion));
         if let Some(reward) = completion.reward {
             sums.scored += 1.0;
             sums.score += reward;
@@ -90,7 +103,7 @@ pub fn objective_metrics<G: Borrow<PromptGroup>>(groups: &[G]) -> Vec<(String, f
     push("objective/entropy", sums.entropy, sums.answers);
     push("objective/scores", sums.score, sums.scored);
     push("objective/scores_std", deviation(&sums.scores) * sums.scored, sums.scored);
-    push("val/num_eos_tokens", sums.ended, sums.known_ends);
+    push("val/num_eos_tokens", sums.ended, f64::from(u8::from(sums.known_ends > 0.0)));
     push("completions/clipped_ratio", sums.known_ends - sums.ended, sums.known_ends);
     push("completions/mean_length", sums.tokens, sums.answers);
     push("completions/most_frequent_share", most, sums.answers);

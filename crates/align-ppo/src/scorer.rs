@@ -20,8 +20,9 @@ pub trait Scorer {
     /// Anything that is neither a score nor an abstention; the message names the row.
     fn score(&mut self, groups: &[PromptGroup]) -> Result<Vec<Vec<Option<f64>>>, BoxError>;
 
-    /// Returns figures of the last call for the metrics, such as the mean of each summand; nothing unless written.
-    fn metrics(&self) -> Vec<(String, f64)> {
+    /// Returns means over completions of the last call for the metrics, such as that of each summand, each with the number
+    /// of completions that it is over; nothing unless written.
+    fn metrics(&self) -> Vec<(String, f64, usize)> {
         Vec::new()
     }
 

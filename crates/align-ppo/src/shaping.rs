@@ -45,8 +45,8 @@ pub struct ShapingReport {
 
 impl ShapingReport {
     /// Returns the numbers as metrics of an iteration, means over the answers with a score: `objective/rlhf_reward` = mean
-    /// of Σ rewards of tokens, `objective/non_score_reward` = mean of what of it is not the reward, and
-    /// `completions/bootstrapped` = share of those that go on with the critic's value.
+    /// of Σ rewards of tokens, `objective/non_score_reward` = mean of what of it is not the reward (where the answer goes on
+    /// with the critic's value, all of it), and `completions/bootstrapped` = share of those.
     ///
     /// Rewards that are whitened later are another thing: what they are beside the reward is no penalty.
     pub fn metrics(&self) -> Vec<(String, f64)> {
@@ -96,8 +96,8 @@ pub fn overlong_penalty(tokens: usize, penalty: OverlongPenalty) -> f64 {
     -(over as f64 / penalty.cache.max(1) as f64).min(1.0)
 }
 
-/// Largest k3 in a reward: one token that the policy has almost ruled out must not outweigh a batch.
-const LARGEST_K3: f64 = 10.0;
+/// Largest k3 of a token, in a reward and in a loss: one that the policy has almost ruled out must not outweigh a batch.
+pub(crate) const LARGEST_K3: f64 = 10.0;
 
 /// Computes the estimate of KL(π ‖ π_ref) at a token with d = log π − log π_ref; k3 is at most 10.
 ///
@@ -165,7 +165,8 @@ pub fn shape_rewards<G: BorrowMut<PromptGroup>>(
         let last = if bootstraps { penalties } else { score + penalties };
         let sum = token_rewards(completion, config.kl_estimator, kl_coef, last, name)?;
         report.rewards += sum;
-        report.beside += sum - completion.reward.unwrap_or(0.0);
+        let reward = if bootstraps { 0.0 } else { completion.reward.unwrap_or(0.0) };
+        report.beside += sum - reward;
         Ok(())
     })?;
     Ok(report)

@@ -29,8 +29,15 @@ struct Part {
     weight: f64,
     reward: Box<dyn Reward>,
     abstentions: u64,
-    /// Of the last batch.
+    last: LastBatch,
+}
+
+/// What a reward gave to the last batch.
+#[derive(Debug, Clone, Copy, Default)]
+struct LastBatch {
     mean: Option<f64>,
+    scored: usize,
+    abstentions: u64,
 }
 
 impl std::fmt::Debug for WeightedSum {
@@ -56,7 +63,7 @@ impl WeightedSum {
             return wrong(format!("{weight} is no finite number"));
         }
         let weights = weights.iter().copied().chain(std::iter::repeat(1.0));
-        let part = |(weight, reward)| Part { weight, reward, abstentions: 0, mean: None };
+        let part = |(weight, reward)| Part { weight, reward, abstentions: 0, last: LastBatch::default() };
         let parts: Vec<Part> = weights.zip(parts).map(part).collect();
         let name = match parts.as_slice() {
             [one] if one.weight == 1.0 => one.reward.name().to_owned(),
@@ -73,9 +80,15 @@ impl WeightedSum {
         self.parts.iter().map(|part| (part.reward.name(), part.abstentions))
     }
 
-    /// Names the parts, each with its mean over the last batch before its weight; `None` where it abstained throughout.
-    pub fn means(&self) -> impl Iterator<Item = (&str, Option<f64>)> {
-        self.parts.iter().map(|part| (part.reward.name(), part.mean))
+    /// As [`Self::abstentions`], of the last batch alone.
+    pub fn last_abstentions(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.parts.iter().map(|part| (part.reward.name(), part.last.abstentions))
+    }
+
+    /// Names the parts that scored something in the last batch, each with its mean before its weight and the completions
+    /// that it is over.
+    pub fn last_means(&self) -> impl Iterator<Item = (&str, f64, usize)> {
+        self.parts.iter().filter_map(|part| Some((part.reward.name(), part.last.mean?, part.last.scored)))
     }
 }
 
@@ -88,8 +101,10 @@ impl Reward for WeightedSum {
         let mut sums = vec![Some(0.0); items.len()];
         for part in &mut self.parts {
             let scores = score(&mut part.reward, items)?;
-            part.abstentions += scores.abstentions() as u64;
-            part.mean = scores.mean();
+            let (abstained, mean) = (scores.abstentions(), scores.mean());
+            let scored = scores.values().len() - abstained;
+            part.last = LastBatch { mean, scored, abstentions: abstained as u64 };
+            part.abstentions += part.last.abstentions;
             for (sum, score) in sums.iter_mut().zip(scores.into_values()) {
                 *sum = sum.zip(score).map(|(sum, score)| sum + part.weight * score);
             }

@@ -17,6 +17,11 @@ impl TabularValues {
         Self { table: table.detach().copy().set_requires_grad(true) }
     }
 
+    /// Makes a critic with a leaf of its own over the storage of a table `[V]`, which follows what is trained.
+    pub fn sharing(table: &Tensor) -> Self {
+        Self { table: table.detach().set_requires_grad(true) }
+    }
+
     /// Makes a critic of `vocab` tokens that finds every state worth nothing.
     pub fn zeros(vocab: i64) -> Self {
         Self::new(&Tensor::zeros([vocab], (Kind::Float, Device::Cpu)))

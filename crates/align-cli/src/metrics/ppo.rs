@@ -15,7 +15,8 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "objective/kl",
-        "mean over answers of Σ (log π − log π_ref) over their tokens, π the policy that is trained, before the updates",
+        "mean over answers of Σ (log π − log π_ref) over their tokens, π the policy that is trained, before the updates; with \
+         `--overlap` each token weighs π / μ, at most 2, μ the older policy that sampled it",
         "nats per answer",
         "0 at step 1, then rises slowly",
         "far above the target, or rising with the reward: the policy leaves its reference",
@@ -55,7 +56,8 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "objective/non_score_reward",
-        "mean over answers with a score of what their tokens are rewarded beside it: −β KL, penalties, scaling; before `--whiten-rewards`",
+        "mean over answers with a score of what their tokens are rewarded beside it: −β KL, penalties, what scaling, clipping \
+         and `--reward-baseline` change of the score; before `--whiten-rewards`",
         "the reward's unit",
         "0 or below",
         "far below 0: the pull to the reference outweighs the reward",
@@ -71,9 +73,9 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "val/num_eos_tokens",
-        "share of answers that ended by themselves (TRL's name)",
-        "share, 0 to 1",
-        "near 1",
+        "answers that ended by themselves, each with one end-of-text token (as TRL counts)",
+        "answers",
+        "near all of the batch",
         "as completions/clipped_ratio",
     ),
     metric(
@@ -208,6 +210,14 @@ pub(super) const METRICS: &[Metric] = &[
     ),
     metric(
         Place::Ppo,
+        "groups/missing",
+        "prompts that the iteration is trained on fewer than its batch, because eight rounds of `--dynamic-sampling on` found no more with a signal; absent without any",
+        "prompts",
+        "absent",
+        "as groups/discarded: the batch is smaller than it was told to be",
+    ),
+    metric(
+        Place::Ppo,
         "groups/ties",
         "prompts whose answers have equal scores, so that online-dpo makes no pair of them",
         "prompts",
@@ -273,7 +283,8 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "rewards/NAME/mean",
-        "mean of a component of the reward over the answers that it did not abstain on, before its weight",
+        "mean of a component of the reward over the answers that it did not abstain on, before its weight; with \
+         `--dynamic-sampling on` over all that were drawn, while `objective/scores` is over those that are trained on",
         "the component's unit",
         "rises with the score",
         "one rises while another falls: the sum is bought with it; look at the weights",

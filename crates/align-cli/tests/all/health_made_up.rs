@@ -5,7 +5,8 @@ use align_train::{Health, Seen};
 use align_types::{
     HealthCheck, Purpose, RngStream,
     config::{
-        DpoConfig, DpoLossType, KtoConfig, KtoLossType, SftConfig, SftLossType, UnaConfig, UnaLossType,
+        CurriculumConfig, DpoConfig, DpoLossType, KtoConfig, KtoLossType, SftConfig, SftLossType, UnaConfig,
+        UnaLossType,
     },
 };
 
@@ -23,7 +24,7 @@ fn all(beta: f64) -> Vec<(&'static str, Vec<HealthCheck>)> {
         ("una", health::una(&UnaConfig { beta, ..UnaConfig::default() })),
         ("una by bce", health::una(&UnaConfig { beta, loss_type: UnaLossType::Bce, ..UnaConfig::default() })),
         ("sampling", health::sampling("objective/kl", "completions/mean_length")),
-        ("ppo", health::ppo()),
+        ("ppo", health::ppo(None)),
     ]
 }
 
@@ -147,8 +148,11 @@ fn two_hundred_healthy_runs_raise_no_alarm() {
 
 /// An on-policy run that is well until its tenth iteration; from there on something may go wrong, the further the later.
 fn sampled(ill: impl Fn(&'static str, f64) -> Option<f64>) -> Vec<String> {
+    sampled_with(&health::ppo(None), ill)
+}
+
+fn sampled_with(checks: &[HealthCheck], ill: impl Fn(&'static str, f64) -> Option<f64>) -> Vec<String> {
     let mut rng = RngStream::new(11, Purpose::Synthetic, 0, 0);
-    let checks = health::ppo();
     let mut health = Health::default();
     for step in 1..=60_u64 {
         let late = (step as f64 - 10.0).max(0.0) / 50.0;
@@ -166,7 +170,7 @@ fn sampled(ill: impl Fn(&'static str, f64) -> Option<f64>) -> Vec<String> {
         ];
         let one = |(name, value): (&'static str, f64)| (name.to_owned(), ill(name, late).unwrap_or(value));
         let metrics = well.map(one);
-        health.watch(&checks, &Seen { step, total_steps: 60, rows: 64, metrics: &metrics, counts: &[] });
+        health.watch(checks, &Seen { step, total_steps: 60, rows: 64, metrics: &metrics, counts: &[] });
     }
     health.warnings.into_iter().map(|warning| warning.check).collect()
 }
@@ -204,6 +208,12 @@ fn each_illness_of_sampled_runs_is_named() {
     let unguided =
         |name: &'static str, late: f64| (name == "groups/without_signal" && late > 0.5).then_some(1.0);
     assert_eq!(sampled(unguided), ["no-signal-within-groups"]);
+    let beyond = |name: &'static str, late: f64| (name == "objective/scores").then_some(1.5 + late);
+    assert_eq!(sampled(beyond), [""; 0]);
+    let graded = health::ppo(Some(&CurriculumConfig::default()));
+    assert_eq!(sampled_with(&graded, beyond), ["curriculum-out-of-range"]);
+    let counted = CurriculumConfig { threshold: Some(1.0), ..CurriculumConfig::default() };
+    assert_eq!(sampled_with(&health::ppo(Some(&counted)), beyond), [""; 0]);
     let lost = |name: &'static str, late: f64| (name == "grad_norm" && late > 0.5).then_some(0.0);
     assert_eq!(sampled(lost), ["no-gradient"]);
 }

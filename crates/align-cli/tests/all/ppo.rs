@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use align_cli::metrics::{self, Place, is_named};
+use align_data::{DataConfig, Tokenizer, load_text_prompts};
 use serde_json::Value;
 
 use crate::support::{
@@ -132,8 +133,18 @@ const KILLED: &str =
 
 #[test]
 fn a_killed_run_ends_with_the_same_bytes() {
-    let more = format!("{KILLED} --normalize-values --reward-scaling running --kl-target 0.5");
+    let more = format!(
+        "{KILLED} --normalize-values --reward-scaling running --kl-target 0.5 --critic-warmup 3 --ptx-coef 0.5 \
+         --ptx-data {{demonstrations.jsonl}} --reward-baseline reference"
+    );
     kills::Run { method: "ppo", threads: 2, more: &more, kills: 2 }.survives();
+}
+
+#[test]
+fn a_killed_run_that_replaces_groups_ends_with_the_same_bytes() {
+    let more = "--reward rule:contains=e --max-new-tokens 4 --advantage dapo --num-completions 2 --curriculum edge \
+                --num-mini-batches 2 --lora-rank 2";
+    kills::Run { method: "ppo", threads: 1, more, kills: 1 }.survives();
 }
 
 #[test]
@@ -171,9 +182,8 @@ fn bad_input_is_named() {
         if flags.contains("--reward-command") {
             command.arg(format!("sh '{}'", silent.display()));
         }
-        let answer = Answer::to(&mut command);
         let _ = fs::remove_dir_all(here.join("bad"));
-        answer
+        Answer::to(&mut command)
     };
     let tiny = tiny_llama().display().to_string();
     let rule = "--reward rule:length --truncated score";
@@ -193,11 +203,69 @@ fn bad_input_is_named() {
         4,
         &["prompts.jsonl:", ": sampling: the logits after token", "the weights of the model are damaged"],
     );
+    // Of the model that is damaged, and with the row in which it shows.
+    for (flag, what) in
+        [("--ref-model", "of the reference log-probabilities of"), ("--critic-model", "of the values of")]
+    {
+        let refused = base(&tiny, "prompts", &format!("{rule} {flag} {{broken}}"));
+        refused.refused(4, &["step 1", "prompts.jsonl:", what, "nothing was trained yet"]);
+    }
     let cut = base(&tiny, "prompts", "--reward rule:length").ok();
     assert!(cut.stderr.contains("none of their scores is learned from"), "{}", cut.stderr);
     assert!(cut.stderr.contains("--truncated score"), "{}", cut.stderr);
     let constant = base(&tiny, "prompts", "--reward rule:contains=\u{1F980} --truncated score").ok();
     assert!(constant.stderr.contains("given the same"), "{}", constant.stderr);
+}
+
+/// One reward of four is beyond all numbers of a gradient: where its minibatch is not the first, updates have been made, and
+/// the model that they left is kept beside the checkpoints.
+#[test]
+fn a_step_that_fails_between_its_updates_leaves_its_model() {
+    let folder = folder();
+    let here = folder.path();
+    let mut torn = 0;
+    for outlier in [1, 2] {
+        let program = format!(
+            "n=0; while read -r line; do n=$((n + 1)); id=${{line#*:}}; r=1; [ $n = {outlier} ] && r=1e160\n\
+             echo \"{{\\\"id\\\": ${{id%%,*}}, \\\"reward\\\": $r}}\"; done\n"
+        );
+        write(here, "score.sh", program);
+        let flags =
+            "--truncated score --num-mini-batches 4 --whiten-advantages off --overwrite --reward-command";
+        let mut command = command(here, &line("run", flags));
+        let answer = Answer::to(command.arg(format!("sh '{}'", here.join("score.sh").display())));
+        let answer = answer.refused(4, &["step 1", "prompts.jsonl:"]);
+        let kept = here.join("run/checkpoints/torn-step-1");
+        if answer.stderr.contains("nothing was trained yet") {
+            continue;
+        }
+        answer.refused(4, &["no checkpoint was written", "went well is in", "torn-step-1"]);
+        assert!(weights_of(&kept) != weights_of(&tiny_llama()));
+        torn += 1;
+    }
+    assert!(torn > 0, "one of two prompts is not in the first minibatch");
+}
+
+/// Prompts of 1, 2, … words: those with room for an answer are sampled from, to the last token, and the others are dropped.
+#[test]
+fn a_prompt_may_have_what_the_answer_leaves_and_not_a_token_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: String =
+        (1..30).map(|words| format!("{{\"prompt\": \"{}\"}}\n", "a ".repeat(words).trim())).collect();
+    write(folder.path(), "words.jsonl", rows);
+    let tokenizer = Tokenizer::from_folder(&tiny_llama()).unwrap();
+    let all = [folder.path().join("words.jsonl")];
+    let (prompts, _) = load_text_prompts(&all, &tokenizer, None, &DataConfig::default()).unwrap();
+    let lens: Vec<usize> = prompts.iter().map(|prompt| prompt.group.prompt.len()).collect();
+    assert!(lens.contains(&12) && lens.contains(&13), "{lens:?}");
+    let dropped = lens.iter().filter(|tokens| **tokens > 12).count();
+    let line = format!(
+        "ppo --model {} --data {{words.jsonl}} --output-dir {{run}} {SMALL} --max-length 17 --truncated score \
+         --reward rule:length",
+        tiny_llama().display()
+    );
+    let said = align(folder.path(), &line).ok().stderr;
+    assert!(said.contains(&format!("{dropped} rows were dropped")), "{dropped}: {said}");
 }
 
 #[test]
@@ -206,6 +274,8 @@ fn flags_that_do_not_go_together_are_refused() {
     for (flags, texts) in [
         ("", &["a reward is missing", "--reward-model"][..]),
         ("--reward rule:length --advantage grpo", &["--num-completions 1", "at least 2"]),
+        ("--reward rule:length --num-mini-batches 5", &["--num-mini-batches 5", "only 4 prompts"]),
+        ("--reward rule:length --whiten-rewards", &["--whiten-rewards", "at least 8", "has 4"]),
         ("--reward rule:length --advantage rloo --gamma 0.9 --num-completions 2", &["gamma"]),
         (
             "--reward rule:length --advantage grpo --num-completions 2 --critic-learning-rate 1e-5",

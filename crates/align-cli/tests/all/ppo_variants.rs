@@ -1,7 +1,8 @@
 //! `align ppo`: what is particular to each choice.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use align_core::{
     PackedBatch, ValueModel,
@@ -12,7 +13,8 @@ use serde_json::Value;
 
 use crate::ppo::{folder, line, metrics, summary};
 use crate::support::{
-    Answer, align, command, kills::weights_of, reward_model, tiny_llama, write, write_demonstrations,
+    Answer, align, command, edit_json, json_lines, kills::weights_of, reward_model,
+    reward_model_of_other_tokens, tiny_llama, write, write_demonstrations,
 };
 
 fn config(folder: &Path, run: &str) -> toml::Table {
@@ -190,15 +192,26 @@ fn variants_of_models_and_sources_do_what_they_are_for() {
         of_model[0].as_object().unwrap().iter().find(|(n, _)| n.starts_with("rewards/model:")).unwrap();
     assert!(name.ends_with("/mean") && *mean == of_model[0]["objective/scores"], "{name}");
 
-    run(
-        "edge",
-        "--advantage grpo --num-completions 2 --reward rule:length --curriculum edge --curriculum-threshold 9",
-    );
-    // Nothing is known of any prompt at first; then the four that were sampled are inside of the range or not.
-    let edge = lines("edge");
-    assert_eq!((number(&edge[0], "curriculum/unseen"), edge[0].get("curriculum/filtered")), (1.0, None));
-    let outside = 4.0 * number(&edge[1], "curriculum/filtered");
-    assert_eq!(outside, outside.round(), "{}", edge[1]);
+    // Above a threshold that no answer reaches, and above one that all do; between the two a prompt may be in the range.
+    for (threshold, outside) in [("1e6", Some(1.0)), ("-1", Some(1.0)), ("9", None)] {
+        let flags = "--advantage grpo --num-completions 2 --reward rule:length --curriculum edge --samples 8";
+        let flags = format!("{flags} --curriculum-decay 0 --curriculum-threshold {threshold} --overwrite");
+        run("edge", &flags);
+        // Nothing is known of any prompt at first; then the four that were sampled are inside of the range or not.
+        let edge = lines("edge");
+        assert_eq!((number(&edge[0], "curriculum/unseen"), edge[0].get("curriculum/filtered")), (1.0, None));
+        let samples = json_lines(&here.join("edge/completions.jsonl"));
+        let mut solved: BTreeMap<&str, u32> = BTreeMap::new();
+        for sample in samples.iter().filter(|sample| sample["step"] == 1) {
+            let reward = sample["reward"].as_f64().unwrap();
+            *solved.entry(sample["prompt"].as_str().unwrap()).or_default() +=
+                u32::from(reward > threshold.parse().unwrap());
+        }
+        assert_eq!(solved.len(), 4, "{solved:?}");
+        let expected = solved.values().filter(|solved| **solved != 1).count() as f64 / 4.0;
+        assert_eq!(number(&edge[1], "curriculum/filtered"), expected, "{threshold}: {solved:?}");
+        assert!(outside.is_none_or(|outside| outside == expected), "{threshold}: {solved:?}");
+    }
 
     run(
         "ptx",
@@ -219,6 +232,57 @@ fn variants_of_models_and_sources_do_what_they_are_for() {
     assert_eq!(ours["objective/scores"], theirs["objective/scores"]);
     assert!(number(ours, "objective/rlhf_reward") < 0.5 * number(theirs, "objective/rlhf_reward"), "{ours}");
     assert!(number(theirs, "objective/non_score_reward").abs() < 1e-3, "{theirs}");
+}
+
+/// A critic begins with a reward model in the units of what that model adds to the reward: weight · (r − mean) / std.
+#[test]
+fn a_critic_begins_in_the_units_of_the_reward() {
+    let folder = folder();
+    let here = folder.path();
+    let model = reward_model(here, "same");
+    let group = PromptGroup::new(vec![3, 4, 5], vec![Completion::new(vec![6, 7, 8])]);
+    let batch = PackedBatch::new(&[group]).unwrap();
+    let options = LoadOptions::default();
+    let raw = ValueNetwork::from_classifier(&model, &options).unwrap();
+    let raw = mean_value(&raw.values(&batch).unwrap());
+    write(
+        &model,
+        "reward_normalization.json",
+        "{\"mean\": 1.0, \"std\": 2.0, \"rows\": 9, \"of\": \"samples\"}",
+    );
+    for (flags, expected) in [
+        ("", raw),
+        ("--reward-weights -3", -3.0 * raw),
+        ("--normalize --reward-weights -3", -3.0 * (raw - 1.0) / 2.0),
+    ] {
+        // With this rate nothing is learned.
+        let more = format!(
+            "--reward-model {{same}} --truncated score --critic-learning-rate 1e-30 --overwrite {flags}"
+        );
+        align(here, &line("run", &more)).ok();
+        let critic = ValueNetwork::load(&here.join("run/critic"), &options).unwrap();
+        let value = mean_value(&critic.values(&batch).unwrap());
+        assert!((value - expected).abs() < 1e-4, "{flags}: {value} and not {expected}");
+    }
+}
+
+/// Samples are never longer than what a reward model of the same tokens takes; of other tokens nobody knows before.
+#[test]
+fn what_reward_models_take_is_known_before_the_first_sample() {
+    let folder = folder();
+    let here = folder.path();
+    let short =
+        |model: PathBuf| edit_json(&model.join("config.json"), &[("max_position_embeddings", 32.into())]);
+    short(reward_model(here, "same"));
+    short(reward_model_of_other_tokens(here, "other"));
+    let said = |flags: &str| {
+        align(here, &line("run", &format!("{flags} --overwrite --truncated score"))).ok().stderr
+    };
+    let same = said("--reward-model {same}");
+    assert!(same.contains("--max-length is lowered to 32 tokens"), "{same}");
+    let other = said("--reward-model {other}");
+    assert!(other.contains("takes 32 tokens, and has a tokenizer of its own"), "{other}");
+    assert!(!other.contains("lowered"), "{other}");
 }
 
 /// The mean value of the states of an answer.

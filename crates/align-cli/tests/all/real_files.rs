@@ -6,7 +6,7 @@ use crate::support;
 
 use align_testkit::real_data;
 use serde_json::Value;
-use support::{align, tiny_llama, tree};
+use support::{align, json_lines, tiny_llama, tree};
 
 /// Files that train as they are or with their columns mapped: command, file, further flags.
 const TRAINED: [(&str, &str, &str); 23] = [
@@ -123,6 +123,23 @@ fn published_feedback_makes_reward_models() {
         let said = align(folder, &line).ok().stderr;
         assert!(said.contains("held out: accuracy"), "{file}: {said}");
         assert!(said.contains("preferring the longer answer has"), "{file}: {said}");
+        // What was trained on people's pairs is what a policy is trained against, on their prompts.
+        let ppo = format!(
+            "ppo --model {} --data {{train.jsonl}} --reward-model {{run/model}} --output-dir {{ppo}} --overwrite \
+             --max-steps 2 --batch-size 4 --max-new-tokens 8 --truncated score --log-every 1 --bad-rows skip {more}",
+            tiny_llama().display(),
+        );
+        // A range of scores is no flag of a command that reads none.
+        let ppo = ppo.replace("--score-min 1 --score-max 5", "");
+        let said = align(folder, &ppo).ok().stderr;
+        assert!(said.contains("score head as value head"), "{file}: {said}");
+        for line in json_lines(&folder.join("ppo/metrics.jsonl")) {
+            let number = |name: &str| line[name].as_f64().unwrap_or(f64::NAN);
+            assert!(
+                number("objective/scores").is_finite() && number("objective/kl").is_finite(),
+                "{file}: {line}"
+            );
+        }
     }
 }
 

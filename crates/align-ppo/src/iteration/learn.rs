@@ -5,7 +5,7 @@ use align_core::{
     align_types::{PromptGroup, PromptSource},
 };
 
-use super::off_policy::{OffPolicy, reweight};
+use super::off_policy::{OffPolicy, reweight, weights};
 use super::take::Taken;
 use super::{Observer, Result, Settings, timed};
 use crate::minibatches::{deal, deal_with_rows, is_sampled, pack, unpack};
@@ -13,7 +13,7 @@ use crate::update::{Learners, Pace, Updated};
 use crate::{
     AdvantageKind, IterationError, KlController, MeasureLayout, MeasureReport, PpoConfig, RunningNormalizer,
     RunningScale, ShapingInputs, estimate_advantages, objective_metrics, pair_samples, read_measures,
-    shape_rewards,
+    report::weighted_metrics, shape_rewards,
 };
 
 /// Iterations in a row without anything to learn from before a run is given up. One may be bad luck.
@@ -82,7 +82,10 @@ impl Trainer<'_> {
         }
         let groups = sampled(&packs);
         let episodes: usize = groups.iter().map(|group| group.completions.len()).sum();
-        let mut metrics = objective_metrics(&groups);
+        let mut metrics = match self.one_step_off {
+            true => weighted_metrics(&groups, weights),
+            false => objective_metrics(&groups),
+        };
         metrics.extend(extra);
         if let Some(observe) = observer {
             observe(at.step, &groups).map_err(IterationError::Seam)?;

@@ -131,10 +131,9 @@ impl<'a> Ppo<'a> {
     fn collect_and_learn(&mut self, at: &StepAt<'_>, updated: &mut Updated) -> Result<Option<BatchReport>> {
         let Self { settings, collector, trainer, observer, .. } = self;
         let Some(taken) = collector.take(at, settings)? else { return Ok(None) };
-        let (discarded, source_metrics) = (taken.discarded_groups(), collector.source_metrics.clone());
+        let source_metrics = collector.source_metrics.clone();
         let learned =
             collector.beside(at, settings, || trainer.learn(at, settings, taken, observer, updated))?;
-        collector.source.learn(&discarded);
         collector.source.learn(&learned.groups);
         let mut report = learned.report;
         report.metrics.extend(source_metrics);

@@ -78,14 +78,19 @@ fn weight(difference: f64) -> f64 {
     difference.exp().min(MOST_WEIGHT)
 }
 
+/// The weight of each token of an answer, π / μ, at most 2.
+pub(super) fn weights(answer: &Completion) -> Vec<f64> {
+    differences(answer).into_iter().map(weight).collect()
+}
+
 /// Weights the advantage of each token by π / μ, at most 2: the samples are those of an older policy, while the clipped
 /// ratio of the updates begins at 1.
 pub(super) fn reweight(groups: Vec<&mut PromptGroup>) {
     for answer in groups.into_iter().flat_map(|group| &mut group.completions) {
-        let differences = differences(answer);
+        let weights = weights(answer);
         if let Some(trajectory) = &mut answer.trajectory {
-            let weighted = trajectory.advantages.iter_mut().zip(differences);
-            weighted.for_each(|(advantage, difference)| *advantage *= weight(difference));
+            let weighted = trajectory.advantages.iter_mut().zip(weights);
+            weighted.for_each(|(advantage, weight)| *advantage *= weight);
         }
     }
 }

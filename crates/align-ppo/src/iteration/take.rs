@@ -24,35 +24,35 @@ pub(super) struct Taken {
     /// The scores of the reference's own answers, one per group, where they are subtracted.
     pub baselines: Option<Vec<Option<f64>>>,
     /// Groups that were sampled, scored and not kept.
-    discarded: Vec<PromptGroup>,
-    /// What the scorer says of itself: sums over draws, weighted by their completions, and the completions.
+    discarded: usize,
+    /// Groups that are missing, because too few of those sampled had a signal.
+    missing: usize,
+    /// What the scorer says of its calls: sums over completions, and how many completions.
     metrics: Vec<(String, f64, f64)>,
 }
 
 impl Taken {
     /// Returns what is to be said of the samples.
     pub fn metrics(&self) -> Vec<(String, f64)> {
-        let means = self.metrics.iter().map(|(name, sum, weight)| (name.clone(), sum / weight));
+        let means = self.metrics.iter().map(|(name, sum, count)| (name.clone(), sum / count));
         let mut metrics: Vec<(String, f64)> = means.collect();
-        if !self.discarded.is_empty() {
-            metrics.push(("groups/discarded".to_owned(), self.discarded.len() as f64));
+        for (name, groups) in [("groups/discarded", self.discarded), ("groups/missing", self.missing)] {
+            if groups > 0 {
+                metrics.push((name.to_owned(), groups as f64));
+            }
         }
         metrics
     }
 
-    /// Returns the groups that were scored and not kept; the source of prompts hears of them, too.
-    pub fn discarded_groups(&self) -> Vec<PromptGroup> {
-        self.discarded.clone()
-    }
-
-    fn add_metrics(&mut self, metrics: Vec<(String, f64)>, completions: f64) {
-        for (name, value) in metrics {
+    fn add_metrics(&mut self, metrics: Vec<(String, f64, usize)>) {
+        for (name, mean, count) in metrics.into_iter().filter(|(_, _, count)| *count > 0) {
+            let (count, sum) = (count as f64, mean * count as f64);
             match self.metrics.iter_mut().find(|(known, ..)| *known == name) {
-                Some((_, sum, weight)) => {
-                    *sum += value * completions;
-                    *weight += completions;
+                Some((_, sums, counts)) => {
+                    *sums += sum;
+                    *counts += count;
                 }
-                None => self.metrics.push((name, value * completions, completions)),
+                None => self.metrics.push((name, sum, count)),
             }
         }
     }
@@ -115,13 +115,23 @@ impl Collector<'_> {
             wanted = wanted.max(groups.len());
             let (kept, dropped): (Vec<_>, Vec<_>) =
                 groups.into_iter().partition(|group| !dynamic || has_signal(group));
-            taken.discarded.extend(dropped);
+            // The source hears of them before the next round, which might choose them again.
+            self.discard(&dropped, &mut taken);
             taken.groups.extend(kept);
         }
         // What was sampled beyond the batch was paid for, too.
-        taken.discarded.extend(taken.groups.split_off(wanted.min(taken.groups.len())));
+        let beyond = taken.groups.split_off(wanted.min(taken.groups.len()));
+        self.discard(&beyond, &mut taken);
+        taken.missing = wanted - taken.groups.len();
         self.add_baselines(settings, &mut taken)?;
         Ok(if at.stopped() { None } else { Some(taken) })
+    }
+
+    fn discard(&mut self, groups: &[PromptGroup], taken: &mut Taken) {
+        taken.discarded += groups.len();
+        if !groups.is_empty() {
+            self.source.learn(groups);
+        }
     }
 
     /// Takes one batch of prompts, samples and scores.
@@ -132,7 +142,7 @@ impl Collector<'_> {
                 ahead.into_groups()
             }
             None => {
-                let (prompts, draw) = self.prompts()?;
+                let (prompts, draw) = self.prompts(&taken.groups)?;
                 self.source_metrics = self.source.metrics();
                 let generator = self.generator.here();
                 timed(&mut self.clock.sample, || sample(generator, prompts, &settings.sampling, draw))?
@@ -142,14 +152,14 @@ impl Collector<'_> {
         self.sampled += completions as u64;
         let scorer = &mut *self.scorer;
         timed(&mut self.clock.score, || score(scorer, &mut groups))?;
-        taken.add_metrics(self.scorer.metrics(), completions as f64);
+        taken.add_metrics(self.scorer.metrics());
         Ok(groups)
     }
 
-    /// Takes the next batch of prompts, and the number of its draw.
-    fn prompts(&mut self) -> Result<(Vec<PromptGroup>, u64)> {
+    /// Takes the next batch of prompts beside those that the iteration has, and the number of its draw.
+    fn prompts(&mut self, taken: &[PromptGroup]) -> Result<(Vec<PromptGroup>, u64)> {
         let (source, draw) = (&mut *self.source, self.draws);
-        let prompts = timed(&mut self.clock.data, || source.batch(draw))?;
+        let prompts = timed(&mut self.clock.data, || source.batch_beside(draw, taken))?;
         self.draws += 1;
         Ok((prompts, draw))
     }
@@ -182,7 +192,7 @@ impl Collector<'_> {
         if !matches!(self.generator, Sampler::OneStepOff(_)) || at.step >= at.total {
             return work();
         }
-        let (prompts, draw) = self.prompts()?;
+        let (prompts, draw) = self.prompts(&[])?;
         let Sampler::OneStepOff(generator) = &mut self.generator else { return work() };
         let generator = &mut **generator;
         let (done, sampled) = thread::scope(|scope| {
@@ -193,7 +203,7 @@ impl Collector<'_> {
         let done = done?;
         self.ahead = match sampled.map_err(|_| IterationError::Thread)? {
             Ok(groups) => Some(Ahead::new(groups, self.source.metrics())),
-            // The iteration is done; the next one draws these itself, and says what is wrong with them.
+            // The iteration is done; the next one draws this batch itself, in turn, and says what is wrong with it.
             Err(_) => {
                 self.draws = draw;
                 None

@@ -99,6 +99,27 @@ fn the_upper_clip_can_be_wider() {
     assert_close(&[gradient(&PpoConfig::for_advantage(AdvantageKind::Dapo))], &[-1.25], 1e-12);
 }
 
+/// d = −1: k3 = e − 2, its slope 1 − e. d = −3: k3 = e³ − 4 is above the bound of 10, which has no slope.
+#[test]
+fn the_divergence_of_a_token_in_the_loss_is_bounded() {
+    let new = tensor(&[-2.0, -4.0]).set_requires_grad(true);
+    let (old, reference, advantages) = (tensor(&[-2.0, -4.0]), tensor(&[-1.0, -1.0]), tensor(&[0.0, 0.0]));
+    let inputs = PolicyInputs {
+        log_probs: &new,
+        old: &old,
+        advantages: &advantages,
+        reference: Some(&reference),
+        entropy: None,
+        lens: &[2],
+    };
+    let kl = Some((KlEstimator::K3, 1.0));
+    let loss = PolicyLoss { clip: None, kl, entropy_coef: 0.0, averaging: AVERAGING };
+    let output = policy_loss(&inputs, &loss).unwrap();
+    assert_close(&doubles(&output.components[1].terms), &[1f64.exp() - 2.0, 10.0], 1e-12);
+    output.mean().unwrap().backward();
+    assert_close(&doubles(&new.grad()), &[(1.0 - 1f64.exp()) / 2.0, 0.0], 1e-12);
+}
+
 #[test]
 fn the_gradient_of_the_critics_loss_is_that_of_central_differences() {
     let (old, returns) = (tensor(&[0.2, 0.4, 0.5, 0.9]), tensor(&[1.4, -1.0, 0.6, 0.2]));

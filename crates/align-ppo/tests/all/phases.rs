@@ -236,7 +236,7 @@ fn metrics_of_an_iteration() {
         ("objective/scores_std", 1.5),
         ("objective/non_score_reward", -0.02),
         ("objective/rlhf_reward", 0.48),
-        ("val/num_eos_tokens", 2.0 * third),
+        ("val/num_eos_tokens", 2.0),
         ("completions/clipped_ratio", third),
         ("completions/mean_length", 4.0 * third),
         ("completions/most_frequent_share", 2.0 * third),
@@ -245,6 +245,18 @@ fn metrics_of_an_iteration() {
         assert!((get(name) - expected).abs() < 1e-6, "{name} = {} and not {expected}", get(name));
     }
     assert!(objective_metrics::<PromptGroup>(&[]).is_empty());
+    // The answer at the token limit goes on with the critic's value: its −1 is in no reward, the divergence is.
+    let config = PpoConfig { truncated: Truncated::Bootstrap, ..config };
+    let inputs = ShapingInputs { kl_coef: 0.1, ..Default::default() };
+    let shaped = shape_rewards(&mut groups[..1], &config, inputs).unwrap().metrics();
+    let get = |name: &str| shaped.iter().find(|(known, _)| known == name).unwrap().1;
+    for (name, expected) in [
+        ("objective/non_score_reward", (-0.05 + 0.01) / 2.0),
+        ("objective/rlhf_reward", (1.95 + 0.01) / 2.0),
+        ("completions/bootstrapped", 0.5),
+    ] {
+        assert!((get(name) - expected).abs() < 1e-6, "{name} = {} and not {expected}", get(name));
+    }
 }
 
 #[test]

@@ -340,9 +340,9 @@ impl Scorer for Judge {
         Ok(scores)
     }
 
-    fn metrics(&self) -> Vec<(String, f64)> {
+    fn metrics(&self) -> Vec<(String, f64, usize)> {
         let (wrong, all) = self.wrong_on_unknown;
-        vec![(CURVE.to_owned(), wrong as f64 / all.max(1) as f64)]
+        vec![(CURVE.to_owned(), wrong as f64 / all.max(1) as f64, all.max(1))]
     }
 }
 

@@ -126,6 +126,9 @@ fn a_sum_abstains_with_its_parts_and_never_says_zero() {
     scores(&mut sum, &["a", "b"]);
     let counted: Vec<(&str, u64)> = sum.abstentions().collect();
     assert_eq!(counted, [("rule:length", 0), ("every second", 2)]);
+    // Of the two completions of the last batch alone, the second part left one out.
+    assert_eq!(sum.last_abstentions().collect::<Vec<_>>(), [("rule:length", 0), ("every second", 1)]);
+    assert_eq!(sum.last_means().collect::<Vec<_>>(), [("rule:length", 1.0, 2), ("every second", 1.0, 1)]);
 }
 
 #[test]

@@ -151,6 +151,9 @@ impl PpoConfig {
         "completions/abstained",
     ];
 
+    /// Fewest answers over which rewards are whitened: over fewer the scale is noise (lm-human-preferences).
+    pub const FEWEST_TO_WHITEN: usize = 8;
+
     /// The metric of rows of language modelling, in training and held out.
     pub const PTX_LOSS: &'static str = "loss/ptx_avg";
 

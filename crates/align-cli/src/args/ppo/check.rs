@@ -22,6 +22,7 @@ impl PpoArgs {
             return Err(Error::usage("a reward is missing: what the answers are scored with", [hint]));
         }
         self.rewards.check()?;
+        self.check_sizes(&config)?;
         self.check_method(&config)?;
         self.check_reference(&config)?;
         self.check_critic(&config)?;
@@ -37,6 +38,28 @@ impl PpoArgs {
         }
         let shown = given.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         Err(Error::usage(format!("--overlong-penalty {shown}: expected MAX,CACHE, such as 128,32"), []))
+    }
+
+    /// Checks that an iteration has as many prompts and answers as are asked of it.
+    fn check_sizes(&self, config: &PpoConfig) -> Result<()> {
+        let prompts = self.train.batch.batch_size;
+        let answers = prompts * self.draw.num_completions;
+        let (parts, fewest) = (config.num_mini_batches, PpoConfig::FEWEST_TO_WHITEN);
+        if parts > prompts {
+            return Err(Error::usage(
+                format!("--num-mini-batches {parts}: an iteration has only {prompts} prompts (--batch-size)"),
+                ["the answers to a prompt stay together".to_owned()],
+            ));
+        }
+        if config.whiten_rewards && answers < fewest {
+            return Err(Error::usage(
+                format!(
+                    "--whiten-rewards needs at least {fewest} answers an iteration, and this one has {answers}"
+                ),
+                ["raise --batch-size or --num-completions".to_owned()],
+            ));
+        }
+        Ok(())
     }
 
     fn check_method(&self, config: &PpoConfig) -> Result<()> {

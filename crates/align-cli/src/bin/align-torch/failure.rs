@@ -247,8 +247,8 @@ fn of_method(error: align_core::BoxError) -> Error {
 }
 
 /// What to do about a loss or gradient that is no number.
-const BAD_NUMBER: &str =
-    "lower --learning-rate, or look at these rows; NaN in the weights of --model does it too";
+const BAD_NUMBER: &str = "lower --learning-rate, or look at these rows; NaN in the weights of a model that reads them does it \
+                          too";
 
 /// What to do about a checkpoint that is damaged.
 const ANOTHER_CHECKPOINT: &str = "delete that checkpoint's folder to continue from the one before";

@@ -57,11 +57,11 @@ pub fn load(
     WeightedSum::new(parts, &flags.reward_weights).map_err(wrong)
 }
 
-/// Says that there is no reward at all, and whose fault that is.
-pub fn silence(sum: &WeightedSum) -> String {
-    let silent = sum.abstentions().filter(|(_, count)| *count > 0);
+/// Names who left completions without a reward.
+pub fn silence<'a>(abstentions: impl Iterator<Item = (&'a str, u64)>) -> String {
+    let silent = abstentions.filter(|(_, count)| *count > 0);
     let parts: Vec<String> = silent.map(|(name, count)| format!("{name} ({count} times)")).collect();
-    format!("there is no reward for any completion, because these abstained: {}", parts.join(", "))
+    format!("these abstained: {}", parts.join(", "))
 }
 
 /// The prompt as text: as the data has it, or of a conversation what the template makes of it.

@@ -14,9 +14,15 @@ fn by_share() -> ByTokens<impl FnMut(&Completion) -> Option<f64>> {
 }
 
 /// The same rows of language modelling at every step; it remembers the steps that it was asked for.
-struct Texts {
+pub struct Texts {
     rows: Vec<PromptGroup>,
     asked: Vec<u64>,
+}
+
+impl Texts {
+    pub fn new() -> Self {
+        Self { rows: texts(), asked: Vec::new() }
+    }
 }
 
 impl PromptSource for Texts {
@@ -45,7 +51,7 @@ fn rows_of_language_modelling_are_learned_beside_the_reward() {
     let run = |ptx_coef: f64, num_mini_batches: usize| {
         let config = PpoConfig { ptx_coef, num_mini_batches, ..config(AdvantageKind::Ppo) };
         let mut world = World::new(config, 1);
-        let mut source = Texts { rows: texts(), asked: vec![] };
+        let mut source = Texts::new();
         let extras = Extras { ptx: Some(&mut source), ..Extras::default() };
         let (reports, policy, _) =
             world.run_with(&mut by_share(), extras, |ppo| steps(ppo.as_mut().unwrap(), 12));
@@ -234,7 +240,7 @@ fn the_observer_sees_the_samples_of_every_iteration_with_what_is_known_of_them()
 fn parts_that_do_not_fit_the_configuration_are_refused() {
     let refused = |config: PpoConfig, spoil: fn(&mut align_ppo::Parts<'_>)| -> String {
         let mut world = World::new(config, 4);
-        let mut source = Texts { rows: texts(), asked: vec![] };
+        let mut source = Texts::new();
         let wants_texts = world.settings.config.ptx_coef > 0.0;
         let extras = Extras {
             ptx: if wants_texts { Some(&mut source) } else { None },
@@ -275,7 +281,7 @@ fn parts_that_do_not_fit_the_configuration_are_refused() {
 #[test]
 fn parts_that_nothing_reads_are_refused() {
     let mut world = World::new(config(AdvantageKind::Ppo), 1);
-    let mut source = Texts { rows: texts(), asked: vec![] };
+    let mut source = Texts::new();
     let extras = Extras { ptx: Some(&mut source), ..Extras::default() };
     let (refusal, ..) =
         world.run_with(&mut by_share(), extras, |ppo| ppo.as_ref().err().map(ToString::to_string));

@@ -2,6 +2,7 @@
 
 use align_core::BoxError;
 use align_core::align_types::{Completion, PromptGroup};
+use align_core::tch::Tensor;
 use align_ppo::{AdvantageKind, PpoConfig, RewardBaseline, RewardScaling, Scorer, Truncated};
 
 use super::config;
@@ -38,6 +39,23 @@ fn a_minibatch_of_extreme_ratios_is_skipped() {
     };
     let (reports, _) = run(wild, 1, 3);
     assert!(reports.iter().any(|report| report.metric("val/skipped_minibatches") > Some(0.0)), "{reports:?}");
+}
+
+/// Once the first of four updates has pushed the ratio over the bound, the other three change nothing: neither policy nor
+/// critic, nor their moments.
+#[test]
+fn a_skipped_minibatch_changes_nothing() {
+    let learn = |num_ppo_epochs: usize| {
+        let config = PpoConfig { num_ppo_epochs, max_ratio: Some(1.000_000_1), ..config(AdvantageKind::Ppo) };
+        let mut world = World::new(config, 1);
+        let mut reward = ByTokens(|answer: &Completion| Some(share(answer)));
+        let (reports, ..) = world.run(&mut reward, |ppo| steps(ppo, 1));
+        let numbers = |tensor: &Tensor| Vec::<f32>::try_from(tensor.detach().reshape([-1])).unwrap();
+        (reports[0].metric("val/skipped_minibatches"), numbers(world.model.table()), numbers(&world.values))
+    };
+    let (skipped, policy, values) = learn(4);
+    assert_eq!(skipped, Some(3.0));
+    assert_eq!((None, policy, values), learn(1));
 }
 
 #[test]
@@ -160,6 +178,39 @@ fn samples_of_an_older_policy_are_weighted() {
     assert!(!weights(false).iter().any(|(_, weight)| is_apart(*weight)));
 }
 
+/// Samples of an older policy say of the divergence of this one what they weigh, Σ over tokens of π / μ (log π − log π_ref).
+#[test]
+fn the_divergence_of_an_older_policys_samples_is_weighted() {
+    let mut expected = Vec::new();
+    let mut world = World::new(config(AdvantageKind::Ppo), 1);
+    world.one_step_off = true;
+    let extras = Extras {
+        observer: Some(Box::new(|_, groups| {
+            let mut sums = [0.0, 0.0];
+            for answer in groups.iter().flat_map(|group| &group.completions) {
+                let known = answer.trajectory.as_deref().unwrap();
+                let tokens = known.old.iter().zip(&known.reference).zip(answer.logprobs.as_ref().unwrap());
+                for ((old, reference), sampler) in tokens {
+                    let (old, reference, sampler) =
+                        (f64::from(*old), f64::from(*reference), f64::from(*sampler));
+                    sums[0] += (old - sampler).exp().min(2.0) * (old - reference);
+                    sums[1] += old - reference;
+                }
+            }
+            expected.push(sums.map(|sum| sum / 16.0));
+            Ok(())
+        })),
+        ..Extras::default()
+    };
+    let mut reward = ByTokens(|answer: &Completion| Some(share(answer)));
+    let (reports, ..) = world.run_with(&mut reward, extras, |ppo| steps(ppo.as_mut().unwrap(), 12));
+    let found = series(&reports, "objective/kl");
+    let weighted: Vec<f64> = expected.iter().map(|sums| sums[0]).collect();
+    align_testkit::assert_close(&found, &weighted, 1e-9);
+    // In the second iteration the samples are the reference's own, on whose answers every other policy is less likely.
+    assert!(expected[1][1] < 0.0 && found[1] > expected[1][1], "{expected:?}");
+}
+
 #[test]
 fn the_reference_answers_beside() {
     let relative = PpoConfig { reward_baseline: RewardBaseline::Reference, ..config(AdvantageKind::Ppo) };
@@ -227,4 +278,46 @@ fn groups_without_a_signal_are_replaced_and_counted() {
     assert!(discarded > 0.0);
     assert_eq!(sampled as f64, 2.0 * (3.0 * 16.0 + discarded));
     assert!(policy.reports.iter().all(|report| report.groups == 16));
+    // Each batch that was drawn was told of before the next one, and in the end every group that was sampled.
+    let heard = &world.prompts.heard;
+    assert!(heard.windows(2).all(|pair| pair[0] < 0 || pair[1] < 0), "{heard:?}");
+    assert_eq!(2.0 * world.prompts.told, sampled as f64);
+}
+
+/// One prompt of five has a signal: eight batches of five prompts have eight of them and not the twenty that are wanted.
+#[test]
+fn what_dynamic_sampling_does_not_find_is_counted() {
+    struct OfOnePrompt {
+        of: [usize; 2],
+    }
+    impl Scorer for OfOnePrompt {
+        fn score(&mut self, groups: &[PromptGroup]) -> Result<Vec<Vec<Option<f64>>>, BoxError> {
+            let of = |group: &PromptGroup| match group.prompt[0] {
+                1 => (0..group.completions.len()).map(|index| Some(index as f64)).collect(),
+                _ => vec![Some(0.0); group.completions.len()],
+            };
+            self.of = [self.of[1], groups.len()];
+            Ok(groups.iter().map(of).collect())
+        }
+
+        // The first batch has the mean 1 over one completion, each other one 0 over three.
+        fn metrics(&self) -> Vec<(String, f64, usize)> {
+            let first = self.of[0] == 0;
+            vec![("rewards/made-up/mean".to_owned(), f64::from(u8::from(first)), if first { 1 } else { 3 })]
+        }
+    }
+    let mut world = World::new(config(AdvantageKind::Dapo), 2);
+    world.prompts.size = 5;
+    let (reports, ..) = world.run(&mut OfOnePrompt { of: [0, 0] }, |ppo| steps(ppo, 1));
+    let get = |name: &str| reports[0].metric(name);
+    // Five are wanted: there is one of them in each of the first five batches.
+    assert_eq!((get("groups/discarded"), get("groups/missing")), (Some(20.0), None));
+    assert_eq!(get("rewards/made-up/mean"), Some(1.0 / 13.0));
+    world.prompts.size = 10;
+    let (reports, ..) = world.run(&mut OfOnePrompt { of: [0, 0] }, |ppo| steps(ppo, 1));
+    assert_eq!(reports[0].metric("groups/missing"), None);
+    let none = &mut ByTokens(|_: &Completion| Some(1.0));
+    let (reports, ..) = world.run(none, |ppo| steps(ppo, 1));
+    let get = |name: &str| reports[0].metric(name);
+    assert_eq!((get("groups/discarded"), get("groups/missing")), (Some(80.0), Some(10.0)));
 }

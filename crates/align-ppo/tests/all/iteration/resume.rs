@@ -1,12 +1,13 @@
 //! Stopped and continued, a run ends with the same bits.
 
-use align_core::align_types::Completion;
+use align_core::align_types::{Completion, PromptSource};
 use align_core::tch::Tensor;
 use align_core::{StepAt, Stepped, Steps};
-use align_ppo::{AdvantageKind, PpoConfig, RewardScaling};
+use align_ppo::{AdvantageKind, CriticKind, Ppo, PpoConfig, RewardBaseline, RewardScaling};
 use std::sync::atomic::AtomicBool;
 
-use super::world::{ByTokens, World, alias, share, steps_of};
+use super::parts::Texts;
+use super::world::{ByTokens, Extras, World, alias, share, steps_of};
 use super::{KINDS, config};
 
 /// Everything that an iteration can carry on to the next.
@@ -26,7 +27,11 @@ fn laden(kind: AdvantageKind) -> PpoConfig {
 }
 
 fn table(world: &World) -> Vec<f32> {
-    Vec::<f32>::try_from(world.model.table().detach().reshape([-1])).unwrap()
+    numbers(world.model.table())
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    Vec::<f32>::try_from(tensor.detach().reshape([-1])).unwrap()
 }
 
 #[test]
@@ -65,6 +70,49 @@ fn a_continued_run_ends_with_the_same_bits() {
             assert_eq!(table(&continued), table(&straight), "{}", kind.name());
             assert_eq!(continued.prompts.told, straight.prompts.told);
         }
+    }
+}
+
+/// Rows of language modelling, the reference's own answers, a critic on the policy's transformer or one that warms up over the
+/// stop: each has a stream or a state of its own.
+#[test]
+fn what_a_run_may_have_beside_is_continued_too() {
+    let reward = || ByTokens(|answer: &Completion| Some(share(answer)));
+    let plain = laden(AdvantageKind::Ppo);
+    let shared = PpoConfig { critic: CriticKind::Shared, ..plain.clone() };
+    let beside = PpoConfig { ptx_coef: 0.5, reward_baseline: RewardBaseline::Reference, ..plain.clone() };
+    let warm = PpoConfig { critic_warmup: 4, ..plain };
+    for config in [shared, beside, warm] {
+        let run = |weights: Option<&[Vec<f32>; 2]>, work: &mut dyn FnMut(&mut Ppo<'_>)| {
+            let mut world = World::new(config.clone(), 1);
+            let mut rows = Texts::new();
+            let ptx: Option<&mut dyn PromptSource> =
+                if config.ptx_coef > 0.0 { Some(&mut rows) } else { None };
+            let (table, values) = (world.model.table().detach(), world.values.shallow_clone());
+            let extras = Extras { ptx, ..Extras::default() };
+            world.run_with(&mut reward(), extras, |ppo| {
+                // As in the test above: references are of the first weights.
+                for (tensor, weights) in [&table, &values].into_iter().zip(weights.into_iter().flatten()) {
+                    tensor.detach().copy_(&Tensor::from_slice(weights).reshape(tensor.size()));
+                }
+                work(ppo.as_mut().unwrap());
+            });
+            [numbers(&table), numbers(&values)]
+        };
+        let mut expected = Vec::new();
+        let straight = run(None, &mut |ppo| expected = steps_of(ppo, 1..=6, 6));
+        let folder = tempfile::tempdir().unwrap();
+        let stopped = run(None, &mut |ppo| {
+            steps_of(ppo, 1..=3, 6);
+            ppo.save(folder.path()).unwrap();
+        });
+        let mut reports = Vec::new();
+        let continued = run(Some(&stopped), &mut |ppo| {
+            ppo.load(folder.path()).unwrap();
+            reports = steps_of(ppo, 4..=6, 6);
+        });
+        assert_eq!(reports, expected[3..], "{config:?}");
+        assert_eq!(continued, straight, "{config:?}");
     }
 }
 

@@ -103,10 +103,13 @@ impl Generator for TableSampler {
 pub struct Prompts {
     pub size: usize,
     pub told: f64,
+    /// What it was asked and told: how many prompts it gave, or how many groups it heard of, negative.
+    pub heard: Vec<i64>,
 }
 
 impl PromptSource for Prompts {
     fn batch(&mut self, step: u64) -> align_types::Result<Vec<PromptGroup>> {
+        self.heard.push(self.size as i64);
         let prompt = |i: usize| vec![1 + ((step as usize * self.size + i) % (VOCAB - 1)) as TokenId];
         Ok((0..self.size).map(|i| PromptGroup::new(prompt(i), vec![])).collect())
     }
@@ -120,6 +123,7 @@ impl PromptSource for Prompts {
             sampled.iter().all(|group| group.completions.iter().all(|answer| answer.trajectory.is_some()))
         );
         self.told += sampled.len() as f64;
+        self.heard.push(-(sampled.len() as i64));
     }
 
     fn state(&self) -> Vec<f64> {
@@ -237,7 +241,7 @@ impl World {
             model: BigramLm::uniform(VOCAB as i64),
             values,
             settings: Settings { config, sampling, seed: 5, learning_rate: 0.05 },
-            prompts: Prompts { size: 16, told: 0.0 },
+            prompts: Prompts { size: 16, ..Prompts::default() },
             threads: 1,
             one_step_off: false,
             keeps: true,
@@ -283,7 +287,7 @@ impl World {
         let (learner, layout): (Box<dyn Learn>, _) = if shared {
             let objective = ActorCriticObjective::new(&config, temperature, limit, references).unwrap();
             let layout = objective.layout();
-            let critic = TabularValues::new(&self.values);
+            let critic = TabularValues::sharing(&self.values);
             let pair: Box<dyn ActorCritic> =
                 Box::new(BigramActorCritic { policy: alias(&self.model), critic });
             (Box::new(Engine::over(pair, Box::new(objective), &rate, threads).unwrap()), layout)
@@ -298,7 +302,7 @@ impl World {
         };
         let mut policy = Recorded { learner, reports: vec![], keeps: self.keeps, off: self.off };
         let mut critic = (config.advantage.uses_critic() && !shared).then(|| {
-            let values: Box<dyn ValueModel> = Box::new(TabularValues::new(&self.values));
+            let values: Box<dyn ValueModel> = Box::new(TabularValues::sharing(&self.values));
             let objective = Box::new(CriticObjective::new(&config).unwrap());
             let rate = optimizer(config.critic_learning_rate);
             let learner = Engine::over(values, objective, &rate, compute(self.threads)).unwrap();

@@ -68,7 +68,7 @@ impl Rewards {
         progress.finish();
         let mut all = scored.iter().flat_map(|samples: &Samples| &samples.rewards).peekable();
         if all.peek().is_some() && all.all(Option::is_none) {
-            talk::warn(&silence(&self.sum));
+            talk::warn(&format!("no completion has a reward; {}", silence(self.sum.abstentions())));
         }
         Ok(scored)
     }

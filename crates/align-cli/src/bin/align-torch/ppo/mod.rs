@@ -76,7 +76,7 @@ impl Method for Ppo<'_> {
     }
 
     fn health(&self) -> Vec<HealthCheck> {
-        health::ppo()
+        health::ppo(self.0.curriculum.config().as_ref())
     }
 }
 
@@ -127,6 +127,7 @@ impl<'a> Read<'a> {
         for other in given.into_iter().chain(critic.as_ref().map(|critic| critic.folder.as_path())) {
             context = context.min(ModelConfig::read(other).map_err(failure::of)?.context_length());
         }
+        context = models::room_for_scores(flags, base, context)?;
         let prompts = prompts::read(flags, &folder, context)?;
         Ok(Self { flags, folder, tuning, trained, critic, prompts })
     }
@@ -271,7 +272,7 @@ impl<'a> Read<'a> {
         if !resumed {
             talk::say(&start.describe());
         }
-        start.load(options, self.flags.train.seed)
+        start.load(options, self.flags.train.seed, &self.flags.rewards)
     }
 
     /// Makes what an evaluation measures beside answers to held-out prompts.

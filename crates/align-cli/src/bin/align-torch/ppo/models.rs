@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use align_cli::{Error, Result, args::PpoArgs, talk};
+use align_cli::{
+    Error, Result,
+    args::{PpoArgs, RewardArgs},
+    talk,
+};
 use align_core::{
     ActorCritic, CausalLm, Learn, ValueModel,
     align_types::config::{AdvantageKind, CriticKind, OptimizerConfig, PpoConfig},
@@ -14,6 +18,7 @@ use align_lm::{
 use align_ppo::{
     ActorCriticObjective, CriticObjective, MeasureLayout, OnlineDpoObjective, PolicyObjective, References,
 };
+use align_rm::RewardNormalization;
 use align_train::{Compute, Engine};
 
 use crate::{
@@ -219,19 +224,25 @@ impl CriticStart {
     /// # Errors
     /// A folder that cannot be read, another vocabulary.
     pub fn choose(flags: &PpoArgs, base: &Path, folder: &Folder) -> Result<Self> {
+        let tokens = folder.config.vocab_size();
+        let vocabulary =
+            |path: &Path| -> Result<usize> { Ok(ModelConfig::read(path).map_err(failure::of)?.vocab_size()) };
         let reward_model = flags.rewards.reward_model.first();
         let (path, why) = match (&flags.critic.critic_model, reward_model) {
             (Some(given), _) => (given.as_path(), None),
-            (None, Some(reward)) if same_tokenizer(base, reward)? => {
-                (reward.as_path(), Some("the first --reward-model, which has the tokenizer of --model"))
-            }
-            (None, Some(_)) => {
+            (None, Some(reward)) if !same_tokenizer(base, reward)? => {
                 (base, Some("--model, as the tokenizer of the first --reward-model is another one"))
+            }
+            (None, Some(reward)) if vocabulary(reward)? != tokens => (
+                base,
+                Some("--model, as the first --reward-model has embeddings of another number of tokens"),
+            ),
+            (None, Some(reward)) => {
+                (reward.as_path(), Some("the first --reward-model, which has the tokenizer of --model"))
             }
             (None, None) => (base, Some("--model")),
         };
-        let config = ModelConfig::read(path).map_err(failure::of)?;
-        let (tokens, others) = (folder.config.vocab_size(), config.vocab_size());
+        let others = vocabulary(path)?;
         if tokens != others {
             return Err(Error::data(
                 format!(
@@ -262,19 +273,62 @@ impl CriticStart {
         format!("the critic begins with {}{why}, {head}", self.folder.display())
     }
 
-    /// Loads it.
+    /// Loads it. One that begins with a model that answers are scored with begins in the units of its part of the reward.
     ///
     /// # Errors
     /// As [`ValueNetwork::load`].
-    pub fn load(&self, options: &LoadOptions, seed: u64) -> Result<ValueNetwork> {
+    pub fn load(&self, options: &LoadOptions, seed: u64, rewards: &RewardArgs) -> Result<ValueNetwork> {
         let options = LoadOptions { trainable: Trainable::All, ..*options };
         match self.kind {
             CriticFolder::Critic => ValueNetwork::load(&self.folder, &options),
-            CriticFolder::RewardModel => ValueNetwork::from_classifier(&self.folder, &options),
+            CriticFolder::RewardModel => {
+                let critic = ValueNetwork::from_classifier(&self.folder, &options).map_err(failure::of)?;
+                match self.units(rewards)? {
+                    (0.0, 1.0) => Ok(critic),
+                    (mean, std) => critic.rescaled(mean, std),
+                }
+            }
             CriticFolder::Model => ValueNetwork::on_folder(&self.folder, seed, &options),
         }
         .map_err(failure::of)
     }
+
+    /// The numbers with which a score v of the model is v · std + mean in the reward.
+    fn units(&self, rewards: &RewardArgs) -> Result<(f64, f64)> {
+        let Some(place) = rewards.reward_model.iter().position(|folder| *folder == self.folder) else {
+            return Ok((0.0, 1.0));
+        };
+        // Several models as one reward have one weight.
+        let place = if rewards.several.ensemble.is_some() { 0 } else { place };
+        let weight = rewards.reward_weights.get(place).copied().unwrap_or(1.0);
+        if !rewards.normalize {
+            return Ok((0.0, weight));
+        }
+        let scale = RewardNormalization::read(&self.folder, None).map_err(failure::of)?;
+        Ok((-weight * scale.mean / scale.std, weight / scale.std))
+    }
+}
+
+/// Lowers a bound of tokens to what reward models take that read the tokens of the policy; of others, which count tokens
+/// of their own, it says that answers may be too long for them.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn room_for_scores(flags: &PpoArgs, base: &Path, context: usize) -> Result<usize> {
+    let mut bound = context;
+    for folder in &flags.rewards.reward_model {
+        let theirs = ModelConfig::read(folder).map_err(failure::of)?.context_length();
+        if same_tokenizer(base, folder)? {
+            bound = bound.min(theirs);
+        } else if theirs < context.min(flags.train.rows.max_length) {
+            talk::warn(&format!(
+                "{} takes {theirs} tokens, and has a tokenizer of its own: an answer that is longer for it would end \
+                 training; lower --max-length or --max-new-tokens to be sure",
+                folder.display()
+            ));
+        }
+    }
+    Ok(bound)
 }
 
 /// Makes what trains a critic of its own.

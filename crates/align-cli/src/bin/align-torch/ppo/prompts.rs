@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use align_cli::{Error, Result, args::PpoArgs, talk};
 use align_core::align_types::{PromptGroup, PromptSource, Source};
-use align_data::{Curriculum, DataConfig, DataReport, PromptOrder, TextPrompt, Tokenizer, Truncation};
+use align_data::{Curriculum, DataConfig, DataReport, PromptOrder, TextPrompt, Tokenizer};
 use align_ppo::PromptText;
 use serde_json::{Map, Value, json};
 
@@ -68,17 +68,16 @@ fn prompt_config(flags: &PpoArgs, context: usize) -> Result<DataConfig> {
         talk::warn(&format!("--max-length is lowered to {context} tokens, which is what the models take"));
     }
     let new = flags.draw.max_new_tokens;
-    let Some(room) = given.min(context).checked_sub(new).filter(|room| *room > 0) else {
+    let most = given.min(context);
+    let Some(room) = most.checked_sub(new).filter(|room| *room > 1) else {
         return Err(Error::usage(
             format!(
-                "--max-new-tokens {new}: the models take {context} tokens, which leaves no room for a prompt"
+                "--max-new-tokens {new}: {most} tokens for a prompt with its answer leave no room for a prompt"
             ),
-            [],
+            ["--max-length and the contexts of the models bound them".to_owned()],
         ));
     };
-    // A prompt with all of this is one whose answer has room, and the first that has none is dropped.
-    let limit = if config.truncation == Truncation::KeepStart { room + 1 } else { room.max(2) };
-    Ok(DataConfig { max_length: Some(limit), ..config })
+    Ok(DataConfig { max_length: Some(room), ..config })
 }
 
 impl Prompts {

@@ -36,11 +36,11 @@ impl Scorer for Summands<'_> {
 
     fn silence(&self) -> Option<String> {
         // The iteration knows no summands: whose silence it is can be said here alone.
-        Some(rewards::silence(self.0.reward()))
+        Some(rewards::silence(self.0.reward().last_abstentions()))
     }
 
-    fn metrics(&self) -> Vec<(String, f64)> {
-        let means = self.0.reward().means();
-        means.filter_map(|(name, mean)| Some((format!("rewards/{name}/mean"), mean?))).collect()
+    fn metrics(&self) -> Vec<(String, f64, usize)> {
+        let means = self.0.reward().last_means();
+        means.map(|(name, mean, scored)| (format!("rewards/{name}/mean"), mean, scored)).collect()
     }
 }
