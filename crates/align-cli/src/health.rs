@@ -272,7 +272,8 @@ pub fn ppo(curriculum: Option<&CurriculumConfig>) -> Vec<HealthCheck> {
         ),
         moved(
             "endings-vanish",
-            vec![Move::falls(ENDED).by_share(UNENDED, ENDED, None)],
+            // A smaller batch has fewer endings, too, and no more answers that are cut.
+            vec![Move::falls(ENDED).by_share(UNENDED, ENDED, None), Move::rises("completions/clipped_ratio")],
             "more and more answers run into --max-new-tokens without an end, and their rewards are those of texts cut \
              off; give --missing-eos-penalty, or raise --max-new-tokens",
         ),

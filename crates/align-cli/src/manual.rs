@@ -40,8 +40,8 @@ relative to the folder the program is started in. A run folder's `config.toml` i
 A run folder holds `config.toml`, `environment.json`, `metrics.jsonl` ([definitions](metrics.md)), event files with the
 same numbers (`tensorboard --logdir FOLDER`), `completions.jsonl` (samples before and after), `eval.jsonl` (the numbers of
 each of the first 1000 held-out rows, with the final weights), `checkpoints/step-N/`, `model/` (a Hugging Face folder) and
-`summary.json`. `align report` shows all of it on one page. Where a step of `align ppo` fails between its updates,
-`checkpoints/torn-step-N/` has the model as it was then; nothing is resumed from it.
+`summary.json`. `align report` shows all of it on one page. Where a step fails in its middle, as one of `align ppo` may
+between its updates, `checkpoints/torn-step-N/` has the model as it left it; nothing is resumed from it.
 
 What `--precompute-ref-log-probs` computes is kept in `$XDG_CACHE_HOME/align/ref-log-probs`, or
 `~/.cache/align/ref-log-probs`, for the next run with the same reference (its weights and adapter), chat template, limits

@@ -182,9 +182,10 @@ impl Curriculum {
         let mut pools = self.pools(stream);
         pools.iter_mut().for_each(|pool| pool.retain(|drawn| !taken.contains(&drawn.row)));
         let [unseen, inside, outside] = pools;
-        let places = |share: f64| places(share * wanted as f64, step);
-        let new = unseen.len().min(places(self.config.explore)).min(wanted);
-        let again = outside.len().min(places(self.config.replay)).min(wanted - new);
+        // Half a place apart, so that two shares of less than a place do not want the same one.
+        let new = unseen.len().min(places(self.config.explore * wanted as f64, 0.0, step)).min(wanted);
+        let again = places(self.config.replay * wanted as f64, 0.5, step);
+        let again = outside.len().min(again).min(wanted - new);
         let edge = inside.len().min(wanted - new - again);
         let missing = wanted - new - again - edge;
         let more = missing.min(unseen.len() - new);
@@ -330,10 +331,11 @@ impl PromptSource for Curriculum {
     }
 }
 
-/// Counts the whole places that so many a step come to at a step (from 0): over many steps neither more nor fewer.
-fn places(each: f64, step: u64) -> usize {
+/// Counts the whole places that so many a step come to at a step (from 0), of which a part was there before the first: over
+/// many steps neither more nor fewer.
+fn places(each: f64, first: f64, step: u64) -> usize {
     // 0.29 of 100 places is a little below 29 in binary.
-    let before = |steps: u64| (each * steps as f64 + 1e-9).floor();
+    let before = |steps: u64| (first + each * steps as f64 + 1e-9).floor();
     (before(step + 1) - before(step)) as usize
 }
 

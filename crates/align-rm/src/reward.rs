@@ -45,13 +45,19 @@ pub type Encode = dyn Fn(&RewardItem<'_>, usize) -> Result<PromptGroup, BoxError
 /// ```
 ///
 /// Scores are raw logits unless they are brought to a scale ([`Self::normalized`]): then only differences between answers
-/// to one prompt mean something. Nothing is cut: an answer that does not fit into the context is an error that names it.
+/// to one prompt mean something. Nothing is cut: as a reward the model abstains from an answer that does not fit into its
+/// context, and the first of them is told to [`Self::with_notice`].
 pub struct ModelReward {
     name: String,
     scorer: RowScorer,
     encode: Box<Encode>,
     scale: Option<RewardNormalization>,
+    /// Until it was told something.
+    notice: Option<Box<Notice>>,
 }
+
+/// Hears what a user should know.
+pub type Notice = dyn FnMut(&str) + Send;
 
 impl std::fmt::Debug for ModelReward {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -65,13 +71,19 @@ impl ModelReward {
         scorer: RowScorer,
         encode: impl Fn(&RewardItem<'_>, usize) -> Result<PromptGroup, BoxError> + Send + 'static,
     ) -> Self {
-        Self { name: scorer.name().to_owned(), scorer, encode: Box::new(encode), scale: None }
+        Self { name: scorer.name().to_owned(), scorer, encode: Box::new(encode), scale: None, notice: None }
     }
 
     /// Changes the name of the reward; messages about the model name it as the scorer does.
     #[must_use]
     pub fn named(self, name: impl Into<String>) -> Self {
         Self { name: name.into(), ..self }
+    }
+
+    /// Names who is told of the first answer that is too long for the model.
+    #[must_use]
+    pub fn with_notice(self, notice: Box<Notice>) -> Self {
+        Self { notice: Some(notice), ..self }
     }
 
     /// Brings the scores to a scale, (score − mean) / std, and says so in the name.
@@ -98,8 +110,32 @@ impl ModelReward {
     pub fn raw_scores(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<f64>, ScoringError> {
         let groups =
             items.iter().enumerate().map(|(i, item)| self.group(item, i)).collect::<Result<Vec<_>, _>>()?;
-        let scores = self.scorer.all(&groups, || Ok::<_, ScoringError>(()))?;
+        self.scores_of(&groups)
+    }
+
+    fn scores_of(&mut self, groups: &[PromptGroup]) -> Result<Vec<f64>, ScoringError> {
+        let scores = self.scorer.all(groups, || Ok::<_, ScoringError>(()))?;
         Ok(scores.into_iter().flatten().collect())
+    }
+
+    /// As [`Self::raw_scores`]; `None` for an item that is too long for the model.
+    fn scores_that_fit(&mut self, items: &[RewardItem<'_>]) -> Result<Vec<Option<f64>>, ScoringError> {
+        let (mut groups, mut fits) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        for (index, item) in items.iter().enumerate() {
+            let group = match self.group(item, index) {
+                Err(error @ ScoringError::TooLong { .. }) => {
+                    if let Some(mut notice) = self.notice.take() {
+                        notice(&format!("{}: {error}; answers that are too long have no reward", self.name));
+                    }
+                    None
+                }
+                group => Some(group?),
+            };
+            fits.push(group.is_some());
+            groups.extend(group);
+        }
+        let mut scores = self.scores_of(&groups)?.into_iter();
+        Ok(fits.into_iter().map(|fits| if fits { scores.next() } else { None }).collect())
     }
 
     fn group(&self, item: &RewardItem<'_>, index: usize) -> Result<PromptGroup, ScoringError> {
@@ -125,9 +161,9 @@ impl Reward for ModelReward {
     }
 
     fn score(&mut self, items: &[RewardItem<'_>]) -> align_types::Result<Vec<Option<f64>>> {
-        let raw = self.raw_scores(items).map_err(|error| failed(&self.name, error))?;
+        let raw = self.scores_that_fit(items).map_err(|error| failed(&self.name, error))?;
         let brought = |score: f64| self.scale.as_ref().map_or(score, |scale| scale.apply(score));
-        Ok(raw.into_iter().map(|score| Some(brought(score))).collect())
+        Ok(raw.into_iter().map(|score| score.map(brought)).collect())
     }
 }
 
@@ -138,7 +174,8 @@ fn failed(name: &str, error: ScoringError) -> align_types::Error {
 /// Several reward models as one [`Reward`]: each scores the same texts, each with a tokenizer of its own, and
 /// [`combine_scores`] makes one number of theirs.
 ///
-/// Every member must be normalised, on answers of the same kind ([`ModelReward::normalized`]).
+/// Every member must be normalised, on answers of the same kind ([`ModelReward::normalized`]). The ensemble abstains from
+/// an answer that is too long for one of them.
 #[derive(Debug)]
 pub struct EnsembleReward {
     name: String,
@@ -177,10 +214,19 @@ impl Reward for EnsembleReward {
     }
 
     fn score(&mut self, items: &[RewardItem<'_>]) -> align_types::Result<Vec<Option<f64>>> {
-        let raw =
-            self.members.iter_mut().map(|member| member.raw_scores(items)).collect::<Result<Vec<_>, _>>();
-        let combined = raw.and_then(|raw| Ok(self.combine(&raw)?));
-        let combined = combined.map_err(|error| failed(&self.name, error))?;
-        Ok(combined.into_iter().map(Some).collect())
+        let mut fits = vec![true; items.len()];
+        let mut raw = Vec::with_capacity(self.members.len());
+        for member in &mut self.members {
+            let scores = member.scores_that_fit(items).map_err(|error| failed(&self.name, error))?;
+            fits.iter_mut().zip(&scores).for_each(|(fits, score)| *fits &= score.is_some());
+            raw.push(scores);
+        }
+        let of_all = |scores: Vec<Option<f64>>| -> Vec<f64> {
+            scores.into_iter().zip(&fits).filter_map(|(score, fits)| score.filter(|_| *fits)).collect()
+        };
+        let raw: Vec<Vec<f64>> = raw.into_iter().map(of_all).collect();
+        let combined = self.combine(&raw).map_err(|error| failed(&self.name, error.into()))?;
+        let mut combined = combined.into_iter();
+        Ok(fits.into_iter().map(|fits| if fits { combined.next() } else { None }).collect())
     }
 }

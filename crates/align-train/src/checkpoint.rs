@@ -322,6 +322,28 @@ mod tests {
         assert!(notices[2].contains("optimizer.safetensors is missing"), "{notices:?}");
     }
 
+    /// A later one takes the place of an earlier one, a draft is swept, and neither is a checkpoint.
+    #[test]
+    fn the_model_of_a_torn_step_is_no_checkpoint() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(run.path());
+        write(&checkpoints, 6);
+        let model = |byte: u8| move |folder: &Path| Ok(fs::write(folder.join("weights"), [byte; 3])?);
+        for byte in [1, 2] {
+            let folder = checkpoints.write_torn(7, &model(byte)).unwrap();
+            assert_eq!(folder, run.path().join("checkpoints/torn-step-7"));
+            assert_eq!(fs::read(folder.join("weights")).unwrap(), [byte; 3]);
+        }
+        let fails = |_: &Path| Err("no".into());
+        assert!(checkpoints.write_torn(8, &fails).is_err());
+        fs::create_dir(run.path().join("checkpoints/.tmp-torn-step-9")).unwrap();
+        checkpoints.sweep().unwrap();
+        let left = files::names_in(&run.path().join("checkpoints")).unwrap();
+        assert_eq!(left, ["step-6", "torn-step-7"]);
+        let (newest, notices) = checkpoints.newest().unwrap();
+        assert_eq!((newest.unwrap().state.step, notices.len()), (6, 0));
+    }
+
     #[test]
     fn the_best_value_comes_back_bit_for_bit() {
         for bits in (0..2000u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {

@@ -144,8 +144,8 @@ pub enum Error {
         /// The newest whole checkpoint: of the state before the step, after it where the evaluation failed, or
         /// an older one where that could not be written. `None` when there is none.
         saved: Option<SavedStep>,
-        /// The folder of the model as it was when a step failed between its updates; no checkpoint, as no run goes on
-        /// from the middle of a step.
+        /// The folder of the model as a step left it that failed when weights may have changed; no checkpoint, as no run
+        /// goes on from the middle of a step.
         torn: Option<PathBuf>,
         /// What went wrong.
         source: Box<Error>,
@@ -279,8 +279,7 @@ fn what_is_safe(failed: u64, saved: Option<&SavedStep>, torn: Option<&Path>) -> 
     match torn {
         None => whole,
         Some(folder) => {
-            let model = "the model as it was after the updates of the step that went well is in";
-            format!("{whole}; {model} {}", folder.display())
+            format!("{whole}; the model as the step left it is in {}", folder.display())
         }
     }
 }

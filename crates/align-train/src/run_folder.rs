@@ -72,7 +72,8 @@ pub struct Opened {
 /// It holds `config.toml`, `environment.json`, `metrics.jsonl`, event files for TensorBoard, `checkpoints/step-N/`
 /// and, when the run is finished, `model/`, `summary.json` and, with held-out rows, `eval.jsonl`. Every file and
 /// folder is written beside, synced and renamed, so that
-/// after a kill at any moment the folder can be resumed.
+/// after a kill at any moment the folder can be resumed. `checkpoints/torn-step-N/` is the model as a step left it that
+/// failed in its middle.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,

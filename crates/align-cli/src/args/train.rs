@@ -147,8 +147,8 @@ pub struct WatchArgs {
     /// Steps between evaluations on the held-out rows; 0: at the end only
     #[arg(long, value_name = "N", default_value = "0", value_parser = values::count, allow_hyphen_values = true)]
     pub eval_every: u64,
-    /// Keep the checkpoint with the best value of this held-out metric beside the last (of a loss, kl, error
-    /// or share the smallest, of anything else the largest)
+    /// Keep the checkpoint with the best value of this held-out metric beside the last: the smallest where its name
+    /// says loss, kl, perplexity, nll, error, ece, brier, abstained or share, else the largest
     #[arg(long, value_name = "METRIC")]
     pub keep_best: Option<String>,
     /// Steps between checkpoints; 0: at the end and on interruption only

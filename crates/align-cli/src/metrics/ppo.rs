@@ -163,7 +163,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Ppo,
         "loss/kl_avg",
-        "mean of the KL estimate in the loss, before its weight (`--kl-placement loss`)",
+        "mean of the KL estimate in the loss, k3 at most 10 a token, before its weight (`--kl-placement loss`)",
         "nats per token",
         "0 at step 1, then small",
         "as objective/kl",

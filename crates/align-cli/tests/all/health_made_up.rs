@@ -123,6 +123,7 @@ impl Healthy {
             ("objective/scores_std", around(1.0, 0.1).abs().max(1e-3)),
             ("objective/entropy", around(200.0 - 120.0 * learned, 20.0).max(1.0)),
             ("val/num_eos_tokens", around(50.0 + 8.0 * learned, 4.0).clamp(0.0, 64.0)),
+            ("completions/clipped_ratio", around(14.0 - 8.0 * learned, 4.0).clamp(0.0, 64.0) / 64.0),
         ];
         metrics.map(|(name, value)| (name.to_owned(), value)).into()
     }
@@ -166,6 +167,7 @@ fn sampled_with(checks: &[HealthCheck], ill: impl Fn(&'static str, f64) -> Optio
             ("objective/entropy", around(100.0 - 40.0 * late, 3.0)),
             ("completions/mean_length", around(40.0, 1.0)),
             ("val/num_eos_tokens", around(50.0, 3.0)),
+            ("completions/clipped_ratio", around(14.0, 3.0) / 64.0),
             ("groups/without_signal", around(0.3, 0.05)),
         ];
         let one = |(name, value): (&'static str, f64)| (name.to_owned(), ill(name, late).unwrap_or(value));
@@ -198,8 +200,17 @@ fn each_illness_of_sampled_runs_is_named() {
     };
     assert_eq!(sampled(falls("objective/entropy", 100.0, -50.0)), ["entropy-collapse"]);
     assert_eq!(sampled(falls("objective/entropy", 100.0, 20.0)), [""; 0]);
-    assert_eq!(sampled(falls("val/num_eos_tokens", 50.0, 10.0)), ["endings-vanish"]);
-    assert_eq!(sampled(falls("val/num_eos_tokens", 50.0, 35.0)), [""; 0]);
+    let ends = |to: f64| {
+        move |name: &'static str, late: f64| match name {
+            "val/num_eos_tokens" => Some(50.0 + (to - 50.0) * late),
+            "completions/clipped_ratio" => Some((14.0 + (50.0 - to) * late) / 64.0),
+            _ => None,
+        }
+    };
+    assert_eq!(sampled(ends(10.0)), ["endings-vanish"]);
+    assert_eq!(sampled(ends(35.0)), [""; 0]);
+    // A batch with fewer answers, as many of which end.
+    assert_eq!(sampled(falls("val/num_eos_tokens", 50.0, 10.0)), [""; 0]);
     assert_eq!(sampled(falls("objective/kl", 0.5, 120.0)), ["kl-out-of-range"]);
     assert_eq!(sampled(falls("completions/mean_length", 40.0, 90.0)), ["length-drift"]);
     let constant =

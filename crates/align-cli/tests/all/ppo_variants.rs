@@ -266,23 +266,27 @@ fn a_critic_begins_in_the_units_of_the_reward() {
     }
 }
 
-/// Samples are never longer than what a reward model of the same tokens takes; of other tokens nobody knows before.
+/// Prompts have room for an answer in a reward model of the same tokens; of other tokens that is known when they are there, and
+/// an answer that is too long for the model has no reward.
 #[test]
-fn what_reward_models_take_is_known_before_the_first_sample() {
+fn reward_models_may_take_less_than_the_policy() {
     let folder = folder();
     let here = folder.path();
-    let short =
-        |model: PathBuf| edit_json(&model.join("config.json"), &[("max_position_embeddings", 32.into())]);
-    short(reward_model(here, "same"));
-    short(reward_model_of_other_tokens(here, "other"));
+    let short = |model: PathBuf, tokens: u64| {
+        edit_json(&model.join("config.json"), &[("max_position_embeddings", tokens.into())]);
+    };
+    short(reward_model(here, "same"), 32);
+    short(reward_model_of_other_tokens(here, "other"), 22);
     let said = |flags: &str| {
         align(here, &line("run", &format!("{flags} --overwrite --truncated score"))).ok().stderr
     };
     let same = said("--reward-model {same}");
     assert!(same.contains("--max-length is lowered to 32 tokens"), "{same}");
     let other = said("--reward-model {other}");
-    assert!(other.contains("takes 32 tokens, and has a tokenizer of its own"), "{other}");
     assert!(!other.contains("lowered"), "{other}");
+    assert!(other.contains("answers that are too long have no reward"), "{other}");
+    let abstained = number(&metrics(here, "run")[0], "completions/abstained");
+    assert!(abstained > 0.0 && abstained < 1.0, "{abstained}");
 }
 
 /// The mean value of the states of an answer.

@@ -166,7 +166,10 @@ fn shares_hold_over_steps_in_small_batches_too() {
     let halves = CurriculumConfig { explore: 0.5, replay: 0.5, ..Default::default() };
     let rates: Vec<_> = (0..40).map(|i| (i < 20).then_some(1.0)).collect();
     let mut one = source(40, halves, 1, 2).with_estimates(&rates).unwrap();
-    assert!((0..10).all(|step| one.batch(step).unwrap().len() == 1));
+    let mut shares = |name: &str| -> f64 {
+        (0..10).map(|step| (one.batch(step).unwrap().len() == 1, metric(&one, name).unwrap()).1).sum()
+    };
+    assert_eq!((shares("unseen"), shares("replayed")), (5.0, 5.0));
 }
 
 /// A step that needs more prompts gets others, as long as there are any.

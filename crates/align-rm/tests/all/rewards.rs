@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use align_core::{
     BoxError, PackedBatch, Parameter, ScoreModel,
@@ -134,10 +135,39 @@ fn what_cannot_be_scored_is_an_error_that_names_the_item() {
         assert!(texts.iter().all(|text| error.contains(text)), "{error}");
     };
     refused("93", &["digits", "rows.jsonl:7", "NaN"]);
-    refused("1234", &["rows.jsonl:7", "5 tokens", "context is 4"]);
     refused("1|2", &["rows.jsonl:7", "2 answers"]);
     refused("1x", &["digits", "`x` is no digit"]);
     assert!(digits("x").normalized(scale(0.0, 0.0, NormalizedOn::Samples)).is_err());
+}
+
+/// The context is 4: a prompt of one token and an answer of four do not fit. As a reward the model abstains there and says so
+/// once; asked for raw scores it refuses.
+#[test]
+fn answers_that_do_not_fit_have_no_reward() {
+    let columns = Columns::new();
+    let source = Source { file: "rows.jsonl".into(), row: 7 };
+    let long = RewardItem { source: Some(&source), ..item("1234", &columns) };
+    let items = [item("5", &columns), long, item("1", &columns), long];
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let hear = Arc::clone(&said);
+    let notice = move |text: &str| hear.lock().unwrap().push(text.to_owned());
+    let mut one = digits("digits").with_notice(Box::new(notice));
+    assert_eq!(score(&mut one, &items).unwrap().values(), [Some(5.0), None, Some(1.0), None]);
+    score(&mut one, &items).unwrap();
+    let said = said.lock().unwrap();
+    assert_eq!(said.len(), 1);
+    for text in ["digits: rows.jsonl:7", "5 tokens", "context is 4", "have no reward"] {
+        assert!(said[0].contains(text), "{said:?}");
+    }
+    let error = one.raw_scores(&items).unwrap_err().to_string();
+    assert!(error.contains("rows.jsonl:7"), "{error}");
+    let samples = NormalizedOn::Samples;
+    let members = vec![
+        digits("a").normalized(scale(3.0, 2.0, samples)).unwrap(),
+        digits("b").normalized(scale(1.0, 4.0, samples)).unwrap(),
+    ];
+    let mut ensemble = EnsembleReward::new(members, EnsembleRule::Mean).unwrap();
+    assert_eq!(score(&mut ensemble, &items).unwrap().values(), [Some(1.0), None, Some(-0.5), None]);
 }
 
 /// Rewards 5 and 1 on scales (3, 2) and (1, 4): 1, -1 and 1, 0. Their mean 1, -1/2, the worst 1, -1; the variance of -1

@@ -43,7 +43,7 @@ impl PpoArgs {
     /// Checks that an iteration has as many prompts and answers as are asked of it.
     fn check_sizes(&self, config: &PpoConfig) -> Result<()> {
         let prompts = self.train.batch.batch_size;
-        let answers = prompts * self.draw.num_completions;
+        let answers = prompts.saturating_mul(self.draw.num_completions);
         let (parts, fewest) = (config.num_mini_batches, PpoConfig::FEWEST_TO_WHITEN);
         if parts > prompts {
             return Err(Error::usage(

@@ -203,8 +203,11 @@ pub struct KlArgs {
 }
 
 /// Values of `--kl-estimator`, with d = log policy - log reference of a token.
-const ESTIMATORS: &[(&str, &str)] =
-    &[("k1", "d; for the reward"), ("k2", "d^2 / 2; for the loss"), ("k3", "exp(-d) - 1 + d; for either")];
+const ESTIMATORS: &[(&str, &str)] = &[
+    ("k1", "d; for the reward"),
+    ("k2", "d^2 / 2; for the loss"),
+    ("k3", "exp(-d) - 1 + d, at most 10; for either"),
+];
 
 /// Values of `--kl-placement`.
 const PLACEMENTS: &[(&str, &str)] =

@@ -114,7 +114,7 @@ impl Scorer {
         let encode = move |item: &RewardItem<'_>, index: usize| {
             encode_item(item, index, &tokenizer, template.as_ref()).map_err(BoxError::from)
         };
-        ModelReward::new(self.rows, encode).named(name)
+        ModelReward::new(self.rows, encode).named(name).with_notice(Box::new(talk::warn))
     }
 }
 

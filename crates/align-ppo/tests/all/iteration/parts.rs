@@ -14,13 +14,13 @@ fn by_share() -> ByTokens<impl FnMut(&Completion) -> Option<f64>> {
 }
 
 /// The same rows of language modelling at every step; it remembers the steps that it was asked for.
-pub struct Texts {
+struct Texts {
     rows: Vec<PromptGroup>,
     asked: Vec<u64>,
 }
 
 impl Texts {
-    pub fn new() -> Self {
+    fn new() -> Self {
         Self { rows: texts(), asked: Vec::new() }
     }
 }

@@ -1,8 +1,7 @@
 //! Each practice changes what it says it changes.
 
-use align_core::BoxError;
 use align_core::align_types::{Completion, PromptGroup};
-use align_core::tch::Tensor;
+use align_core::{BoxError, Steps};
 use align_ppo::{AdvantageKind, PpoConfig, RewardBaseline, RewardScaling, Scorer, Truncated};
 
 use super::config;
@@ -48,14 +47,22 @@ fn a_skipped_minibatch_changes_nothing() {
     let learn = |num_ppo_epochs: usize| {
         let config = PpoConfig { num_ppo_epochs, max_ratio: Some(1.000_000_1), ..config(AdvantageKind::Ppo) };
         let mut world = World::new(config, 1);
+        let folder = tempfile::tempdir().unwrap();
         let mut reward = ByTokens(|answer: &Completion| Some(share(answer)));
-        let (reports, ..) = world.run(&mut reward, |ppo| steps(ppo, 1));
-        let numbers = |tensor: &Tensor| Vec::<f32>::try_from(tensor.detach().reshape([-1])).unwrap();
-        (reports[0].metric("val/skipped_minibatches"), numbers(world.model.table()), numbers(&world.values))
+        let (reports, ..) = world.run(&mut reward, |ppo| {
+            let reports = steps(ppo, 1);
+            ppo.save(folder.path()).unwrap();
+            reports
+        });
+        let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+        let saved = ["optimizer.safetensors", "critic/optimizer.safetensors"].map(read);
+        let table = Vec::<f32>::try_from(world.model.table().detach().reshape([-1])).unwrap();
+        let values = Vec::<f32>::try_from(&world.values).unwrap();
+        (reports[0].metric("val/skipped_minibatches"), table, values, saved)
     };
-    let (skipped, policy, values) = learn(4);
+    let (skipped, policy, values, saved) = learn(4);
     assert_eq!(skipped, Some(3.0));
-    assert_eq!((None, policy, values), learn(1));
+    assert_eq!((None, policy, values, saved), learn(1));
 }
 
 #[test]
@@ -284,40 +291,45 @@ fn groups_without_a_signal_are_replaced_and_counted() {
     assert_eq!(2.0 * world.prompts.told, sampled as f64);
 }
 
-/// One prompt of five has a signal: eight batches of five prompts have eight of them and not the twenty that are wanted.
+/// One prompt of five has a signal, and after two batches none.
 #[test]
 fn what_dynamic_sampling_does_not_find_is_counted() {
     struct OfOnePrompt {
-        of: [usize; 2],
+        calls: usize,
+        most: usize,
     }
     impl Scorer for OfOnePrompt {
         fn score(&mut self, groups: &[PromptGroup]) -> Result<Vec<Vec<Option<f64>>>, BoxError> {
             let of = |group: &PromptGroup| match group.prompt[0] {
-                1 => (0..group.completions.len()).map(|index| Some(index as f64)).collect(),
+                1 if self.calls < self.most => {
+                    (0..group.completions.len()).map(|index| Some(index as f64)).collect()
+                }
                 _ => vec![Some(0.0); group.completions.len()],
             };
-            self.of = [self.of[1], groups.len()];
-            Ok(groups.iter().map(of).collect())
+            let scores = groups.iter().map(of).collect();
+            self.calls += 1;
+            Ok(scores)
         }
 
         // The first batch has the mean 1 over one completion, each other one 0 over three.
         fn metrics(&self) -> Vec<(String, f64, usize)> {
-            let first = self.of[0] == 0;
-            vec![("rewards/made-up/mean".to_owned(), f64::from(u8::from(first)), if first { 1 } else { 3 })]
+            let (mean, count) = if self.calls == 1 { (1.0, 1) } else { (0.0, 3) };
+            vec![("rewards/made-up/mean".to_owned(), mean, count)]
         }
     }
     let mut world = World::new(config(AdvantageKind::Dapo), 2);
     world.prompts.size = 5;
-    let (reports, ..) = world.run(&mut OfOnePrompt { of: [0, 0] }, |ppo| steps(ppo, 1));
+    let (reports, ..) = world.run(&mut OfOnePrompt { calls: 0, most: 9 }, |ppo| steps(ppo, 1));
     let get = |name: &str| reports[0].metric(name);
     // Five are wanted: there is one of them in each of the first five batches.
     assert_eq!((get("groups/discarded"), get("groups/missing")), (Some(20.0), None));
     assert_eq!(get("rewards/made-up/mean"), Some(1.0 / 13.0));
-    world.prompts.size = 10;
-    let (reports, ..) = world.run(&mut OfOnePrompt { of: [0, 0] }, |ppo| steps(ppo, 1));
-    assert_eq!(reports[0].metric("groups/missing"), None);
+    let (reports, policy, _) = world.run(&mut OfOnePrompt { calls: 0, most: 2 }, |ppo| steps(ppo, 1));
+    let get = |name: &str| reports[0].metric(name);
+    assert_eq!((get("groups/discarded"), get("groups/missing")), (Some(38.0), Some(3.0)));
+    assert_eq!(policy.reports[0].groups, 2);
     let none = &mut ByTokens(|_: &Completion| Some(1.0));
     let (reports, ..) = world.run(none, |ppo| steps(ppo, 1));
     let get = |name: &str| reports[0].metric(name);
-    assert_eq!((get("groups/discarded"), get("groups/missing")), (Some(80.0), Some(10.0)));
+    assert_eq!((get("groups/discarded"), get("groups/missing")), (Some(40.0), Some(5.0)));
 }

@@ -1,12 +1,11 @@
 //! Stopped and continued, a run ends with the same bits.
 
-use align_core::align_types::{Completion, PromptSource};
+use align_core::align_types::{self, Completion, PromptGroup, PromptSource, TokenId};
 use align_core::tch::Tensor;
 use align_core::{StepAt, Stepped, Steps};
 use align_ppo::{AdvantageKind, CriticKind, Ppo, PpoConfig, RewardBaseline, RewardScaling};
 use std::sync::atomic::AtomicBool;
 
-use super::parts::Texts;
 use super::world::{ByTokens, Extras, World, alias, share, steps_of};
 use super::{KINDS, config};
 
@@ -73,6 +72,20 @@ fn a_continued_run_ends_with_the_same_bits() {
     }
 }
 
+/// Other rows of language modelling at every step.
+struct ByStep;
+
+impl PromptSource for ByStep {
+    fn batch(&mut self, step: u64) -> align_types::Result<Vec<PromptGroup>> {
+        let token = |number: u64| 1 + (number % 5) as TokenId;
+        Ok(vec![PromptGroup::new(vec![token(step)], vec![Completion::new(vec![token(2 * step)])])])
+    }
+
+    fn steps(&self) -> Option<u64> {
+        None
+    }
+}
+
 /// Rows of language modelling, the reference's own answers, a critic on the policy's transformer or one that warms up over the
 /// stop: each has a stream or a state of its own.
 #[test]
@@ -85,7 +98,7 @@ fn what_a_run_may_have_beside_is_continued_too() {
     for config in [shared, beside, warm] {
         let run = |weights: Option<&[Vec<f32>; 2]>, work: &mut dyn FnMut(&mut Ppo<'_>)| {
             let mut world = World::new(config.clone(), 1);
-            let mut rows = Texts::new();
+            let mut rows = ByStep;
             let ptx: Option<&mut dyn PromptSource> =
                 if config.ptx_coef > 0.0 { Some(&mut rows) } else { None };
             let (table, values) = (world.model.table().detach(), world.values.shallow_clone());

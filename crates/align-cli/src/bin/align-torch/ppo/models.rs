@@ -273,7 +273,8 @@ impl CriticStart {
         format!("the critic begins with {}{why}, {head}", self.folder.display())
     }
 
-    /// Loads it. One that begins with a model that answers are scored with begins in the units of its part of the reward.
+    /// Loads it. One that begins with a model that answers are scored with begins in the units of its part of the reward,
+    /// as it is before scaling and clipping.
     ///
     /// # Errors
     /// As [`ValueNetwork::load`].
@@ -285,7 +286,12 @@ impl CriticStart {
                 let critic = ValueNetwork::from_classifier(&self.folder, &options).map_err(failure::of)?;
                 match self.units(rewards)? {
                     (0.0, 1.0) => Ok(critic),
-                    (mean, std) => critic.rescaled(mean, std),
+                    (mean, std) => {
+                        talk::say(&format!(
+                            "its values begin in the units of the reward: {std:.4} v + {mean:.4}"
+                        ));
+                        critic.rescaled(mean, std)
+                    }
                 }
             }
             CriticFolder::Model => ValueNetwork::on_folder(&self.folder, seed, &options),
@@ -295,12 +301,18 @@ impl CriticStart {
 
     /// The numbers with which a score v of the model is v · std + mean in the reward.
     fn units(&self, rewards: &RewardArgs) -> Result<(f64, f64)> {
-        let Some(place) = rewards.reward_model.iter().position(|folder| *folder == self.folder) else {
-            return Ok((0.0, 1.0));
+        let place = |folder: &Path| std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+        let ours = place(&self.folder);
+        let is_ours = |(_, folder): &(usize, &PathBuf)| place(folder) == ours;
+        let weight = |index: usize| rewards.reward_weights.get(index).copied().unwrap_or(1.0);
+        let mut weights =
+            rewards.reward_model.iter().enumerate().filter(is_ours).map(|(index, _)| weight(index));
+        let Some(first) = weights.next() else { return Ok((0.0, 1.0)) };
+        // Several models as one reward have one weight; one that is named twice counts twice.
+        let weight = match rewards.several.ensemble {
+            Some(_) => weight(0),
+            None => weights.fold(first, |sum, weight| sum + weight),
         };
-        // Several models as one reward have one weight.
-        let place = if rewards.several.ensemble.is_some() { 0 } else { place };
-        let weight = rewards.reward_weights.get(place).copied().unwrap_or(1.0);
         if !rewards.normalize {
             return Ok((0.0, weight));
         }
@@ -309,26 +321,19 @@ impl CriticStart {
     }
 }
 
-/// Lowers a bound of tokens to what reward models take that read the tokens of the policy; of others, which count tokens
-/// of their own, it says that answers may be too long for them.
+/// Lowers the most tokens of a prompt with its answer to what reward models take that read the tokens of the policy. What
+/// others take is known once their tokens are, and they abstain from what is too long.
 ///
 /// # Errors
 /// A folder that cannot be read.
-pub fn room_for_scores(flags: &PpoArgs, base: &Path, context: usize) -> Result<usize> {
-    let mut bound = context;
-    for folder in &flags.rewards.reward_model {
-        let theirs = ModelConfig::read(folder).map_err(failure::of)?.context_length();
+pub fn room_for_scores(reward_models: &[PathBuf], base: &Path, context: usize) -> Result<usize> {
+    let mut room = context;
+    for folder in reward_models {
         if same_tokenizer(base, folder)? {
-            bound = bound.min(theirs);
-        } else if theirs < context.min(flags.train.rows.max_length) {
-            talk::warn(&format!(
-                "{} takes {theirs} tokens, and has a tokenizer of its own: an answer that is longer for it would end \
-                 training; lower --max-length or --max-new-tokens to be sure",
-                folder.display()
-            ));
+            room = room.min(ModelConfig::read(folder).map_err(failure::of)?.context_length());
         }
     }
-    Ok(bound)
+    Ok(room)
 }
 
 /// Makes what trains a critic of its own.
