@@ -31,8 +31,8 @@ const DEVIATIONS: &[&str] = &[
     "Steps are in proportion to gradients (Adam with an epsilon of 1), as in the bound p (1 - p) on what a problem can teach. With Adam's \
      usual epsilon the size of a step does not depend on how much a batch teaches; a reckoning with one number for each column gave \
      the filter no advantage then, before anything was run.",
-    "The full size was run before, on the same seeds, with rewards by lot of estimates and of training from one stream. They were \
-     parted, which changed the control of rewards by lot alone.",
+    "The full size was run before, on the same seeds: with rewards by lot of estimates and of training from one stream, and \
+     with the shares of a batch rounded down. Neither change moved a verdict.",
     "Dropping groups that are all right or all wrong after they were sampled (DAPO) is no arm.",
     "No correction for the number of comparisons was made.",
 ];
