@@ -47,9 +47,10 @@ enum Reason {
 /// Chooses prompts by how often the policy solves them.
 ///
 /// Every batch is full. Of its places, the configured shares go to prompts that were never sampled and to prompts outside
-/// the range, where a share of 0.8 places is one place in four steps of five; the others go to prompts inside the range, drawn without replacement with the weight
-/// p (1 − p) + floor. Where too few are inside, unseen prompts take the places, then prompts outside the range by the same
-/// weight, which the metric `curriculum/fallback` tells. No prompt comes twice into a batch before all have come once.
+/// the range, where a share of 0.8 places is one place in four steps of five; the others go to prompts inside the range,
+/// drawn without replacement with the weight p (1 − p) + floor. Where too few are inside, unseen prompts take the places,
+/// then prompts outside the range by the same weight, which the metric `curriculum/fallback` tells. No prompt comes twice
+/// into a batch before all have come once.
 ///
 /// A sampled group belongs to the prompt with the same source (file and row); a group without a source to the prompts
 /// without one that have the same tokens. Groups of other prompts, and answers without a finite reward, are ignored.

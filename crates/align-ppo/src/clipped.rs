@@ -67,7 +67,8 @@ fn constant(what: &'static str, tensor: &Tensor, shape: &[i64]) -> Result<Tensor
 ///
 /// Components, each averaged as [`PolicyLoss::averaging`] has it: `loss/policy_avg`; `loss/kl_avg` with the weight of the
 /// KL divergence (2402.03300 eq. 3 for k3, at most 10 a token), without an importance weight, as published, so that after
-/// the first update of an iteration it is that of the older policy's answers; `loss/entropy_avg` = −H with the weight of the bonus.
+/// the first update of an iteration it is that of the older policy's answers; `loss/entropy_avg` = −H with the weight of
+/// the bonus.
 ///
 /// Metrics per token: `policy/approxkl_avg` = mean of (log ρ)² / 2, `policy/clipfrac_avg` = share of tokens where the
 /// clipped term is the larger one, `val/ratio` = mean ρ; and `loss/policy_avg` where it is the only component.

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
 
 use align_cli::metrics::{self, Place, is_named};
 use align_data::{DataConfig, Tokenizer, load_text_prompts};
@@ -9,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::{
     Answer, align, command, copy_of_tiny_llama, edit_json, json_lines,
-    kills::{self, finish, nudge_weights, weights_of},
+    kills::{self, finish, newest_checkpoint, nudge_weights, wait_while, weights_of},
     learned, poison_token, reward_model, tiny_llama, tree, write, write_demonstrations, write_prompts,
 };
 
@@ -145,6 +147,101 @@ fn a_killed_run_that_replaces_groups_ends_with_the_same_bytes() {
     let more = "--reward rule:contains=e --max-new-tokens 4 --advantage dapo --num-completions 2 --curriculum edge \
                 --num-mini-batches 2 --lora-rank 2";
     kills::Run { method: "ppo", threads: 1, more, kills: 1 }.survives();
+}
+
+/// The iterations of a run from outside: how many answers its reward was asked for, the steps it wrote down, its checkpoints.
+struct Watched<'a> {
+    here: &'a Path,
+}
+
+impl Watched<'_> {
+    fn asked(&self) -> usize {
+        fs::read(self.here.join("score.sh.count")).map_or(0, |bytes| bytes.len() / 2)
+    }
+
+    /// What a dead run has left in the pipe is answered still.
+    fn asked_at_last(&self) -> usize {
+        loop {
+            let asked = self.asked();
+            std::thread::sleep(Duration::from_millis(150));
+            if self.asked() == asked {
+                return asked;
+            }
+        }
+    }
+
+    fn logged(&self) -> u64 {
+        let text = fs::read_to_string(self.here.join("run/metrics.jsonl")).unwrap_or_default();
+        text.lines().count() as u64
+    }
+
+    fn is_saving(&self) -> bool {
+        let names = fs::read_dir(self.here.join("run/checkpoints")).into_iter().flatten().flatten();
+        names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(".tmp-step-"))
+    }
+
+    /// Kills a run in a phase, which is looked at again when it is dead: it may have been quicker than the kill.
+    fn kill_in(&self, phase: &str, start: &dyn Fn() -> Child) {
+        for _ in 0..40 {
+            let (asked, step) = (self.asked_at_last(), newest_checkpoint(&self.here.join("run")));
+            let mut child = start();
+            match phase {
+                "sample" => wait_while(&mut child, || newest_checkpoint(&self.here.join("run")) <= step),
+                "score" => wait_while(&mut child, || self.asked() < asked + 2),
+                "update" => {
+                    wait_while(&mut child, || self.asked() < asked + 4);
+                    std::thread::sleep(Duration::from_millis(60));
+                }
+                _ => wait_while(&mut child, || !self.is_saving()),
+            }
+            let runs = child.try_wait().unwrap().is_none();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let in_phase = match phase {
+                "sample" => self.asked() == asked + 4 && !self.is_saving(),
+                "score" => self.asked() < asked + 4,
+                "update" => self.asked() == asked + 4 && self.logged() == step,
+                _ => self.is_saving(),
+            };
+            if runs && in_phase {
+                return;
+            }
+            if !runs {
+                fs::remove_dir_all(self.here.join("run")).unwrap();
+            }
+        }
+        panic!("no kill came in the phase {phase}");
+    }
+}
+
+/// A reward that takes its time shows from outside which phase a run is in. (The number of a question is no part of what is
+/// rewarded: a process that is started again counts from 0.)
+#[test]
+fn a_run_that_is_killed_in_each_phase_ends_with_the_same_bytes() {
+    let folder = folder();
+    let here = folder.path();
+    let program = "while IFS= read -r line; do\necho x >> \"$0.count\"; sleep 0.02\n\
+                   id=${line#*:}; rest=${line#*,}\n\
+                   echo \"{\\\"id\\\": ${id%%,*}, \\\"reward\\\": ${#rest}}\"\ndone\n";
+    write(here, "score.sh", program);
+    let run = |run: &str| {
+        let line = format!(
+            "ppo --model {} --data {{prompts.jsonl}} --output-dir {{{run}}} --max-steps 8 --batch-size 4 --max-new-tokens 40 \
+             --num-ppo-epochs 8 --learning-rate 1e-3 --log-every 1 --save-every 1 --threads 1 --truncated score \
+             --samples 4 --no-progress --resume --reward-command",
+            tiny_llama().display()
+        );
+        let mut command = command(here, &line);
+        command.arg(format!("sh '{}'", here.join("score.sh").display()));
+        command
+    };
+    Answer::of(&run("whole").output().unwrap()).ok();
+    let watched = Watched { here };
+    for phase in ["score", "update", "save", "sample"] {
+        watched.kill_in(phase, &|| run("run").spawn().unwrap());
+    }
+    Answer::of(&run("run").output().unwrap()).ok();
+    kills::assert_same(here, 0);
 }
 
 #[test]

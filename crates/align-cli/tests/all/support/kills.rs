@@ -115,7 +115,7 @@ fn seed() -> u64 {
 }
 
 /// Asserts that `run` ended as `whole` did, but for times.
-fn assert_same(folder: &Path, seed: u64) {
+pub fn assert_same(folder: &Path, seed: u64) {
     let bytes = |run: &str, name: &str| fs::read(folder.join(run).join(name)).unwrap();
     let adapter = folder.join("whole/model/adapter_config.json").exists();
     let weights = if adapter { "model/adapter_model.safetensors" } else { "model/model.safetensors" };
