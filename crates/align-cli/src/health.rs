@@ -30,6 +30,8 @@ const LONGER: f64 = 0.4;
 const FARTHER: f64 = 2.0;
 /// By which share of itself the entropy falls when little is left to explore: to a tenth.
 const COLLAPSED: f64 = 0.9;
+/// The share of answers without a reward above which that is no exception.
+const ABSTAINED: f64 = 0.2;
 /// By which share of themselves answers that end become fewer.
 const UNENDED: f64 = 0.5;
 /// By which share of themselves log-probabilities fall when answers are being forgotten.
@@ -283,6 +285,13 @@ pub fn ppo(curriculum: Option<&CurriculumConfig>) -> Vec<HealthCheck> {
             meaning: "every answer reached --max-new-tokens without an end, so that none of their scores is learned from: \
                       the critic's value goes on in their place; raise --max-new-tokens, or let such scores count with \
                       --truncated score",
+        },
+        HealthCheck {
+            name: "answers-without-reward",
+            rule: Rule::Outside { metric: "completions/abstained", low: 0.0, high: ABSTAINED, steps: ITERATIONS },
+            meaning: "many answers have no reward and are not learned from, so that nothing holds the policy back from more \
+                      of them; usually they are too long for a reward model (lower --max-new-tokens), or a program or \
+                      rule cannot judge them: look at completions.jsonl",
         },
         HealthCheck {
             name: "no-signal-within-groups",

@@ -183,7 +183,7 @@ impl Curriculum {
         let mut pools = self.pools(stream);
         pools.iter_mut().for_each(|pool| pool.retain(|drawn| !taken.contains(&drawn.row)));
         let [unseen, inside, outside] = pools;
-        // Half a place apart, so that two shares of less than a place do not want the same one.
+        // Half a place apart, so that two shares of half a place do not always want the same one.
         let new = unseen.len().min(places(self.config.explore * wanted as f64, 0.0, step)).min(wanted);
         let again = places(self.config.replay * wanted as f64, 0.5, step);
         let again = outside.len().min(again).min(wanted - new);

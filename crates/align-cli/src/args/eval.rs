@@ -121,7 +121,7 @@ pub struct HeldOutArgs {
 #[command(next_help_heading = "Rewards")]
 pub struct RewardArgs {
     /// Reward model (repeatable): a folder of AutoModelForSequenceClassification with one label, with a tokenizer and a
-    /// template of its own
+    /// template of its own; it abstains from an answer that is too long for it
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub reward_model: Vec<PathBuf>,
     /// Bring the rewards of reward models to the scale in the reward_normalization.json of their folders

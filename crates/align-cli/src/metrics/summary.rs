@@ -33,10 +33,12 @@ pub(super) const METRICS: &[Metric] = &[
     metric(
         Place::Summary,
         "wall_time",
-        "seconds of training (train), waiting for rows (data), held-out rows (eval), checkpoints (save) and all together (total)",
+        "seconds of training (train), waiting for rows (data), held-out rows (eval), checkpoints (save) and all together \
+         (total); of `align ppo` in place of train: sample (with `--overlap` the wait for samples), score, logprobs, advantages, \
+         update",
         "s",
-        "train is most of total",
-        "much data: reading is slow; much save: raise `--save-every`",
+        "train, or update, is most of total",
+        "much data: reading is slow; much save: raise `--save-every`; much sample or score: see docs/scaling.md",
     ),
     metric(
         Place::Summary,

@@ -168,6 +168,7 @@ fn sampled_with(checks: &[HealthCheck], ill: impl Fn(&'static str, f64) -> Optio
             ("completions/mean_length", around(40.0, 1.0)),
             ("val/num_eos_tokens", around(50.0, 3.0)),
             ("completions/clipped_ratio", around(14.0, 3.0) / 64.0),
+            ("completions/abstained", 0.0),
             ("groups/without_signal", around(0.3, 0.05)),
         ];
         let one = |(name, value): (&'static str, f64)| (name.to_owned(), ill(name, late).unwrap_or(value));
@@ -216,6 +217,8 @@ fn each_illness_of_sampled_runs_is_named() {
     let constant =
         |name: &'static str, late: f64| (name == "objective/scores_std" && late > 0.5).then_some(0.0);
     assert_eq!(sampled(constant), ["equal-rewards"]);
+    let silent = |name: &'static str, late: f64| (name == "completions/abstained").then_some(0.6 * late);
+    assert_eq!(sampled(silent), ["answers-without-reward"]);
     let unguided =
         |name: &'static str, late: f64| (name == "groups/without_signal" && late > 0.5).then_some(1.0);
     assert_eq!(sampled(unguided), ["no-signal-within-groups"]);

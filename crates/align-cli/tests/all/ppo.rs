@@ -149,23 +149,23 @@ fn a_killed_run_that_replaces_groups_ends_with_the_same_bytes() {
     kills::Run { method: "ppo", threads: 1, more, kills: 1 }.survives();
 }
 
-/// The iterations of a run from outside: how many answers its reward was asked for, the steps it wrote down, its checkpoints.
+/// The iterations of a run from outside: how many answers have a reward, the steps it wrote down, its checkpoints.
 struct Watched<'a> {
     here: &'a Path,
 }
 
 impl Watched<'_> {
-    fn asked(&self) -> usize {
+    fn answered(&self) -> usize {
         fs::read(self.here.join("score.sh.count")).map_or(0, |bytes| bytes.len() / 2)
     }
 
     /// What a dead run has left in the pipe is answered still.
-    fn asked_at_last(&self) -> usize {
+    fn answered_at_last(&self) -> usize {
         loop {
-            let asked = self.asked();
+            let answered = self.answered();
             std::thread::sleep(Duration::from_millis(150));
-            if self.asked() == asked {
-                return asked;
+            if self.answered() == answered {
+                return answered;
             }
         }
     }
@@ -180,49 +180,62 @@ impl Watched<'_> {
         names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(".tmp-step-"))
     }
 
-    /// Kills a run in a phase, which is looked at again when it is dead: it may have been quicker than the kill.
+    /// Kills a run in a phase, which is looked at again when it is dead: it may have been quicker than the kill. How long a
+    /// phase takes depends on the machine, so that each attempt waits another time.
     fn kill_in(&self, phase: &str, start: &dyn Fn() -> Child) {
-        for _ in 0..40 {
-            let (asked, step) = (self.asked_at_last(), newest_checkpoint(&self.here.join("run")));
+        let run = self.here.join("run");
+        for attempt in 0..40 {
+            let (answered, step) = (self.answered_at_last(), newest_checkpoint(&run));
             let mut child = start();
-            match phase {
-                "sample" => wait_while(&mut child, || newest_checkpoint(&self.here.join("run")) <= step),
-                "score" => wait_while(&mut child, || self.asked() < asked + 2),
-                "update" => {
-                    wait_while(&mut child, || self.asked() < asked + 4);
-                    std::thread::sleep(Duration::from_millis(60));
+            let delay = match phase {
+                "sample" => {
+                    wait_while(&mut child, || newest_checkpoint(&run) <= step);
+                    2 * (attempt % 8)
                 }
-                _ => wait_while(&mut child, || !self.is_saving()),
-            }
+                "score" => {
+                    wait_while(&mut child, || self.answered() < answered + 2);
+                    0
+                }
+                "learn" => {
+                    wait_while(&mut child, || self.answered() < answered + 4);
+                    3 + 6 * (attempt % 12)
+                }
+                _ => {
+                    wait_while(&mut child, || !self.is_saving());
+                    0
+                }
+            };
+            std::thread::sleep(Duration::from_millis(delay));
             let runs = child.try_wait().unwrap().is_none();
             child.kill().unwrap();
-            child.wait().unwrap();
+            let status = child.wait().unwrap();
             let in_phase = match phase {
-                "sample" => self.asked() == asked + 4 && !self.is_saving(),
-                "score" => self.asked() < asked + 4,
-                "update" => self.asked() == asked + 4 && self.logged() == step,
+                "sample" => self.answered() == answered + 4 && !self.is_saving(),
+                "score" => self.answered() < answered + 4,
+                "learn" => self.answered() == answered + 4 && self.logged() == step && !self.is_saving(),
                 _ => self.is_saving(),
             };
             if runs && in_phase {
                 return;
             }
             if !runs {
-                fs::remove_dir_all(self.here.join("run")).unwrap();
+                assert!(status.success(), "{status}");
+                fs::remove_dir_all(&run).unwrap();
             }
         }
         panic!("no kill came in the phase {phase}");
     }
 }
 
-/// A reward that takes its time shows from outside which phase a run is in. (The number of a question is no part of what is
-/// rewarded: a process that is started again counts from 0.)
+/// A reward that takes its time, and counts its answers, shows from outside where a run is: between two of its answers, behind
+/// the last one of an iteration (log-probabilities, advantages, updates), in a checkpoint, or between that and the next answer.
+/// (The number of a question is no part of what is rewarded: a process that is started again counts from 0.)
 #[test]
 fn a_run_that_is_killed_in_each_phase_ends_with_the_same_bytes() {
     let folder = folder();
     let here = folder.path();
-    let program = "while IFS= read -r line; do\necho x >> \"$0.count\"; sleep 0.02\n\
-                   id=${line#*:}; rest=${line#*,}\n\
-                   echo \"{\\\"id\\\": ${id%%,*}, \\\"reward\\\": ${#rest}}\"\ndone\n";
+    let program = "while IFS= read -r line; do\nsleep 0.02; id=${line#*:}; rest=${line#*,}\n\
+                   echo \"{\\\"id\\\": ${id%%,*}, \\\"reward\\\": ${#rest}}\"; echo x >> \"$0.count\"\ndone\n";
     write(here, "score.sh", program);
     let run = |run: &str| {
         let line = format!(
@@ -237,7 +250,7 @@ fn a_run_that_is_killed_in_each_phase_ends_with_the_same_bytes() {
     };
     Answer::of(&run("whole").output().unwrap()).ok();
     let watched = Watched { here };
-    for phase in ["score", "update", "save", "sample"] {
+    for phase in ["score", "learn", "save", "sample"] {
         watched.kill_in(phase, &|| run("run").spawn().unwrap());
     }
     Answer::of(&run("run").output().unwrap()).ok();

@@ -56,7 +56,9 @@ fn ppo_help() -> String {
 
 const ABOUT: &str = "\
 A step is an iteration: prompts are answered by the policy, the answers scored, and policy and critic updated with them.
-The rows are prompts; their other columns travel on to rewards. Defaults marked so follow from --advantage.";
+The rows are prompts; their other columns travel on to rewards. Defaults marked so follow from --advantage. Two ready
+configurations: docs/presets/ppo.toml (the practices of arXiv:2404.10719) and docs/presets/grpo-math.toml; what a program
+of --reward-command reads and writes: crates/align-rules/README.md.";
 
 const EXAMPLES: &str = "\
 Examples:
