@@ -103,7 +103,8 @@ pub(crate) fn weighted_metrics<G: Borrow<PromptGroup>>(
     push("objective/entropy", sums.entropy, sums.answers);
     push("objective/scores", sums.score, sums.scored);
     push("objective/scores_std", deviation(&sums.scores) * sums.scored, sums.scored);
-    push("val/num_eos_tokens", sums.ended, f64::from(u8::from(sums.known_ends > 0.0)));
+    // A count, where any end is known.
+    push("val/num_eos_tokens", sums.ended, sums.known_ends.min(1.0));
     push("completions/clipped_ratio", sums.known_ends - sums.ended, sums.known_ends);
     push("completions/mean_length", sums.tokens, sums.answers);
     push("completions/most_frequent_share", most, sums.answers);

@@ -127,8 +127,8 @@ impl<'a> Read<'a> {
         for other in given.into_iter().chain(critic.as_ref().map(|critic| critic.folder.as_path())) {
             context = context.min(ModelConfig::read(other).map_err(failure::of)?.context_length());
         }
-        let room = models::room_for_scores(&flags.rewards.reward_model, base, context)?;
-        let prompts = prompts::read(flags, &folder, context, room)?;
+        let longest = models::room_for_scores(&flags.rewards.reward_model, base, context)?;
+        let prompts = prompts::read(flags, &folder, context, longest)?;
         Ok(Self { flags, folder, tuning, trained, critic, prompts })
     }
 

@@ -317,7 +317,7 @@ impl CriticStart {
             return Ok((0.0, weight));
         }
         let scale = RewardNormalization::read(&self.folder, None).map_err(failure::of)?;
-        Ok((-weight * scale.mean / scale.std, weight / scale.std))
+        Ok((weight * scale.apply(0.0), weight / scale.std))
     }
 }
 

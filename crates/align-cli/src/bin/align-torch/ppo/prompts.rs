@@ -33,13 +33,13 @@ pub struct Prompts {
 }
 
 /// Reads `--data`, `--eval-data`, `--ptx-data` and `--ptx-eval-data`. `context` is what all models that are trained or
-/// compared with take, `room` the most tokens of a prompt with its answer.
+/// compared with take, `longest` the most tokens of a prompt with its answer.
 ///
 /// # Errors
 /// Rows that cannot be used, no row that can.
-pub fn read(flags: &PpoArgs, folder: &Folder, context: usize, room: usize) -> Result<Prompts> {
+pub fn read(flags: &PpoArgs, folder: &Folder, context: usize, longest: usize) -> Result<Prompts> {
     let train = &flags.train;
-    let config = prompt_config(flags, room)?;
+    let config = prompt_config(flags, longest)?;
     let mut prompts = Prompts {
         rows: Rows { train: Vec::new().into(), eval: Vec::new().into(), files: Vec::new(), mixed: false },
         ptx: Rows { train: Vec::new().into(), eval: Vec::new().into(), files: Vec::new(), mixed: false },
